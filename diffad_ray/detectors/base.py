@@ -1,0 +1,118 @@
+"""What every detector is: settings, a training step, and detection on a batch of images."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["float32", "bfloat16"]
+DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Mode(NamedTuple):
+    """How networks run: `channels_last` or contiguous memory, and the precision of their arithmetic."""
+
+    channels_last: bool
+    precision: Precision
+
+    def __str__(self) -> str:
+        return f"{self.precision} {'channels-last' if self.channels_last else 'contiguous'}"
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def laid_out(self, images: Tensor) -> Tensor:
+        """Images [N,C,H,W] in this memory format."""
+        return images.contiguous(memory_format=self.memory_format)
+
+
+class Detection(NamedTuple):
+    """What a detector says of N images; float32."""
+
+    score: Tensor
+    "[N]: how anomalous each image is; higher is worse"
+    anomaly_map: Tensor
+    "[N,H,W]: how anomalous each pixel is, in the same unit as `score`"
+    reconstruction: Tensor
+    "[N,3,H,W] in [0, 1]: the image without its anomaly, as the detector imagines it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorSettings(ABC):
+    """Settings that every detector has; all of them change a score, so all enter the fingerprint.
+
+    Attributes:
+        image_size: side in pixels to which images are resized before the networks see them.
+        precision: arithmetic of the networks in scoring. Part of the detector, because scores depend on it.
+    """
+
+    image_size: int = 128
+    precision: Precision = "float32"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @abstractmethod
+    def measured_on(self, images: Tensor) -> Self:
+        """These settings with what must be measured on normal images [N,3,H,W] in [0,1] filled in."""
+
+
+class Detector(nn.Module, ABC):
+    """A trainable detector. Images are [N,3,H,W] in [0,1], H and W as `settings.image_size` unless said otherwise."""
+
+    kind: ClassVar[str]
+    settings_class: ClassVar[type[DetectorSettings]]
+    settings: DetectorSettings
+
+    def __init__(self, settings: Any):
+        super().__init__()
+        self.settings = settings
+        self.mode = Mode(channels_last=False, precision=settings.precision)
+
+    def run_in(self, mode: Mode) -> Self:
+        """Lay the weights out and compute as `mode` says from now on."""
+        self.mode = mode
+        # nn.Module.to knows the argument, its type hints do not.
+        return self.to(memory_format=mode.memory_format)  # type: ignore[call-overload]
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Context in which the networks run, and only they: the arithmetic around them stays in float32."""
+        precision = self.mode.precision
+        return torch.autocast(device.type, DTYPES[precision], enabled=precision != "float32")
+
+    @abstractmethod
+    def parameter_groups(self, learning_rate: float | None) -> list[dict[str, Any]]:
+        """Optimizer groups, each with its peak `lr`: the given one, or where it is None what suits the networks."""
+
+    @abstractmethod
+    def training_losses(
+        self, normals: Tensor, textures: Tensor | None, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Named scalar losses of one step; `loss` is the one to minimise.
+
+        Args:
+            normals: normal images of this rank.
+            textures: images [K,3,H,W] in [0,1] that lend pseudo-anomalies their appearance, or None.
+            generator: source of every random number of the step, on the images' device.
+        """
+
+    @abstractmethod
+    def detect(self, images: Tensor) -> Detection:
+        """Scores, maps and reconstructions. Deterministic: an image's result depends on it and the detector alone."""
+
+    def forward(self, normals: Tensor, textures: Tensor | None, generator: torch.Generator) -> dict[str, Tensor]:
+        """`training_losses`, under the name through which DistributedDataParallel synchronises gradients."""
+        return self.training_losses(normals, textures, generator)
+
+    def anomaly_map(self, images: Tensor) -> Tensor:
+        """Anomaly map [N,H,W] of images [N,3,H,W] in [0,1]."""
+        return self.detect(images).anomaly_map
+
+    def score(self, images: Tensor) -> Tensor:
+        """Scores [N] of images [N,3,H,W] in [0,1]."""
+        return self.detect(images).score

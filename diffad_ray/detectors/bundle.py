@@ -1,0 +1,137 @@
+"""The detector bundle: a folder with `model.safetensors` and `detector.json`, at any location, without pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from diffad_ray import storage
+from diffad_ray.detectors.base import Detector
+from diffad_ray.detectors.calibration import Calibration
+from diffad_ray.detectors.diffusion_ad import DiffusionAD
+from diffad_ray.errors import UserError
+
+SCHEMA_VERSION = 1
+WEIGHTS, DESCRIPTION = "model.safetensors", "detector.json"
+DETECTORS: dict[str, type[Detector]] = {detector.kind: detector for detector in (DiffusionAD,)}
+
+
+@dataclass
+class Bundle:
+    """A detector with all that is known of it.
+
+    Attributes:
+        detector: in eval mode, on the CPU.
+        calibration: what its scores mean.
+        facts: how it was trained: data, steps, losses, machine, code version.
+        name: short name for tables; the last part of its location.
+        fingerprint: 16 hex digits over the weights and all settings that change a score.
+    """
+
+    detector: Detector
+    calibration: Calibration
+    facts: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    fingerprint: str = ""
+
+
+def find_detector(kind: str) -> type[Detector]:
+    """The detector class of a kind such as `diffusion-ad`."""
+    if kind not in DETECTORS:
+        raise UserError(f"unknown detector {kind!r}: take one of {', '.join(DETECTORS)}")
+    return DETECTORS[kind]
+
+
+def _fingerprint(kind: str, settings: dict[str, Any], weights_sha256: str) -> str:
+    settings_text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(f"{kind}\n{settings_text}\n{weights_sha256}".encode()).hexdigest()[:16]
+
+
+def save_bundle(bundle: Bundle, location: str) -> Bundle:
+    """Write a bundle and return it with name and fingerprint filled in.
+
+    The description goes last and names the hash of the weights, so that a half-written bundle is no bundle.
+    """
+    location = storage.normalised(location)
+    settings = json.loads(json.dumps(bundle.detector.settings.as_dict()))
+    kind = bundle.detector.kind
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in bundle.detector.state_dict().items()}
+    weights = safetensors.torch.save(state, {"kind": kind, "settings": json.dumps(settings)})
+    digest = hashlib.sha256(weights).hexdigest()
+    bundle.name = location.rsplit("/", 1)[-1]
+    bundle.fingerprint = _fingerprint(kind, settings, digest)
+    description = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": kind,
+        "fingerprint": bundle.fingerprint,
+        "settings": settings,
+        "calibration": asdict(bundle.calibration),
+        "training": bundle.facts,
+        "weights": {"file": WEIGHTS, "bytes": len(weights), "sha256": digest},
+    }
+    storage.delete(f"{location}/{DESCRIPTION}")
+    storage.write(f"{location}/{WEIGHTS}", weights)
+    storage.write(f"{location}/{DESCRIPTION}", json.dumps(description, indent=1).encode())
+    return bundle
+
+
+def load_description(location: str) -> dict[str, Any]:
+    """What `detector.json` says, after a check that this version of the code can read it."""
+    location = storage.normalised(location)
+    try:
+        description = json.loads(storage.read(f"{location}/{DESCRIPTION}"))
+    except FileNotFoundError:
+        raise UserError(
+            f"no detector at {location}: it has no {DESCRIPTION}. Train one there with "
+            f"`diffad-ray train FOLDER --detector {location}`, or finish an interrupted training by the same command"
+        ) from None
+    except PermissionError as error:
+        raise UserError(f"the detector at {location} can't be read: {error}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{location}/{DESCRIPTION} is damaged ({error}): copy the bundle again") from error
+    version = description.get("schema_version") if isinstance(description, dict) else None
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise UserError(
+            f"the detector at {location} has schema version {version}, this diffad-ray reads up to "
+            f"{SCHEMA_VERSION}: update it with `pip install -U diffad-ray`"
+        )
+    return description
+
+
+def load_bundle(location: str) -> Bundle:
+    """Read a bundle.
+
+    Raises:
+        UserError: there is none, it is damaged, or it was written by a newer version.
+    """
+    location = storage.normalised(location)
+    description = load_description(location)
+    try:
+        weights = storage.read(f"{location}/{WEIGHTS}")
+    except FileNotFoundError:
+        raise UserError(f"the detector at {location} lacks {WEIGHTS}: copy the bundle again") from None
+    try:
+        expected = description["weights"]
+        if hashlib.sha256(weights).hexdigest() != expected["sha256"]:
+            raise UserError(
+                f"{location}/{WEIGHTS} is damaged: {len(weights)} bytes with another hash than the "
+                f"{expected['bytes']} bytes that {DESCRIPTION} names. Copy the bundle again"
+            )
+        detector_class = find_detector(description["kind"])
+        detector = detector_class(detector_class.settings_class(**description["settings"]))
+        detector.load_state_dict(safetensors.torch.load(weights))
+        calibration = Calibration(**description["calibration"])
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"the detector at {location} is damaged ({error}): copy the bundle again") from error
+    return Bundle(
+        detector=detector.eval(),
+        calibration=calibration,
+        facts=description["training"],
+        name=location.rsplit("/", 1)[-1],
+        fingerprint=description["fingerprint"],
+    )

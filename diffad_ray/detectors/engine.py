@@ -1,0 +1,77 @@
+"""Runs a detector over many images: fixed batches, the fastest memory format, results as NumPy arrays."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffad_ray.detectors.acceleration import fastest_mode
+from diffad_ray.detectors.base import Detector, Mode
+
+log = logging.getLogger(__name__)
+TRIAL_IMAGES = 4
+DEFAULT_BATCH = {"cpu": 16, "cuda": 64}
+
+
+class BatchDetection(NamedTuple):
+    """`Detection` of up to a batch of images, on the host, float32."""
+
+    score: np.ndarray
+    "[N]"
+    anomaly_map: np.ndarray
+    "[N,H,W]"
+    reconstruction: np.ndarray
+    "[N,H,W,3] in [0, 1]"
+
+
+def as_unit_tensor(pixels: np.ndarray) -> Tensor:
+    """[N,H,W,3] uint8 or uint16 as float32 [N,3,H,W] in [0,1]."""
+    full = float(np.iinfo(pixels.dtype).max)
+    return torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2).contiguous() / full
+
+
+class Engine:
+    """A detector on a device, ready to score.
+
+    Every batch that the networks see has the same size, the last one filled up with black images: kernels round
+    differently for different batch sizes, and an image's score must not depend on its neighbours.
+
+    Args:
+        detector: moved to `device` in its fastest memory format.
+        batch_size: images at a time; by default 16 on a CPU and 64 on a GPU.
+    """
+
+    def __init__(self, detector: Detector, device: torch.device | str = "cpu", batch_size: int | None = None):
+        self.device = torch.device(device)
+        self.batch_size = batch_size or DEFAULT_BATCH.get(self.device.type, 16)
+        self.detector = detector.to(self.device).eval()
+        side = detector.settings.image_size
+        trial = torch.zeros((TRIAL_IMAGES, 3, side, side), device=self.device)
+
+        def run(mode: Mode) -> None:
+            self.detector.run_in(mode).detect(mode.laid_out(trial))
+
+        found = fastest_mode(run, (detector.settings.precision,), self.device)
+        self.detector.run_in(found.mode)
+        log.info("scoring runs in %s, batches of %d on %s", found, self.batch_size, self.device)
+
+    def detect(self, pixels: np.ndarray) -> Iterator[BatchDetection]:
+        """Detect in images [N,H,W,3], uint8 or uint16, batch by batch in their order."""
+        for start in range(0, len(pixels), self.batch_size):
+            batch = pixels[start : start + self.batch_size]
+            count = len(batch)
+            if count < self.batch_size:
+                batch = np.concatenate([batch, np.zeros((self.batch_size - count, *batch.shape[1:]), batch.dtype)])
+            images = self.detector.mode.laid_out(as_unit_tensor(batch).to(self.device))
+            score, anomaly_map, reconstruction = (part[:count].float().cpu() for part in self.detector.detect(images))
+            yield BatchDetection(score.numpy(), anomaly_map.numpy(), reconstruction.permute(0, 2, 3, 1).numpy())
+
+
+def default_device() -> torch.device:
+    """The first GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

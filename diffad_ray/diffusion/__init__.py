@@ -1,0 +1,1 @@
+"""Diffusion arithmetic: noise schedule, noise draws, reconstructions. Knows no network and no image file."""

@@ -1,0 +1,83 @@
+"""Reconstructions: from an image to the same image without its anomaly.
+
+Shapes: N images, C channels, H x W pixels. A noise predictor maps (x_t [N,C,H,W], t [N] int64) to the noise in x_t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffad_ray.diffusion.schedule import NoiseSchedule
+
+NoisePredictor = Callable[[Tensor, Tensor], Tensor]
+
+
+class NormGuided(NamedTuple):
+    """A norm-guided reconstruction and the parts that its losses and pictures need; all [N,C,H,W]."""
+
+    x0: Tensor
+    "the reconstruction, in [-1, 1]"
+    x0_small: Tensor
+    "one-step reconstruction from t_small, unclamped"
+    x0_big: Tensor
+    "one-step reconstruction from t_big, in [-1, 1]: the guide"
+    eps_small: Tensor
+    "estimated noise at t_small"
+    eps_big: Tensor
+    "estimated noise at t_big"
+
+
+def one_step(schedule: NoiseSchedule, predict_noise: NoisePredictor, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Noise x0 to step t [N] and denoise it in one network call (DiffusionAD Eq. 6); in [-1, 1]."""
+    x_t = schedule.add_noise(x0, t, noise)
+    return schedule.predict_x0(x_t, t, predict_noise(x_t, t)).clamp(-1, 1)
+
+
+def norm_guided(
+    schedule: NoiseSchedule,
+    predict_noise: NoisePredictor,
+    x0: Tensor,
+    t_small: Tensor,
+    t_big: Tensor,
+    noise_small: Tensor,
+    noise_big: Tensor,
+    guidance: float,
+) -> NormGuided:
+    """Norm-guided one-step reconstruction (DiffusionAD, arXiv 2303.08730, section 3.3).
+
+    The coarse but anomaly-free reconstruction from t_big steers the fine one from t_small. Both scales pass through the
+    network as one batch of 2N. Before the last clamp the result equals the blend
+    `(1 - L) x0_small + L x0_big` with `L = guidance * (1 - alphas_cumprod[t_small])`; L > 1 extrapolates.
+
+    Args:
+        x0: images [N,C,H,W].
+        t_small, t_big: [N] int64 in [0, T), t_small < t_big.
+        noise_small, noise_big: independent draws, [N,C,H,W] or broadcastable to it.
+        guidance: w of the paper; 0 is the plain one-step reconstruction from t_small.
+    """
+    x_small = schedule.add_noise(x0, t_small, noise_small)
+    x_big = schedule.add_noise(x0, t_big, noise_big)
+    eps_small, eps_big = predict_noise(torch.cat([x_small, x_big]), torch.cat([t_small, t_big])).chunk(2)
+
+    x0_big = schedule.predict_x0(x_big, t_big, eps_big).clamp(-1, 1)
+    x_guide = schedule.add_noise(x0_big, t_small, eps_small)
+    eps_guided = eps_small - schedule.noise(t_small) * guidance * (x_guide - x_small)
+    return NormGuided(
+        x0=schedule.predict_x0(x_small, t_small, eps_guided).clamp(-1, 1),
+        x0_small=schedule.predict_x0(x_small, t_small, eps_small),
+        x0_big=x0_big,
+        eps_small=eps_small,
+        eps_big=eps_big,
+    )
+
+
+def reverse_step(
+    schedule: NoiseSchedule, predict_noise: NoisePredictor, x_t: Tensor, t: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean [N,C,H,W] and variance [N,1,1,1] of x_{t-1} given x_t (DDPM Algorithm 2, x0 clamped to [-1, 1])."""
+    x0 = schedule.predict_x0(x_t, t, predict_noise(x_t, t)).clamp(-1, 1)
+    return schedule.posterior(x0, x_t, t)

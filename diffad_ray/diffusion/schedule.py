@@ -1,0 +1,73 @@
+"""The forward process: how much signal and how much noise an image holds at time step t.
+
+Shapes: N images, C channels, H x W pixels, T time steps.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class NoiseSchedule(nn.Module):
+    """Linear beta schedule of DDPM (Ho et al. 2020), with the lookups that the reconstructions need.
+
+    Holds no parameters; its tables move with `.to(device)` and stay out of `state_dict`.
+
+    Args:
+        timesteps: T, at least 2.
+        beta_start, beta_end: noise variance added at the first and the last step, each in (0, 1).
+    """
+
+    alphas_cumprod: Tensor
+    sqrt_alphas_cumprod: Tensor
+    sqrt_one_minus_alphas_cumprod: Tensor
+    betas: Tensor
+
+    def __init__(self, timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02):
+        super().__init__()
+        if timesteps < 2 or not 0 < beta_start <= beta_end < 1:
+            raise ValueError(
+                "a noise schedule needs timesteps >= 2 and 0 < beta_start <= beta_end < 1, "
+                f"got {timesteps}, {beta_start}, {beta_end}"
+            )
+        betas = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
+        alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
+        self.timesteps = timesteps
+        # The products are taken in float64; float32 is enough to apply them.
+        for name, table in {
+            "betas": betas,
+            "alphas_cumprod": alphas_cumprod,
+            "sqrt_alphas_cumprod": alphas_cumprod.sqrt(),
+            "sqrt_one_minus_alphas_cumprod": (1.0 - alphas_cumprod).sqrt(),
+        }.items():
+            self.register_buffer(name, table.float(), persistent=False)
+
+    def signal(self, t: Tensor) -> Tensor:
+        """sqrt(alphas_cumprod[t]) as [N,1,1,1], for t [N] int64 in [0, T)."""
+        return self.sqrt_alphas_cumprod[t][:, None, None, None]
+
+    def noise(self, t: Tensor) -> Tensor:
+        """sqrt(1 - alphas_cumprod[t]) as [N,1,1,1], for t [N] int64 in [0, T)."""
+        return self.sqrt_one_minus_alphas_cumprod[t][:, None, None, None]
+
+    def add_noise(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Diffuse x0 [N,C,H,W] to step t [N] (DDPM Eq. 4): sqrt(a) x0 + sqrt(1-a) noise."""
+        return self.signal(t) * x0 + self.noise(t) * noise
+
+    def predict_x0(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """Invert `add_noise` for an estimate eps of the noise: (x_t - sqrt(1-a) eps) / sqrt(a), unclamped."""
+        return (x_t - self.noise(t) * eps) / self.signal(t)
+
+    def posterior(self, x0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean [N,C,H,W] and variance [N,1,1,1] of x_{t-1} given x_t and x0 (DDPM Eq. 7).
+
+        The variance is DDPM's fixed large one, beta_t; at t = 0, where nothing is left to add, the small one of step 1.
+        """
+        previous = torch.where(t > 0, self.alphas_cumprod[t - 1], torch.ones_like(self.betas[t]))
+        current, beta = self.alphas_cumprod[t], self.betas[t]
+        weight_x0 = beta * previous.sqrt() / (1 - current)
+        weight_xt = (1 - previous) * (1 - beta).sqrt() / (1 - current)
+        mean = weight_x0[:, None, None, None] * x0 + weight_xt[:, None, None, None] * x_t
+        first = self.betas[1] * (1 - self.alphas_cumprod[0]) / (1 - self.alphas_cumprod[1])
+        return mean, torch.where(t > 0, beta, first)[:, None, None, None]

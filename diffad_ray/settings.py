@@ -1,0 +1,88 @@
+"""Settings files: from TOML and `key=value` overrides to the settings classes, with errors that name the key."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from diffad_ray import storage
+from diffad_ray.errors import UserError
+
+S = TypeVar("S")
+
+
+def read_settings_file(location: str, sections: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The sections of a TOML settings file, each a table; sections that are not named in `sections` are an error."""
+    try:
+        text = storage.read(location).decode()
+        tables = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"the settings file {location} can't be read: {error}") from error
+    for name, table in tables.items():
+        if name not in sections or not isinstance(table, dict):
+            known = ", ".join(f"[{section}]" for section in sections)
+            raise UserError(f"the settings file {location} holds {name!r}; it may hold the sections {known}")
+    return tables
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """`["steps=100", "anomalies.share=0.3"]` as nested tables; values are read as TOML, bare words as text."""
+    merged: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator or not name.strip():
+            raise UserError(f"{pair!r} is not of the form key=value, as in steps=2000")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        *parents, leaf = name.strip().split(".")
+        table = merged
+        for parent in parents:
+            table = table.setdefault(parent, {})
+        table[leaf] = value
+    return merged
+
+
+def merged(*tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables laid over each other, later ones on top, nested tables key by key; None means not given."""
+    result: dict[str, Any] = {}
+    for table in tables:
+        for key, value in table.items():
+            if isinstance(value, Mapping):
+                result[key] = merged(result.get(key) or {}, value)
+            elif value is not None:
+                result[key] = value
+    return result
+
+
+def build(settings_class: type[S], values: Mapping[str, Any], section: str) -> S:
+    """An instance of a settings dataclass from plain values, types checked.
+
+    Raises:
+        UserError: names each key that is unknown or holds a wrong value.
+    """
+    _refuse_unknown(settings_class, values, section)
+    try:
+        return TypeAdapter(settings_class).validate_python(dict(values))
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"]) or section
+            message = problem["msg"].removeprefix("Value error, ")
+            problems.append(f"{key}: {message[:1].lower()}{message[1:]}")
+        raise UserError(f"settings of [{section}]: " + "; ".join(problems)) from error
+
+
+def _refuse_unknown(settings_class: type, values: Mapping[str, Any], section: str) -> None:
+    fields = {field.name: field for field in dataclasses.fields(settings_class)}
+    for key, value in values.items():
+        if key not in fields:
+            raise UserError(f"[{section}] has no setting {key!r}; it has {', '.join(sorted(fields))}")
+        factory = fields[key].default_factory
+        if isinstance(value, Mapping) and isinstance(factory, type) and dataclasses.is_dataclass(factory):
+            _refuse_unknown(factory, value, f"{section}.{key}")

@@ -1,0 +1,163 @@
+"""Appearance of pseudo-anomalies: textures, self-augmentation and the ten changes of DRAEM's recipe.
+
+Images are [M,3,H,W] in [0,1], and so are all results: image and anomaly must share one value range. All functions draw
+from an explicit generator on the images' device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffad_ray.synthesis.shapes import perlin_noise, uniform
+
+Change = Callable[[Tensor, torch.Generator], Tensor]
+LUMA = (0.299, 0.587, 0.114)
+
+
+def each(m: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """[M,1,1,1] floats, uniform in [low, high): one number an image."""
+    return uniform(m, low, high, generator)[:, None, None, None]
+
+
+def grey(images: Tensor) -> Tensor:
+    """Luma [M,1,H,W] (ITU-R BT.601)."""
+    weights = torch.tensor(LUMA, device=images.device)[:, None, None]
+    return (images * weights).sum(dim=1, keepdim=True)
+
+
+def gamma(images: Tensor, generator: torch.Generator) -> Tensor:
+    return images.clamp(min=1e-6) ** torch.exp(each(len(images), math.log(0.5), math.log(2.0), generator))
+
+
+def brightness(images: Tensor, generator: torch.Generator) -> Tensor:
+    scale = each(len(images), 0.8, 1.2, generator)
+    return (images * scale + each(len(images), -0.12, 0.12, generator)).clamp(0, 1)
+
+
+def sharpness(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Unsharp masking; negative amounts blur."""
+    blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    return (images + each(len(images), -1.0, 3.0, generator) * (images - blurred)).clamp(0, 1)
+
+
+def hue_saturation(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Turns the chroma plane about the grey axis (hue) and stretches it (saturation)."""
+    luma = grey(images)
+    chroma = images - luma
+    angle = each(len(images), -math.pi, math.pi, generator)
+    # The axis of greys is (1,1,1)/sqrt(3); crossing it with the chroma gives the chroma turned by 90 degrees.
+    red, green, blue = chroma.unbind(dim=1)
+    quarter = torch.stack([blue - green, red - blue, green - red], dim=1) / math.sqrt(3)
+    turned = (angle.cos() * chroma + angle.sin() * quarter) * each(len(images), 0.5, 1.5, generator)
+    return (luma + turned).clamp(0, 1)
+
+
+def solarise(images: Tensor, generator: torch.Generator) -> Tensor:
+    threshold = each(len(images), 0.125, 0.5, generator)
+    return torch.where(images < threshold, images, 1 - images)
+
+
+def posterise(images: Tensor, generator: torch.Generator) -> Tensor:
+    levels = 2.0 ** torch.randint(1, 5, (len(images), 1, 1, 1), generator=generator, device=images.device)
+    return (images * levels).floor().clamp(max=levels - 1) / (levels - 1)
+
+
+def invert(images: Tensor, generator: torch.Generator) -> Tensor:
+    return 1 - images
+
+
+def autocontrast(images: Tensor, generator: torch.Generator) -> Tensor:
+    low, high = images.amin(dim=(2, 3), keepdim=True), images.amax(dim=(2, 3), keepdim=True)
+    return (images - low) / (high - low).clamp(min=1 / 255)
+
+
+def equalise(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Histogram equalisation over 64 grey levels a channel."""
+    levels = (images * 63).round().long().flatten(2)
+    histogram = torch.zeros((*levels.shape[:2], 64), device=images.device)
+    histogram.scatter_add_(2, levels, torch.ones_like(levels, dtype=histogram.dtype))
+    return (histogram.cumsum(dim=2) / levels.shape[2]).gather(2, levels).view_as(images).clamp(0, 1)
+
+
+def rotation(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Turns by up to 45 degrees either way; corners are filled by reflection."""
+    angle = uniform(len(images), -math.pi / 4, math.pi / 4, generator)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    matrix = torch.stack([torch.stack([cos, -sin, zero], dim=1), torch.stack([sin, cos, zero], dim=1)], dim=1)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+CHANGES: tuple[Change, ...] = (
+    gamma,
+    brightness,
+    sharpness,
+    hue_saturation,
+    solarise,
+    posterise,
+    invert,
+    autocontrast,
+    equalise,
+    rotation,
+)
+"The ten changes; an appearance gets three of them."
+
+
+def changed(images: Tensor, generator: torch.Generator, count: int = 3) -> Tensor:
+    """Apply `count` of the ten changes to each image, each image its own choice."""
+    ranks = torch.rand((len(images), len(CHANGES)), generator=generator, device=images.device).argsort(dim=1)
+    images = images.clone()
+    for number, change in enumerate(CHANGES):
+        chosen = (ranks[:, number] < count).nonzero().squeeze(1)
+        if len(chosen):
+            images[chosen] = change(images[chosen], generator)
+    return images
+
+
+def shuffled_strips(images: Tensor, generator: torch.Generator, strips: int = 8) -> Tensor:
+    """Self-augmentation: columns of 1/8 width shuffled, then rows; sides are multiples of `strips`."""
+    for dim in (3, 2):
+        order = torch.rand((len(images), strips), generator=generator, device=images.device).argsort(dim=1)
+        parts = images.unflatten(dim, (strips, -1)).movedim(dim, 1)
+        index = order.view(*order.shape, *[1] * (parts.dim() - 2)).expand_as(parts)
+        images = parts.gather(1, index).movedim(1, dim).flatten(dim, dim + 1)
+    return images
+
+
+def shaded(images: Tensor, generator: torch.Generator) -> Tensor:
+    """The image itself, lighter or darker by 5 to 35 %: stains, shadows, uneven grinding."""
+    m = len(images)
+    amount = each(m, 0.05, 0.35, generator)
+    darker = torch.rand((m, 1, 1, 1), generator=generator, device=images.device) < 0.5
+    return torch.where(darker, images * (1 - amount), images + amount * (1 - images))
+
+
+def procedural_textures(m: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Textures [M,3,H,W] out of nothing: stretched noise as bands, plateaus or clouds of two colours."""
+    fields = []
+    for octave in (0, 1):
+        cells = 2 ** torch.randint(1 + 2 * octave, 4 + octave, (2, m), generator=generator, device=generator.device)
+        fields.append(perlin_noise(height, width, cells[0].float(), cells[1].float(), generator))
+    field = (fields[0] + 0.5 * fields[1])[:, None]
+    bands = (torch.sin(field * each(m, 4, 40, generator)) + 1) / 2
+    plateaus = (field > 0).float()
+    soft = (field + 1).clamp(0, 2) / 2
+    kind = torch.randint(0, 3, (m, 1, 1, 1), generator=generator, device=generator.device)
+    blend = torch.where(kind == 0, bands, torch.where(kind == 1, plateaus, soft))
+    colours = torch.rand((2, m, 3, 1, 1), generator=generator, device=generator.device)
+    return torch.lerp(colours[0].expand(m, 3, height, width), colours[1], blend)
+
+
+def texture_sources(textures: Tensor | None, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """[M,3,H,W] of appearances, out of the given texture images [K,3,H,W] or procedural ones where there are none."""
+    m, _, height, width = shape
+    if textures is None:
+        return procedural_textures(m, height, width, generator)
+    chosen = torch.randint(0, len(textures), (m,), generator=generator, device=generator.device)
+    picked = textures[chosen.to(textures.device)].to(generator.device)
+    return picked if picked.shape == shape else F.interpolate(picked, (height, width), mode="bilinear")

@@ -1,0 +1,1 @@
+"""Training: the loop in plain torch, and Ray Train around it."""

@@ -1,0 +1,99 @@
+"""What a training leaves behind while it runs, at any location: checkpoints and the table and plot of its losses."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import torch
+
+from diffad_ray import storage
+from diffad_ray.errors import UserError
+from diffad_ray.training.loop import Report, State
+
+
+class TrainingFolder:
+    """The folder `DETECTOR/training`: settings, last checkpoint, losses.
+
+    Args:
+        location: folder or prefix of the detector.
+    """
+
+    def __init__(self, location: str):
+        self.location = f"{storage.normalised(location)}/training"
+        self.losses: list[dict[str, float]] = []
+
+    def claim(self, settings: dict[str, Any]) -> None:
+        """Take the folder for a training with these settings, or for the continuation of one.
+
+        Raises:
+            UserError: it holds a training with other settings, or can't be written.
+        """
+        text = json.dumps(settings, indent=1, sort_keys=True)
+        try:
+            if storage.create(f"{self.location}/settings.json", text.encode()):
+                return
+            found = json.loads(storage.read(f"{self.location}/settings.json"))
+        except OSError as error:
+            raise UserError(f"the detector can't be written to {self.location}: {error}") from error
+        wanted = json.loads(text)
+        if found != wanted:
+            changes = ", ".join(
+                f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}"
+                for name in sorted(found.keys() | wanted.keys())
+                if found.get(name) != wanted.get(name)
+            )
+            raise UserError(
+                f"{self.location} holds a training with other settings ({changes}): go on with those, choose another "
+                "folder, or start over with --fresh"
+            )
+
+    def clear(self) -> None:
+        """Delete what an earlier training left."""
+        for name in ("settings.json", "checkpoint.pt", "losses.jsonl", "losses.png"):
+            storage.delete(f"{self.location}/{name}")
+
+    def save(self, state: State) -> None:
+        """Write the checkpoint, replacing the one before, and the losses so far."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        storage.write(f"{self.location}/checkpoint.pt", buffer.getvalue())
+        lines = "".join(json.dumps(line) + "\n" for line in self.losses)
+        storage.write(f"{self.location}/losses.jsonl", lines.encode())
+
+    def load(self) -> State | None:
+        """The last checkpoint, or None; the losses are taken up as of its step."""
+        try:
+            data = storage.read(f"{self.location}/checkpoint.pt")
+            lines = storage.read(f"{self.location}/losses.jsonl").decode().splitlines()
+        except FileNotFoundError:
+            return None
+        # weights_only: tensors, numbers and strings are all that may come out, whoever wrote the file.
+        state: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        self.losses = [line for line in map(json.loads, lines) if line["step"] <= state["step"]]
+        return state
+
+    def add(self, report: Report) -> None:
+        """Note a report's losses for the table."""
+        line = {"step": report.step, **report.losses, "learning_rate": report.learning_rate}
+        self.losses.append({**line, "images_per_second": report.images_per_second})
+
+    def finish(self) -> None:
+        """Draw the losses, and delete the checkpoint, which the finished detector replaces."""
+        storage.write(f"{self.location}/losses.png", self._plot())
+        storage.delete(f"{self.location}/checkpoint.pt")
+
+    def _plot(self) -> bytes:
+        from matplotlib.figure import Figure
+
+        names = [name for name in self.losses[0] if name not in ("step", "learning_rate", "images_per_second")]
+        figure = Figure(figsize=(4 * len(names), 3), layout="constrained")
+        steps = [line["step"] for line in self.losses]
+        for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+            axes.plot(steps, [line[name] for line in self.losses], linewidth=1)
+            axes.set(title=name.replace("_", " "), xlabel="step", yscale="log")
+            axes.grid(alpha=0.3)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110)
+        return buffer.getvalue()

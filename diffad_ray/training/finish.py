@@ -1,0 +1,51 @@
+"""The end of a training: scoring precision, calibration on held-back normals, and the bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffad_ray.detectors.acceleration import fastest_mode
+from diffad_ray.detectors.base import Detector, Mode, Precision
+from diffad_ray.detectors.bundle import Bundle, save_bundle
+from diffad_ray.detectors.calibration import Calibration
+from diffad_ray.detectors.engine import Engine, as_unit_tensor
+from diffad_ray.training.loop import TrainingSettings
+
+WORTHWHILE_GAIN = 1.2
+"bfloat16 must score this many times faster than float32 to be chosen: it costs a little exactness."
+
+
+def scoring_precision(detector: Detector, images: Tensor, wanted: str, device: torch.device) -> Precision:
+    """The precision in which the detector will score, found by a short trial where `wanted` is `auto`."""
+    if wanted != "auto":
+        return "bfloat16" if wanted == "bfloat16" else "float32"
+    detector = detector.to(device)
+
+    def run(mode: Mode) -> None:
+        detector.run_in(mode).detect(mode.laid_out(images.to(device)))
+
+    seconds = fastest_mode(run, ("float32", "bfloat16"), device).seconds
+    best = {p: min(s for mode, s in seconds.items() if mode.precision == p) for p in ("float32", "bfloat16")}
+    return "bfloat16" if best["float32"] > WORTHWHILE_GAIN * best["bfloat16"] else "float32"
+
+
+def finish_detector(
+    detector: Detector,
+    held_back: np.ndarray,
+    settings: TrainingSettings,
+    facts: dict[str, Any],
+    device: torch.device,
+    location: str,
+) -> Bundle:
+    """Calibrate a trained detector on held-back normals [N,S,S,3] and write its bundle."""
+    precision = scoring_precision(detector, as_unit_tensor(held_back[:8]), settings.precision, device)
+    detector.settings = dataclasses.replace(detector.settings, precision=precision)
+    engine = Engine(detector, device)
+    scores = np.concatenate([batch.score for batch in engine.detect(held_back)])
+    calibration = Calibration.from_scores(scores, settings.false_alarm_rate)
+    return save_bundle(Bundle(detector, calibration, facts), location)

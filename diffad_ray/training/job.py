@@ -1,0 +1,91 @@
+"""A training from files to bundle, as one process sees it: the same with Ray and without."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from diffad_ray.detectors.bundle import find_detector
+from diffad_ray.training.checkpoints import TrainingFolder
+from diffad_ray.training.finish import finish_detector
+from diffad_ray.training.loop import Report, TrainingSettings, World, train_loop
+from diffad_ray.training.normals import load_images, load_textures
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """All that a worker needs to know; plain values, so that it travels and is stored as JSON.
+
+    Attributes:
+        kind: of detector.
+        detector_settings, training_settings: fields of `DetectorSettings` and `TrainingSettings`.
+        learnt, held_back: locations of the normal images.
+        data: where the images come from, and their fingerprint.
+        textures: folder of images that lend pseudo-anomalies their appearance, or None.
+        location: of the bundle to write.
+    """
+
+    kind: str
+    detector_settings: dict[str, Any]
+    training_settings: dict[str, Any]
+    learnt: list[str]
+    held_back: list[str]
+    location: str
+    textures: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Any]:
+        """What identifies the training: with these equal, an interrupted one can go on."""
+        lists = ("learnt", "held_back", "location")
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in lists}
+
+
+def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None]) -> None:
+    """Take part in a training as one rank; rank 0 writes checkpoints, losses and the bundle.
+
+    Goes on from the last checkpoint at the job's location, if there is one.
+    """
+    started = time.monotonic()
+    detector_class = find_detector(job.kind)
+    settings = TrainingSettings(**job.training_settings)
+    torch.manual_seed(settings.seed)
+    detector = detector_class(detector_class.settings_class(**job.detector_settings))
+    side = detector.settings.image_size
+    normals, problems = load_images(job.learnt[world.rank :: world.size], side)
+    for location, reason in list(problems.items())[:10]:
+        print(f"left out {location}: {reason}", flush=True)
+    textures = load_textures(job.textures, side, settings.seed) if job.textures else None
+
+    folder = TrainingFolder(job.location)
+
+    def report(step: Report) -> None:
+        folder.add(step)
+        on_report(step)
+
+    resume = folder.load()
+    detector = train_loop(detector, normals, textures, settings, world, resume, report, folder.save)
+    if world.rank != 0:
+        return
+    held_back, _ = load_images(job.held_back, side)
+    facts = {
+        "data": job.data,
+        "images": len(job.learnt),
+        "unreadable_images": len(problems),
+        "settings": asdict(settings),
+        "losses": folder.losses[-1] if folder.losses else {},
+        "workers": world.size,
+        "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else platform.processor(),
+        "resumed": resume is not None,
+        "seconds": round(time.monotonic() - started, 1),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"diffad-ray": version("diffad-ray"), "torch": torch.__version__},
+    }
+    finish_detector(detector, held_back, settings, facts, world.device, job.location)
+    folder.finish()

@@ -1,0 +1,261 @@
+"""The training loop, in plain torch: knows neither Ray nor files, runs on one process or as one rank of many."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from diffad_ray.detectors.acceleration import fastest_mode
+from diffad_ray.detectors.base import Detector, Mode, Precision
+from diffad_ray.detectors.engine import as_unit_tensor
+from diffad_ray.diffusion.noise import seeded_generator
+from diffad_ray.errors import UserError
+
+TRIAL_IMAGES = 4
+State = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How a detector is trained.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: images a step, over all workers together.
+        learning_rate: peak of the schedule, which rises linearly over `warmup` of the steps and falls as a cosine; None
+            takes what suits the width of the networks.
+        warmup: share of the steps, in [0, 1).
+        ema_decay: of the averaged weights, which become the detector; ramps up over the first steps.
+        gradient_clip: largest norm of the gradient.
+        precision: arithmetic of the networks; `auto` takes what a short trial finds fastest.
+        held_back: share of the normal images kept out of training for calibration.
+        false_alarm_rate: share of normal images that the threshold may call anomalous.
+        max_images: a larger set is sampled down to this many, since each worker keeps its part in memory.
+        checkpoint_seconds: time between checkpoints.
+        report_every: steps between two lines of the loss table.
+        seed: of every random choice.
+    """
+
+    steps: int = 2000
+    batch_size: int = 16
+    learning_rate: float | None = None
+    warmup: float = 0.05
+    ema_decay: float = 0.999
+    gradient_clip: float = 1.0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    held_back: float = 0.1
+    false_alarm_rate: float = 0.01
+    max_images: int = 20_000
+    checkpoint_seconds: float = 120.0
+    report_every: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "max_images", "report_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        for name in ("warmup", "held_back", "ema_decay", "false_alarm_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        if (self.learning_rate is not None and self.learning_rate <= 0) or self.gradient_clip <= 0:
+            raise ValueError("learning_rate and gradient_clip must be above 0")
+
+
+class World(NamedTuple):
+    """This process among the ranks of a run."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+
+ALONE = World()
+
+
+class Report(NamedTuple):
+    """Where the training stands; losses are means over all ranks and over the steps since the last report."""
+
+    step: int
+    losses: dict[str, float]
+    learning_rate: float
+    images_per_second: float
+
+
+def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak learning rate at a step: linear rise, then a cosine down to 1 %."""
+    rise = max(1, round(warmup * steps))
+    if step < rise:
+        return (step + 1) / rise
+    progress = (step - rise) / max(1, steps - rise)
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+
+class Ema:
+    """Exponential moving average of a model's weights and statistics; early averages forget faster."""
+
+    def __init__(self, model: Detector, decay: float):
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for averaged, current in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            if averaged.is_floating_point():
+                averaged.lerp_(current, 1 - decay)
+            else:
+                averaged.copy_(current)
+
+
+class Batches:
+    """Batches of this rank's images: shuffled passes, a function of seed and step, so that a resumed run sees what an
+    uninterrupted one would have seen."""
+
+    def __init__(self, images: np.ndarray, batch: int, seed: int):
+        self.images, self.batch, self.seed = images, batch, seed
+        self.passes: dict[int, np.ndarray] = {}
+
+    def _shuffled(self, number: int) -> np.ndarray:
+        if number not in self.passes:
+            self.passes = {k: order for k, order in self.passes.items() if k >= number - 1}
+            self.passes[number] = np.random.default_rng([self.seed, number]).permutation(len(self.images))
+        return self.passes[number]
+
+    def at(self, step: int, device: torch.device) -> Tensor:
+        """Images [B,3,H,W] in [0,1] of a step."""
+        positions = np.arange(step * self.batch, (step + 1) * self.batch)
+        chosen = [self._shuffled(int(p // len(self.images)))[p % len(self.images)] for p in positions]
+        return as_unit_tensor(self.images[chosen]).to(device, non_blocking=True)
+
+
+def _choose_mode(detector: Detector, images: Tensor, textures: Tensor | None, wanted: str, world: World) -> Mode:
+    """The fastest mode for a training step, tried on a copy of the detector; all ranks try, rank 0's finding counts."""
+    trial = copy.deepcopy(detector).train()
+
+    def step(mode: Mode) -> None:
+        trial.zero_grad(set_to_none=True)
+        generator = seeded_generator(world.device, 0)
+        trial.run_in(mode)(mode.laid_out(images[:TRIAL_IMAGES]), textures, generator)["loss"].backward()
+
+    precisions: list[Precision] = ["float32"] if wanted in ("auto", "float32") else []
+    if wanted in ("auto", "bfloat16"):
+        precisions.append("bfloat16")
+    found = fastest_mode(step, precisions, world.device)
+    choice = [found.mode]
+    if world.size > 1:
+        dist.broadcast_object_list(choice, src=0)
+    if world.rank == 0:
+        print(f"training runs in {found}", flush=True)
+    return Mode(*choice[0])
+
+
+def _mean_over_ranks(values: Tensor, world: World) -> Tensor:
+    if world.size > 1:
+        dist.all_reduce(values)
+        values /= world.size
+    return values
+
+
+def train_loop(
+    detector: Detector,
+    normals: np.ndarray,
+    textures: Tensor | None,
+    settings: TrainingSettings,
+    world: World = ALONE,
+    resume: State | None = None,
+    on_report: Callable[[Report], None] = lambda _: None,
+    on_checkpoint: Callable[[State], None] = lambda _: None,
+) -> Detector:
+    """Train a detector and return it with its averaged weights, in eval mode, on the CPU.
+
+    The run is a function of settings, images and world size up to the rounding of the arithmetic: resumed from any of
+    its checkpoints it takes the same steps.
+
+    Args:
+        normals: this rank's normal images [N,H,W,3], uint8 or uint16.
+        textures: [K,3,h,w] in [0,1], or None; see `Detector.training_losses`.
+        resume: a state that `on_checkpoint` was given.
+        on_report: called on rank 0 every `settings.report_every` steps.
+        on_checkpoint: called on rank 0 every `settings.checkpoint_seconds`.
+
+    Raises:
+        UserError: the batch can't be shared among the ranks, or the loss is no number any more.
+    """
+    if settings.batch_size % world.size:
+        raise UserError(
+            f"batch_size {settings.batch_size} can't be shared among {world.size} workers: take a multiple of them"
+        )
+    torch.manual_seed(settings.seed)
+    batches = Batches(normals, settings.batch_size // world.size, settings.seed + world.rank)
+    detector = detector.to(world.device).train()
+    if world.device.type == "cuda" and world.size > 1:
+        detector = nn.SyncBatchNorm.convert_sync_batchnorm(detector)
+    mode = _choose_mode(detector, batches.at(0, world.device), textures, settings.precision, world)
+    detector.run_in(mode)
+
+    ema = Ema(detector, settings.ema_decay)
+    optimizer = torch.optim.Adam(detector.parameter_groups(settings.learning_rate))
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    first_step = 0
+    if resume is not None:
+        detector.load_state_dict(resume["detector"])
+        ema.model.load_state_dict(resume["ema"])
+        optimizer.load_state_dict(resume["optimizer"])
+        first_step = resume["step"]
+    wrapped: nn.Module = detector
+    if world.size > 1:
+        wrapped = DistributedDataParallel(detector, [world.device] if world.device.type == "cuda" else None)
+
+    total: dict[str, Tensor] = {}
+    reported_step, reported_at = first_step, time.monotonic()
+    saved_at = reported_at
+    for step in range(first_step, settings.steps):
+        factor = learning_rate_factor(step, settings.steps, settings.warmup)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * factor
+        images = mode.laid_out(batches.at(step, world.device))
+        generator = seeded_generator(world.device, settings.seed, step, world.rank)
+        losses = wrapped(images, textures, generator)
+        optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        nn.utils.clip_grad_norm_(detector.parameters(), settings.gradient_clip)
+        optimizer.step()
+        ema.update(detector, step)
+
+        for name, value in losses.items():
+            total[name] = total.get(name, torch.zeros_like(value)) + value.detach()
+        done = step + 1
+        if done % settings.report_every == 0 or done == settings.steps:
+            means = _mean_over_ranks(torch.stack(list(total.values())) / (done - reported_step), world).tolist()
+            if not all(map(math.isfinite, means)):
+                raise UserError(
+                    f"the loss is no number any more at step {done}: start again with a lower learning_rate "
+                    f"(now {peaks[0]:g}) or precision=float32"
+                )
+            now = time.monotonic()
+            if world.rank == 0:
+                rate = (done - reported_step) * settings.batch_size / (now - reported_at)
+                on_report(Report(done, dict(zip(total, means, strict=True)), peaks[0] * factor, rate))
+            total, reported_step, reported_at = {}, done, now
+        if world.rank == 0 and (time.monotonic() - saved_at >= settings.checkpoint_seconds or done == settings.steps):
+            on_checkpoint(
+                {
+                    "step": done,
+                    "detector": detector.state_dict(),
+                    "ema": ema.model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                }
+            )
+            saved_at = time.monotonic()
+    averaged: Detector = ema.model.cpu()
+    return averaged.run_in(Mode(channels_last=False, precision=averaged.settings.precision)).eval()

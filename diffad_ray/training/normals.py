@@ -1,0 +1,94 @@
+"""Normal images for training: found, split, decoded and resized."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from diffad_ray import storage
+from diffad_ray.detectors.engine import as_unit_tensor
+from diffad_ray.errors import UserError
+from diffad_ray.images import IMAGE_SUFFIXES, ImageError, decode_image, network_input
+
+READERS = 16
+FEWEST_IMAGES = 4
+FEWEST_HELD_BACK = 20
+MOST_TEXTURES = 500
+
+
+@dataclass(frozen=True)
+class NormalImages:
+    """Locations of the normal images of a training: what is learnt from, and what is held back for calibration."""
+
+    learnt: list[str]
+    held_back: list[str]
+    fingerprint: str
+    "hash of all locations and versions: which data a detector has seen"
+
+
+def find_normals(folder: str, held_back: float, max_images: int, seed: int) -> NormalImages:
+    """List a folder or prefix of normal images and split it at random, the same way for the same files and seed.
+
+    At least 20 images are held back where that leaves three quarters of them for training.
+
+    Raises:
+        UserError: no folder, no access, or too few images.
+    """
+    try:
+        files = [f for f in storage.walk(folder) if f.uri.lower().endswith(tuple(IMAGE_SUFFIXES))]
+    except FileNotFoundError:
+        raise UserError(f"no folder {folder}: give a folder or URI that holds images of good parts") from None
+    except OSError as error:
+        raise UserError(f"{folder} can't be listed: {error}") from error
+    if len(files) < FEWEST_IMAGES:
+        raise UserError(
+            f"{folder} holds {len(files)} images; training needs {FEWEST_IMAGES} at the very least, and some hundreds "
+            "to be good. Images are recognised by their names' endings, such as .png, .jpg, .tif"
+        )
+    files.sort(key=lambda f: f.uri)
+    digest = hashlib.sha256("\n".join(f"{f.uri} {f.version}" for f in files).encode()).hexdigest()[:16]
+    order = np.random.default_rng(seed).permutation(len(files))[:max_images]
+    count = max(round(held_back * len(order)), min(FEWEST_HELD_BACK, len(order) // 4), 2) if held_back else 2
+    chosen = [files[i].uri for i in order]
+    return NormalImages(learnt=chosen[count:], held_back=chosen[:count], fingerprint=digest)
+
+
+def load_images(locations: Sequence[str], image_size: int) -> tuple[np.ndarray, dict[str, str]]:
+    """Pixels [N,S,S,3] of the readable images, and the reason for each that is not.
+
+    The result is uint16 if any image has more than 8 bits a channel, else uint8.
+    """
+    problems: dict[str, str] = {}
+
+    def load(location: str) -> np.ndarray | None:
+        try:
+            return network_input(decode_image(storage.read(location)).pixels, image_size)
+        except (ImageError, OSError) as error:
+            problems[location] = str(error)
+            return None
+
+    with ThreadPoolExecutor(READERS) as pool:
+        images = [image for image in pool.map(load, locations) if image is not None]
+    if not images:
+        reasons = "; ".join(f"{location}: {reason}" for location, reason in list(problems.items())[:3])
+        raise UserError(f"none of {len(locations)} images can be used: {reasons}")
+    return same_depth(images), problems
+
+
+def same_depth(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack images of equal size; 8-bit ones are widened where there is a 16-bit one."""
+    if any(image.dtype == np.uint16 for image in images):
+        images = [image if image.dtype == np.uint16 else image.astype(np.uint16) * 257 for image in images]
+    return np.stack(images)
+
+
+def load_textures(folder: str, image_size: int, seed: int) -> Tensor:
+    """Up to 500 images [K,3,S,S] in [0,1] of a folder or prefix that lend pseudo-anomalies their appearance."""
+    found = find_normals(folder, 0.0, MOST_TEXTURES, seed)
+    textures, _ = load_images(found.learnt, image_size)
+    return as_unit_tensor(textures)

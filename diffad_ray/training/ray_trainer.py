@@ -1,0 +1,106 @@
+"""Ray Train around the training job: one worker a rank, on CPUs (gloo) or GPUs (NCCL)."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+
+from diffad_ray.cluster import connect, cores
+from diffad_ray.errors import UserError
+from diffad_ray.training.job import TrainingJob, run_job
+from diffad_ray.training.loop import Report, World
+
+RESTARTS = 3
+"Times that a training whose worker or node died goes on from its last checkpoint by itself."
+SECONDS_BETWEEN_POLLS = 0.5
+
+
+@ray.remote(num_cpus=0)
+class Noticeboard:
+    """Where workers leave their latest report, for the driver to show; lives with the driver's job."""
+
+    def __init__(self) -> None:
+        self.report: Report | None = None
+        self.error: str | None = None
+
+    def put(self, report: Report) -> None:
+        self.report = report
+
+    def put_error(self, error: str) -> None:
+        self.error = error
+
+    def latest(self) -> tuple[Report | None, str | None]:
+        return self.report, self.error
+
+
+def _worker(config: dict[str, Any]) -> None:
+    context = ray.train.get_context()
+    world = World(context.get_world_rank(), context.get_world_size(), get_device())
+    if world.device.type == "cpu":
+        torch.set_num_threads(max(1, cores() // context.get_local_world_size()))
+    board = config["board"]
+    try:
+        run_job(TrainingJob(**config["job"]), world, board.put.remote)
+    except UserError as error:
+        ray.get(board.put_error.remote(str(error)))
+        raise
+
+
+def run_on_ray(job: TrainingJob, workers: int, on_report: Callable[[Report], None]) -> None:
+    """Run a training on `workers` Ray Train workers, each with a GPU if the cluster has that many.
+
+    Raises:
+        UserError: the training failed for a reason that the user can mend, or for good.
+    """
+    connect()
+    resources = ray.cluster_resources()
+    use_gpu = resources.get("GPU", 0) >= workers
+    if not use_gpu and resources.get("CPU", 0) < workers:
+        raise UserError(
+            f"{workers} workers need as many CPUs or GPUs, the cluster has {resources.get('CPU', 0):.0f} CPUs"
+        )
+    board = Noticeboard.remote()  # type: ignore[attr-defined]
+    finished = threading.Event()
+
+    def relay() -> None:
+        shown = None
+        while not finished.wait(SECONDS_BETWEEN_POLLS):
+            report, _ = ray.get(board.latest.remote())
+            if report is not None and report != shown:
+                shown = report
+                on_report(report)
+
+    watcher = threading.Thread(target=relay, daemon=True)
+    watcher.start()
+    # Checkpoints go to the job's location through our own storage, so that a training goes on the same way with Ray and
+    # without; Ray's folder holds bookkeeping only.
+    with tempfile.TemporaryDirectory(prefix="diffad-ray-") as scratch:
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"job": asdict(job), "board": board},
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+            run_config=RunConfig(storage_path=scratch, failure_config=FailureConfig(max_failures=RESTARTS)),
+        )
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            _, message = ray.get(board.latest.remote())
+            if message is not None:
+                raise UserError(message) from error
+            raise UserError(
+                f"the training failed {RESTARTS + 1} times, last with: {str(error).strip().splitlines()[-1]}. "
+                "The same command goes on from the last checkpoint"
+            ) from error
+        finally:
+            finished.set()
+            watcher.join()
+            ray.kill(board)

@@ -1,0 +1,121 @@
+"""`train`: from a folder of normal images to a detector bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from diffad_ray import storage
+from diffad_ray.detectors.bundle import DESCRIPTION, Bundle, find_detector, load_bundle
+from diffad_ray.detectors.engine import as_unit_tensor, default_device
+from diffad_ray.errors import UserError
+from diffad_ray.progress import ProgressBar
+from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
+from diffad_ray.training.checkpoints import TrainingFolder
+from diffad_ray.training.job import TrainingJob, run_job
+from diffad_ray.training.loop import Report, TrainingSettings, World
+from diffad_ray.training.normals import find_normals, load_images
+
+MEASURED_IMAGES = 256
+"Normal images on which mean and standard deviation are measured."
+
+
+def train(
+    normals: str | Path,
+    detector: str | Path,
+    *,
+    kind: str = "diffusion-ad",
+    preset: str | None = None,
+    image_size: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    textures: str | None = None,
+    workers: int = 1,
+    settings_file: str | None = None,
+    overrides: Sequence[str] = (),
+    fresh: bool = False,
+    show_progress: bool = False,
+) -> Bundle:
+    """Train a detector on images of good parts and write its bundle.
+
+    An interrupted training, started again, goes on from its last checkpoint; a finished one is loaded.
+
+    Args:
+        normals: folder or URI with normal images, at any depth.
+        detector: folder or URI of the bundle; losses and checkpoints go into its subfolder `training`.
+        kind: of detector.
+        preset: network sizes: `tiny`, `small`, `base` or `paper`.
+        image_size: side in pixels to which images are resized, a multiple of 32.
+        steps, batch_size: see `TrainingSettings`.
+        textures: folder or URI of texture images for pseudo-anomalies; by default they are procedural.
+        workers: Ray Train workers, a GPU each where there are enough; 0 trains in this process without Ray.
+        settings_file: TOML with sections `[detector]` and `[training]`; arguments win over it.
+        overrides: `section.key=value`, such as `training.learning_rate=1e-4`; these win over all.
+        fresh: start over, deleting what an earlier training left at `detector`.
+        show_progress: show a progress bar.
+
+    Raises:
+        UserError: an input is not as it must be; nothing has been written then.
+    """
+    normals, location = storage.normalised(normals), storage.normalised(detector)
+    textures = storage.normalised(textures) if textures else None
+    sections = ("detector", "training")
+    from_file = read_settings_file(settings_file, sections) if settings_file else {}
+    override = parse_overrides(overrides)
+    if unknown := set(override) - set(sections):
+        raise UserError(f"{unknown.pop()!r} is no section of the settings: write detector.KEY=... or training.KEY=...")
+    detector_class = find_detector(kind)
+    detector_values: dict[str, Any] = merged(
+        from_file.get("detector", {}), {"preset": preset, "image_size": image_size}, override.get("detector", {})
+    )
+    training_values = merged(
+        from_file.get("training", {}), {"steps": steps, "batch_size": batch_size}, override.get("training", {})
+    )
+    settings = build(detector_class.settings_class, detector_values, "detector")
+    training = build(TrainingSettings, training_values, "training")
+    if workers < 0 or (workers and training.batch_size % workers):
+        raise UserError(f"batch_size {training.batch_size} can't be shared among {workers} workers: take a multiple")
+
+    if fresh:
+        storage.delete(f"{location}/{DESCRIPTION}")
+        TrainingFolder(location).clear()
+    found = find_normals(normals, training.held_back, training.max_images, training.seed)
+    sample, _ = load_images(found.learnt[:MEASURED_IMAGES], settings.image_size)
+    settings = settings.measured_on(as_unit_tensor(sample))
+    if textures:
+        find_normals(textures, 0.0, 1, 0)
+    job = TrainingJob(
+        kind=kind,
+        detector_settings=asdict(settings),
+        training_settings=asdict(training),
+        learnt=found.learnt,
+        held_back=found.held_back,
+        location=location,
+        textures=textures,
+        data={"normals": normals, "fingerprint": found.fingerprint},
+    )
+    TrainingFolder(location).claim(job.settings())
+    if storage.exists(f"{location}/{DESCRIPTION}"):
+        return load_bundle(location)
+
+    with ProgressBar("training", training.steps, show_progress) as bar:
+
+        def on_report(report: Report) -> None:
+            losses = "  ".join(f"{name} {value:.4f}" for name, value in report.losses.items())
+            bar.update(report.step, f"{losses}  {report.images_per_second:.1f} images/s")
+
+        if workers == 0:
+            device = default_device()
+            run_job(job, World(device=device), on_report)
+        else:
+            from diffad_ray.training.ray_trainer import run_on_ray
+
+            run_on_ray(job, workers, on_report)
+    if not storage.exists(f"{location}/{DESCRIPTION}"):
+        raise UserError(
+            f"the detector was written on another machine of the cluster, at {location} there: give a URI that all "
+            "machines reach, such as s3://bucket/detectors/name"
+        )
+    return load_bundle(location)
