@@ -1,0 +1,36 @@
+"""diffad_ray: finds defects in archives of millions of inspection images, on a Ray cluster.
+
+    from diffad_ray import train, score, evaluate, query, load_detector
+
+Names are imported when they are first used, so that the detectors need torch alone.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffad_ray.analytics.query import query as query
+    from diffad_ray.detectors.bundle import load_bundle as load_detector
+    from diffad_ray.errors import UserError as UserError
+    from diffad_ray.evaluation.evaluate import evaluate as evaluate
+    from diffad_ray.scoring.pipeline import score as score
+    from diffad_ray.training.train import train as train
+
+_HOMES = {
+    "train": ("diffad_ray.training.train", "train"),
+    "score": ("diffad_ray.scoring.pipeline", "score"),
+    "evaluate": ("diffad_ray.evaluation.evaluate", "evaluate"),
+    "query": ("diffad_ray.analytics.query", "query"),
+    "load_detector": ("diffad_ray.detectors.bundle", "load_bundle"),
+    "UserError": ("diffad_ray.errors", "UserError"),
+}
+__all__ = ["UserError", "evaluate", "load_detector", "query", "score", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'diffad_ray' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(module), attribute)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Literal, NamedTuple
 
@@ -137,6 +137,13 @@ def network_input(pixels: np.ndarray, image_size: int) -> np.ndarray:
     if min(height, width) < SMALLEST_SIDE:
         raise ImageError("unreadable", f"{width} x {height} pixels is too small: a side needs {SMALLEST_SIDE} at least")
     return resized(pixels, image_size, image_size)
+
+
+def same_depth(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack images of equal size; 8-bit ones are widened where there is a 16-bit one."""
+    if any(image.dtype == np.uint16 for image in images):
+        images = [image if image.dtype == np.uint16 else image.astype(np.uint16) * 257 for image in images]
+    return np.stack(images)
 
 
 def _decode(data: bytes, max_pixels: int) -> DecodedImage:

@@ -143,9 +143,9 @@ class Plate(Part):
     def scratch(self) -> Array:
         """A groove across the grain, where it shows: dark inside, with a bright burr along its far side."""
         line = self.curve(self.spot(), *self.rng.uniform((0.3, 35 * self.unit, 0), (2.8, 95 * self.unit, 0.4)))
-        widths = self.rng.uniform(1.3, 2.1) * self.unit * np.sin(np.linspace(0.15, 3.06, 24)) ** 0.5
+        widths = self.rng.uniform(1.5, 2.3) * self.unit * np.sin(np.linspace(0.15, 3.06, 24)) ** 0.5
         groove, burr = self.strokes([line], widths), self.strokes([line], 0.8 * widths, 1.1 * self.unit)
-        dark = self.picture * (1 - self.rng.uniform(0.5, 0.65) * groove)
+        dark = self.picture * (1 - self.rng.uniform(0.55, 0.7) * groove)
         return dark + self.rng.uniform(0.5, 0.75) * burr * (1 - 0.6 * groove) * (235 - dark).clip(0)
 
     def dent(self) -> Array:

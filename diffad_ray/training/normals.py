@@ -13,7 +13,7 @@ from torch import Tensor
 from diffad_ray import storage
 from diffad_ray.detectors.engine import as_unit_tensor
 from diffad_ray.errors import UserError
-from diffad_ray.images import IMAGE_SUFFIXES, ImageError, decode_image, network_input
+from diffad_ray.images import IMAGE_SUFFIXES, ImageError, decode_image, network_input, same_depth
 
 READERS = 16
 FEWEST_IMAGES = 4
@@ -78,13 +78,6 @@ def load_images(locations: Sequence[str], image_size: int) -> tuple[np.ndarray, 
         reasons = "; ".join(f"{location}: {reason}" for location, reason in list(problems.items())[:3])
         raise UserError(f"none of {len(locations)} images can be used: {reasons}")
     return same_depth(images), problems
-
-
-def same_depth(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Stack images of equal size; 8-bit ones are widened where there is a 16-bit one."""
-    if any(image.dtype == np.uint16 for image in images):
-        images = [image if image.dtype == np.uint16 else image.astype(np.uint16) * 257 for image in images]
-    return np.stack(images)
 
 
 def load_textures(folder: str, image_size: int, seed: int) -> Tensor:

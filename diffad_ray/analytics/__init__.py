@@ -1,0 +1,1 @@
+"""What one wants to know of a table: queries, the summary, pictures."""

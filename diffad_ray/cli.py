@@ -1,0 +1,198 @@
+"""The command line: a command a verb, each calling the function of the same name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from diffad_ray.errors import UserError
+from diffad_ray.networks.presets import PRESETS
+
+app = typer.Typer(
+    name="diffad-ray",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Finds defects in archives of inspection images: train on good parts, score an archive, query the table.",
+)
+console = Console()
+
+Settings = Annotated[str | None, typer.Option("--settings", help="TOML settings file; options win over it.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; wins over all. Repeatable.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+@app.command()
+def train(
+    normals: Annotated[str, typer.Argument(help="Folder or URI of images of good parts.")],
+    detector: Annotated[str, typer.Option(help="Folder or URI to write the detector to.")],
+    preset: Annotated[str | None, typer.Option(help=f"Network sizes: {', '.join(PRESETS)}. [default: small]")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels that networks see. [default: 128]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps. [default: 2000]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step, all workers together. [default: 16]")] = None,
+    textures: Annotated[str | None, typer.Option(help="Folder or URI of textures for pseudo-anomalies.")] = None,
+    kind: Annotated[str, typer.Option(help="Kind of detector.")] = "diffusion-ad",
+    workers: Annotated[int, typer.Option(help="Ray Train workers; 0 trains without Ray.")] = 1,
+    settings: Settings = None,
+    override: Overrides = None,
+    fresh: Annotated[bool, typer.Option(help="Start over instead of going on.")] = False,
+) -> None:
+    """Train a detector on images of good parts. An interrupted training goes on by the same command.
+
+    Copy: `diffad-ray train parts/good --detector detectors/part --preset small --steps 2000`
+    """
+    from diffad_ray.training.train import train as run
+
+    bundle = run(
+        normals,
+        detector,
+        kind=kind,
+        preset=preset,
+        image_size=image_size,
+        steps=steps,
+        batch_size=batch_size,
+        textures=textures,
+        workers=workers,
+        settings_file=settings,
+        overrides=override or (),
+        fresh=fresh,
+        show_progress=True,
+    )
+    facts, calibration = bundle.facts, bundle.calibration
+    console.print(f"[bold]{bundle.name}[/] {bundle.fingerprint}", highlight=False)
+    console.print(
+        f"  trained {facts['settings']['steps']} steps on {facts['images']} images in {facts['seconds']} s, "
+        f"losses in {detector}/training/losses.png",
+        f"  threshold {calibration.threshold:.4f}: {calibration.false_alarm_rate:.1%} of good parts may score higher, "
+        f"judged by {calibration.images} held-back images",
+        f"Next: diffad-ray score ARCHIVE --detector {detector} --table TABLE",
+        sep="\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def score(
+    archive: Annotated[str, typer.Argument(help="Folder or URI of images.")],
+    detector: Annotated[str, typer.Option(help="Folder or URI of the detector.")],
+    table: Annotated[str, typer.Option(help="Folder or URI of the table to write to.")],
+    masks: Annotated[str | None, typer.Option(help="PNG masks of: all, anomalous, none. [default: anomalous]")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Replaces the detector's threshold.")] = None,
+    actors: Annotated[int | None, typer.Option(help="Processes that hold the detector.")] = None,
+    force: Annotated[bool, typer.Option(help="Score images again that the table has.")] = False,
+    settings: Settings = None,
+    override: Overrides = None,
+) -> None:
+    """Score an archive into a table, a row an image. An interrupted run is finished by the same command.
+
+    Copy: `diffad-ray score s3://plant/line1 --detector detectors/part --table s3://plant/scores`
+    """
+    from diffad_ray.analytics.report import print_run
+    from diffad_ray.scoring.pipeline import score as run
+
+    record = run(
+        archive,
+        detector=detector,
+        table=table,
+        masks=masks,
+        threshold=threshold,
+        actors=actors,
+        force=force,
+        settings_file=settings,
+        overrides=override or (),
+        show_progress=True,
+    )
+    print_run(record, console)
+
+
+@app.command()
+def evaluate(
+    detector: Annotated[str, typer.Argument(help="Folder or URI of the detector.")],
+    dataset: Annotated[str, typer.Argument(help="Folder or URI in MVTec layout: test/<kind>, ground_truth/<kind>.")],
+    threshold: Annotated[float | None, typer.Option(help="Replaces the detector's threshold.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a detector with labelled images: AUROC and AP of images and pixels, figures at the threshold.
+
+    Copy: `diffad-ray evaluate detectors/part parts`
+    """
+    from diffad_ray.analytics.report import print_evaluation
+    from diffad_ray.evaluation.evaluate import evaluate as run
+
+    found = run(detector, dataset, threshold=threshold, show_progress=True)
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        print_evaluation(found, console)
+
+
+@app.command()
+def query(
+    table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
+    sql: Annotated[str | None, typer.Argument(help="Query over the views scores and regions; none: a summary.")] = None,
+    output_format: Annotated[str, typer.Option("--format", help="table, csv, json or parquet.")] = "table",
+    output: Annotated[str | None, typer.Option(help="File to write to; its ending may choose the format.")] = None,
+) -> None:
+    """Query a table of scores with SQL (DuckDB), or show its summary.
+
+    Copy: `diffad-ray query scores "SELECT image_uri, score FROM scores ORDER BY score DESC LIMIT 20"`
+    """
+    from diffad_ray.analytics.query import query as run
+    from diffad_ray.analytics.query import query_to_file
+    from diffad_ray.analytics.report import print_rows, print_summary
+    from diffad_ray.analytics.summary import summarise
+
+    if sql is None:
+        summaries = summarise(table)
+        if output_format == "json":
+            _print_json([asdict(summary) for summary in summaries])
+        else:
+            print_summary(summaries, console)
+        return
+    if output is not None and output_format == "table":
+        output_format = Path(output).suffix.removeprefix(".")
+    if output is not None or output_format != "table":
+        query_to_file(table, sql, output or "/dev/stdout", output_format)
+    else:
+        print_rows(run(table, sql), console)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("demo-output"),
+    images: Annotated[int, typer.Option(help="Images in the archive.")] = 400,
+    steps: Annotated[int | None, typer.Option(help="Training steps a product.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the archive and the trainings.")] = 0,
+) -> None:
+    """Show everything on generated images: two products, two detectors, an archive, figures and a picture.
+
+    Copy: `diffad-ray demo --output demo-output`
+    """
+    from diffad_ray.demo.demo import run_demo
+
+    run_demo(output, images=images, steps=steps, seed=seed, console=console)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, default=str))
+
+
+def main() -> None:
+    """Run the command line; errors that the user can mend end with one message and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        Console(stderr=True).print("[bold red]Error:[/]", str(error), highlight=False, soft_wrap=True, markup=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on where this one stopped.", file=sys.stderr)
+        sys.exit(130)

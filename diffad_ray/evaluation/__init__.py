@@ -1,0 +1,1 @@
+"""How good a detector is: exact metrics, labelled datasets, evaluations."""
