@@ -167,6 +167,24 @@ def query(
 
 
 @app.command()
+def picture(
+    table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
+    detector: Annotated[str, typer.Option(help="Folder or URI of the detector that scored it.")],
+    output: Annotated[str, typer.Option(help="PNG file to write.")] = "worst.png",
+    images: Annotated[int, typer.Option(min=1, max=50, help="How many of the worst images.")] = 10,
+) -> None:
+    """Draw the worst images of a table: image, reconstruction, anomaly map, and what was marked.
+
+    Copy: `diffad-ray picture scores --detector detectors/part --output worst.png`
+    """
+    from diffad_ray.analytics.gallery import draw_gallery, worst_images
+
+    worst = worst_images(table, detector, images)
+    draw_gallery({f"worst {len(worst)} of {table}": worst}, output)
+    console.print(f"wrote {output}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("demo-output"),
     images: Annotated[int, typer.Option(help="Images in the archive.")] = 400,

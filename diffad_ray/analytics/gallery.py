@@ -1,0 +1,110 @@
+"""A picture of the worst images of a table: image, reconstruction, anomaly map and what was marked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+
+from diffad_ray import storage
+from diffad_ray.detectors.bundle import load_bundle
+from diffad_ray.detectors.engine import Engine, default_device
+from diffad_ray.errors import UserError
+from diffad_ray.images import decode_image, network_input, resized, same_depth
+from diffad_ray.scoring.masks import anomaly_mask
+from diffad_ray.scoring.table import open_table
+
+COLUMNS = ("image", "without its anomaly", "anomaly map", "marked")
+LONGEST_SIDE = 512
+"Pictures are shown at this size at most, in pixels."
+
+
+@dataclass(frozen=True)
+class WorstImage:
+    """One line of the gallery; pictures are [H,W,3] uint8 or uint16, the map [h,w] in the unit of the score."""
+
+    uri: str
+    score: float
+    threshold: float
+    image: np.ndarray
+    reconstruction: np.ndarray
+    anomaly_map: np.ndarray
+    marked: np.ndarray
+
+
+def worst_images(table: str | Path, detector: str | Path, count: int) -> list[WorstImage]:
+    """The images that a detector found worst, detected again to show what it saw.
+
+    Raises:
+        UserError: no table, no detector, or no image with a score of that detector.
+    """
+    bundle = load_bundle(str(detector))
+    relation = open_table(str(table)).sql(
+        "SELECT image_uri, score, threshold FROM scores WHERE detector_fingerprint = ? AND status = 'ok' "
+        f"ORDER BY score DESC LIMIT {count}",
+        params=[bundle.fingerprint],
+    )
+    rows = relation.fetchall()
+    if not rows:
+        raise UserError(f"the table {table} has no scores of the detector {detector} ({bundle.fingerprint})")
+    engine = Engine(bundle.detector, default_device())
+    side = bundle.detector.settings.image_size
+    originals = [decode_image(storage.read(uri)).pixels for uri, _, _ in rows]
+    detections = [
+        (anomaly_map, reconstruction)
+        for batch in engine.detect(same_depth([network_input(image, side) for image in originals]))
+        for anomaly_map, reconstruction in zip(batch.anomaly_map, batch.reconstruction, strict=True)
+    ]
+    worst = []
+    for (uri, score, threshold), image, (anomaly_map, reconstruction) in zip(rows, originals, detections, strict=True):
+        scale = min(1.0, LONGEST_SIDE / max(image.shape[:2]))
+        width, height = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+        shown = resized(image, width, height)
+        if shown.dtype == np.uint16:
+            shown = (shown >> 8).astype(np.uint8)
+        restored = cv2.resize(reconstruction, (width, height), interpolation=cv2.INTER_LINEAR)
+        _, mask = anomaly_mask(anomaly_map, width, height, threshold)
+        marked = _outlined(shown, mask) if score >= threshold else shown
+        worst.append(WorstImage(uri, score, threshold, shown, restored, anomaly_map, marked))
+    return worst
+
+
+def _outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(image.copy(), outlines, -1, (255, 30, 30), max(1, max(image.shape) // 160))
+
+
+def draw_gallery(groups: Mapping[str, list[WorstImage]], output: str | Path) -> None:
+    """Write the picture as PNG: a block of four columns for each named group, a line an image.
+
+    Raises:
+        UserError: the file can't be written.
+    """
+    lines = max(len(images) for images in groups.values())
+    figure = Figure(figsize=(7.2 * len(groups), 1.9 * lines + 0.8), layout="constrained", facecolor="white")
+    for block, (name, images) in zip(figure.subfigures(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
+        block.suptitle(name, fontsize=13, fontweight="bold")
+        for line, axes in enumerate(block.subplots(lines, len(COLUMNS), squeeze=False)):
+            for axis in axes:
+                axis.set_axis_off()
+            if line >= len(images):
+                continue
+            worst = images[line]
+            top = max(2 * worst.threshold, float(worst.anomaly_map.max()))
+            axes[0].imshow(worst.image)
+            axes[1].imshow(worst.reconstruction.clip(0, 1))
+            axes[2].imshow(worst.anomaly_map, cmap="inferno", vmin=0, vmax=top)
+            axes[3].imshow(worst.marked)
+            title = f"{worst.uri.rsplit('/', 1)[-1]}  {worst.score:.3f}"
+            axes[0].set_title(title, fontsize=8, color="firebrick" if worst.score >= worst.threshold else "black")
+            if line == 0:
+                for axis, column in zip(axes[1:], COLUMNS[1:], strict=True):
+                    axis.set_title(column, fontsize=8)
+    try:
+        figure.savefig(str(output), format="png", dpi=100)
+    except OSError as error:
+        raise UserError(f"the picture can't be written: {error}") from error

@@ -1,0 +1,114 @@
+"""`demo`: the whole way on generated images, and what a plant's engineer would want to see of it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from diffad_ray.analytics.gallery import draw_gallery, worst_images
+from diffad_ray.analytics.query import query
+from diffad_ray.analytics.report import print_summary
+from diffad_ray.analytics.summary import summarise
+from diffad_ray.demo.archive import DemoArchive, make_archive
+from diffad_ray.demo.surfaces import DEFECTS, PRODUCTS
+from diffad_ray.errors import UserError
+from diffad_ray.evaluation.datasets import GOOD
+from diffad_ray.evaluation.metrics import at_threshold, auroc, average_precision
+from diffad_ray.scoring.pipeline import score
+from diffad_ray.training.train import train
+
+STEPS = 300
+BATCH = 8
+NETWORK_SIDE = 64
+SHOWN = 6
+MARKER = "demo-archive"
+"A folder with a file of this name was made by the demonstration, so it may be deleted for the next one."
+
+
+def run_demo(output: Path, *, images: int, steps: int | None, seed: int, console: Console) -> None:
+    """Generate, train, score, compare with the truth, and draw; everything goes below `output`.
+
+    Raises:
+        UserError: `output` holds something else than an earlier demonstration.
+    """
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        console.print(f"[dim]{time.monotonic() - started:5.0f} s[/]  {text}", highlight=False, soft_wrap=True)
+
+    output = _fresh_folder(output)
+    archive = make_archive(output, images, seed)
+    say(f"made {len(archive.truth)} images of {len(PRODUCTS)} products and {len(archive.broken)} broken files")
+    table = output / "table"
+    for product in PRODUCTS:
+        bundle = train(
+            archive.normals(product),
+            output / "detectors" / product,
+            preset="tiny",
+            image_size=NETWORK_SIDE,
+            steps=steps or STEPS,
+            batch_size=BATCH,
+            overrides=[f"training.seed={seed}", "training.ema_decay=0.98"],
+            show_progress=True,
+        )
+        say(f"trained [bold]{product}[/] on {bundle.facts['images']} images of good parts")
+    for product in PRODUCTS:
+        record = score(archive.archive(product), detector=output / "detectors" / product, table=table)
+        counts = ", ".join(f"{count} {status}" for status, count in record.by_status.items())
+        say(f"scored [bold]{product}[/]: {record.images} images, {counts}")
+    print_summary(summarise(table, worst=5), console)
+    _print_truth(archive, table, console)
+    worst = {p: worst_images(table, output / "detectors" / p, SHOWN) for p in PRODUCTS}
+    draw_gallery(worst, output / "worst.png")
+    console.print()
+    say("done. Look at, and try:")
+    for line in (
+        f"{output / 'worst.png'}",
+        f"diffad-ray query {table}",
+        f'diffad-ray query {table} "SELECT detector, status, count(*), avg(score) FROM scores GROUP BY ALL"',
+    ):
+        console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _fresh_folder(output: Path) -> Path:
+    output = output.absolute()
+    if output.exists() and any(output.iterdir()):
+        if not (output / MARKER).exists():
+            raise UserError(f"{output} holds files that no demo made: choose another folder with --output")
+        shutil.rmtree(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / MARKER).write_text("made by `diffad-ray demo`; the next demo deletes this folder\n")
+    except OSError as error:
+        raise UserError(f"{output} can't be written: {error}") from error
+    return output
+
+
+def _print_truth(archive: DemoArchive, table: Path, console: Console) -> None:
+    """Figures against the known truth, on images that no training saw."""
+    rows = query(table, "SELECT image_uri, detector, score, threshold FROM scores WHERE status = 'ok'").to_pylist()
+    shown = Table("product", "defect", "images", "image AUROC", "image AP", "recall", "false alarms", box=None)
+    shown.title, shown.title_justify = "Against the known truth", "left"
+    for product in PRODUCTS:
+        mine = [row for row in rows if row["detector"] == product]
+        kinds = np.array([archive.truth[row["image_uri"]] for row in mine])
+        scores = np.array([row["score"] for row in mine])
+        for kind in ("all", *DEFECTS[product]):
+            chosen = np.ones(len(kinds), dtype=bool) if kind == "all" else (kinds == GOOD) | (kinds == kind)
+            labels = kinds[chosen] != GOOD
+            judged = at_threshold(scores[chosen], labels, mine[0]["threshold"])
+            area, precision = auroc(scores[chosen], labels), average_precision(scores[chosen], labels)
+            figures = [area, precision, judged.recall, judged.false_alarm_rate]
+            shown.add_row(
+                f"[bold]{product}[/]" if kind == "all" else "",
+                kind,
+                str(labels.sum()),
+                *("-" if value is None else f"{value:.3f}" for value in figures),
+            )
+    console.print()
+    console.print(shown)

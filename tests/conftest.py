@@ -1,0 +1,90 @@
+"""Fixtures that several tests share: a tiny trained detector, folders of images, an S3 server, a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from diffad_ray.demo.surfaces import DEFECTS, defective, normal
+from diffad_ray.detectors.bundle import Bundle, load_bundle
+from diffad_ray.training.train import train
+
+SIDE = 32
+torch.set_num_threads(2)
+
+
+def write_image(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), pixels[..., ::-1])
+
+
+@pytest.fixture(scope="session")
+def normals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 24 images of good weave."""
+    folder = tmp_path_factory.mktemp("normals")
+    rng = np.random.default_rng(0)
+    for k in range(24):
+        write_image(folder / f"{k:02d}.png", normal("weave", rng, 64).image)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def detector(normals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of a barely trained tiny detector: fast, and its scores mean nothing."""
+    location = tmp_path_factory.mktemp("detectors") / "weave"
+    train(normals, location, preset="tiny", image_size=SIDE, steps=4, batch_size=4, workers=0)
+    return location
+
+
+@pytest.fixture(scope="session")
+def bundle(detector: Path) -> Bundle:
+    return load_bundle(str(detector))
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of 40 readable images in folders, two that can't be read, and a file that is no image."""
+    folder = tmp_path_factory.mktemp("archive")
+    rng = np.random.default_rng(1)
+    for k in range(40):
+        kind = DEFECTS["weave"][k // 10]
+        sample = normal("weave", rng, 64) if k % 5 else defective("weave", kind, rng, 64)
+        write_image(folder / f"camera{k % 3}" / f"{k:02d}.png", sample.image)
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "page.jpg").write_text("<html>no image</html>")
+    (folder / "notes.txt").write_text("no image either")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """A bucket of a real S3 server on loopback; the environment points all clients to it."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    boto3.client("s3").create_bucket(Bucket="plant")
+    yield "s3://plant"
+    server.stop()
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
