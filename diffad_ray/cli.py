@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from diffad_ray.errors import UserError
 from diffad_ray.networks.presets import PRESETS
@@ -209,8 +210,13 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        Console(stderr=True).print("[bold red]Error:[/]", str(error), highlight=False, soft_wrap=True, markup=True)
+        message = Text.assemble(("Error: ", "bold red"), str(error))
+        Console(stderr=True).print(message, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on where this one stopped.", file=sys.stderr)
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

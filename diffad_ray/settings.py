@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -44,6 +44,8 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
         table = merged
         for parent in parents:
             table = table.setdefault(parent, {})
+            if not isinstance(table, dict):
+                raise UserError(f"{pair!r} needs {parent!r} to be a table, but it was given the value {table!r}")
         table[leaf] = value
     return merged
 
@@ -54,7 +56,8 @@ def merged(*tables: Mapping[str, Any]) -> dict[str, Any]:
     for table in tables:
         for key, value in table.items():
             if isinstance(value, Mapping):
-                result[key] = merged(result.get(key) or {}, value)
+                below = result.get(key)
+                result[key] = merged(below if isinstance(below, Mapping) else {}, value)
             elif value is not None:
                 result[key] = value
     return result
@@ -79,10 +82,12 @@ def build(settings_class: type[S], values: Mapping[str, Any], section: str) -> S
 
 
 def _refuse_unknown(settings_class: type, values: Mapping[str, Any], section: str) -> None:
-    fields = {field.name: field for field in dataclasses.fields(settings_class)}
+    fields = {field.name for field in dataclasses.fields(settings_class)}
+    types = get_type_hints(settings_class)
     for key, value in values.items():
         if key not in fields:
             raise UserError(f"[{section}] has no setting {key!r}; it has {', '.join(sorted(fields))}")
-        factory = fields[key].default_factory
-        if isinstance(value, Mapping) and isinstance(factory, type) and dataclasses.is_dataclass(factory):
-            _refuse_unknown(factory, value, f"{section}.{key}")
+        # Settings within settings, maybe optional.
+        for nested in (types[key], *get_args(types[key])):
+            if isinstance(value, Mapping) and isinstance(nested, type) and dataclasses.is_dataclass(nested):
+                _refuse_unknown(nested, value, f"{section}.{key}")

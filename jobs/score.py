@@ -1,10 +1,10 @@
 """Score an archive as a Ray job.
 
-    ray job submit --working-dir . -- python jobs/score.py s3://plant/line1 --detector s3://plant/detectors/part \
-        --table s3://plant/scores
+    ray job submit --working-dir . -- python jobs/score.py s3://plant/line1 \
+        --detector s3://plant/detectors/part --table s3://plant/scores
 
-Takes the arguments of `diffad-ray score`. Locations must be reachable from all nodes. A job that dies is submitted again
-as it is: the run is finished, and no image is scored twice.
+Takes the arguments of `diffad-ray score`. Locations must be reachable from all nodes. A job that dies is submitted
+again as it is: the run is finished, and no image is scored twice.
 """
 
 import sys

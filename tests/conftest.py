@@ -16,7 +16,8 @@ from diffad_ray.detectors.bundle import Bundle, load_bundle
 from diffad_ray.training.train import train
 
 SIDE = 32
-torch.set_num_threads(2)
+# One thread: on cores that others use too, two of them wait for each other a hundred times as long as they compute.
+torch.set_num_threads(1)
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:
@@ -88,3 +89,16 @@ def s3() -> Iterator[str]:
             del os.environ[name]
         else:
             os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def cluster(s3: str) -> Iterator[None]:
+    """A local Ray cluster, whose workers know the S3 server."""
+    import ray
+
+    from diffad_ray.cluster import connect
+
+    assert s3
+    connect()
+    yield
+    ray.shutdown()

@@ -125,13 +125,13 @@ def load_bundle(location: str) -> Bundle:
         detector_class = find_detector(description["kind"])
         detector = detector_class(detector_class.settings_class(**description["settings"]))
         detector.load_state_dict(safetensors.torch.load(weights))
-        calibration = Calibration(**description["calibration"])
+        return Bundle(
+            detector=detector.eval(),
+            calibration=Calibration(**description["calibration"]),
+            facts=description["training"],
+            name=location.rsplit("/", 1)[-1],
+            # Not the stored one: settings that were edited by hand make another detector.
+            fingerprint=_fingerprint(description["kind"], description["settings"], expected["sha256"]),
+        )
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"the detector at {location} is damaged ({error}): copy the bundle again") from error
-    return Bundle(
-        detector=detector.eval(),
-        calibration=calibration,
-        facts=description["training"],
-        name=location.rsplit("/", 1)[-1],
-        fingerprint=description["fingerprint"],
-    )

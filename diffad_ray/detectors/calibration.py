@@ -36,6 +36,10 @@ class Calibration:
     tail_start: float
     tail_scale: float
 
+    def __post_init__(self) -> None:
+        # JSON gives a list.
+        object.__setattr__(self, "quantiles", tuple(self.quantiles))
+
     @classmethod
     def from_scores(cls, scores: np.ndarray, false_alarm_rate: float = 0.01) -> Self:
         """Calibrate on the scores [K] of normal images, K >= 2.

@@ -64,10 +64,13 @@ class NoiseSchedule(nn.Module):
 
         The variance is DDPM's fixed large one, beta_t; at t = 0, where nothing is left to add, the small one of step 1.
         """
-        previous = torch.where(t > 0, self.alphas_cumprod[t - 1], torch.ones_like(self.betas[t]))
-        current, beta = self.alphas_cumprod[t], self.betas[t]
-        weight_x0 = beta * previous.sqrt() / (1 - current)
-        weight_xt = (1 - previous) * (1 - beta).sqrt() / (1 - current)
+        beta = self.betas[t]
+        previous = torch.where(t > 0, self.alphas_cumprod[t - 1], torch.ones_like(beta))
+        # From its own table: in float32, 1 - alphas_cumprod has three digits left at the first steps.
+        one_minus = self.sqrt_one_minus_alphas_cumprod.square()
+        one_minus_previous = torch.where(t > 0, one_minus[t - 1], torch.zeros_like(beta))
+        weight_x0 = beta * previous.sqrt() / one_minus[t]
+        weight_xt = one_minus_previous * (1 - beta).sqrt() / one_minus[t]
         mean = weight_x0[:, None, None, None] * x0 + weight_xt[:, None, None, None] * x_t
-        first = self.betas[1] * (1 - self.alphas_cumprod[0]) / (1 - self.alphas_cumprod[1])
+        first = self.betas[1] * one_minus[0] / one_minus[1]
         return mean, torch.where(t > 0, beta, first)[:, None, None, None]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import ray
 import ray.data
+import ray.exceptions
 
 from diffad_ray import storage
 from diffad_ray.cluster import connect, cores
@@ -31,7 +32,7 @@ CPUS_A_STAGE = 0.5
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run did; kept as `run.json`, whose presence says that the run is complete.
+    """What a run did; kept beside its plan; its presence says that the run is complete.
 
     Attributes:
         run_id, table, archive, detector, fingerprint: as planned.
@@ -104,17 +105,18 @@ def score(
     plan = None if force else unfinished_plan(table, archive, bundle.fingerprint, asdict(settings))
     resumed = plan is not None
     if plan is None:
-        try:
-            plan = make_plan(archive, table, detector, bundle.fingerprint, image_size, asdict(settings), force)
-        except PermissionError as error:
-            raise UserError(f"the table {table} can't be written: {error}") from error
+        plan = make_plan(archive, table, detector, bundle.fingerprint, image_size, asdict(settings), force)
     done = done_shards(plan) if resumed else set()
     pending = [shard for shard in range(plan.shards) if shard not in done]
     if pending:
         with ProgressBar("scoring", plan.images, show_progress) as bar:
             finished = plan.images * len(done) // plan.shards
             bar.update(finished)
-            _run_shards(plan, pending, settings, bundle, actors, bar, finished)
+            try:
+                _run_shards(plan, pending, settings, bundle, actors, bar, finished)
+            except ray.exceptions.RayError as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise UserError(f"scoring stopped: {reason}\nThe same command finishes the run") from error
     return _record(plan, resumed, time.monotonic() - started)
 
 
@@ -204,5 +206,5 @@ def _record(plan: Plan, resumed: bool, seconds: float) -> RunRecord:
         settings=plan.settings,
     )
     if plan.shards:
-        storage.write(f"{plan.folder}/run.json", json.dumps(asdict(record), indent=1).encode())
+        storage.write(plan.record_file, json.dumps(asdict(record), indent=1).encode())
     return record

@@ -20,6 +20,7 @@ from diffad_ray.images import IMAGE_SUFFIXES
 from diffad_ray.scoring.table import MANIFEST, connect, has_rows, image_id, parquet_bytes, quoted, rows_of, to_table
 
 LISTING_ROWS = 50_000
+PLAN_SUFFIX = ".plan.json"
 SHARD_BYTES = 48_000_000
 "Largest size of a shard's pixels: as one Ray Data block it must stay well under the size at which blocks are cut."
 SMALLEST_SHARD, WANTED_SHARDS = 16, 64
@@ -54,11 +55,15 @@ class Plan:
     settings: dict[str, Any]
 
     @property
-    def folder(self) -> str:
-        return f"{self.table}/runs/{self.run_id}"
+    def plan_file(self) -> str:
+        return f"{self.table}/runs/{self.run_id}{PLAN_SUFFIX}"
+
+    @property
+    def record_file(self) -> str:
+        return f"{self.table}/runs/{self.run_id}.json"
 
     def manifest_file(self, shard: int) -> str:
-        return f"{self.folder}/manifest/{shard:05d}.parquet"
+        return f"{self.table}/manifests/{self.run_id}/{shard:05d}.parquet"
 
 
 def rows_a_shard(images: int, image_size: int) -> int:
@@ -70,9 +75,9 @@ def rows_a_shard(images: int, image_size: int) -> int:
 def make_plan(
     archive: str, table: str, detector: str, fingerprint: str, image_size: int, settings: dict[str, Any], force: bool
 ) -> Plan:
-    """List an archive, leave out what the table has, and write the rest as manifest shards and `plan.json`.
+    """List an archive, leave out what the table has, and write the rest as manifest shards and a plan file.
 
-    The plan exists once `plan.json` does. Neither the listing nor the table is ever held in memory as a whole.
+    The plan exists once its file does. Neither the listing nor the table is ever held in memory as a whole.
 
     Args:
         force: score everything, whatever the table has.
@@ -101,9 +106,7 @@ def make_plan(
                 f"detector_fingerprint = {quoted(fingerprint)} AND status NOT IN ({retried}))"
             )
         selected = f"FROM read_parquet({quoted(str(listing))}) {done}"
-        row = connection.execute(f"SELECT count(*) {selected}").fetchone()
-        assert row is not None
-        planned = int(row[0])
+        ((planned,),) = connection.execute(f"SELECT count(*) {selected}").fetchall()
         size = rows_a_shard(planned, image_size)
         plan = Plan(
             run_id=run_id,
@@ -120,9 +123,12 @@ def make_plan(
         )
         if planned:
             reader = connection.sql(f"SELECT * {selected} ORDER BY image_uri").to_arrow_reader(LISTING_ROWS)
-            for shard, rows in enumerate(_chunks(reader, size)):
-                storage.write(plan.manifest_file(shard), parquet_bytes(rows.cast(MANIFEST)))
-            storage.write(f"{plan.folder}/plan.json", json.dumps(asdict(plan), indent=1).encode())
+            try:
+                for shard, rows in enumerate(_chunks(reader, size)):
+                    storage.write(plan.manifest_file(shard), parquet_bytes(rows.cast(MANIFEST)))
+                storage.write(plan.plan_file, json.dumps(asdict(plan), indent=1).encode())
+            except OSError as error:
+                raise UserError(f"the table {table} can't be written: {error}") from error
     return plan
 
 
@@ -179,8 +185,8 @@ def unfinished_plan(table: str, archive: str, fingerprint: str, settings: dict[s
         return None
     except OSError as error:
         raise UserError(f"the table {table} can't be read: {error}") from error
-    for uri in sorted((uri for uri in files if uri.endswith("/plan.json")), reverse=True):
-        if uri.removesuffix("plan.json") + "run.json" in files:
+    for uri in sorted((uri for uri in files if uri.endswith(PLAN_SUFFIX)), reverse=True):
+        if uri.removesuffix(PLAN_SUFFIX) + ".json" in files:
             continue
         plan = Plan(**json.loads(storage.read(uri)))
         if (plan.archive, plan.fingerprint, plan.settings) == (archive, fingerprint, settings):

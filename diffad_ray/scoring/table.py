@@ -3,8 +3,9 @@
     TABLE/scores/run_date=2026-11-21/<run>-00012.parquet     a row an image
     TABLE/regions/run_date=2026-11-21/<run>-00012.parquet    a row a connected region
     TABLE/masks/<fingerprint>/<xx>/<image_id>.png            masks, by policy
-    TABLE/runs/<run>/plan.json, manifest/00012.parquet       what a run set out to do
-    TABLE/runs/<run>/run.json                                its record, written last
+    TABLE/manifests/<run>/00012.parquet                      what a run set out to score
+    TABLE/runs/<run>.plan.json                               its plan
+    TABLE/runs/<run>.json                                    its record, written last
 
 A shard's scores file is the mark that the shard is done, so everything else of the shard is written before it.
 """

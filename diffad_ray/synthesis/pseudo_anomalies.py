@@ -38,6 +38,8 @@ class AnomalySettings:
         object.__setattr__(self, "opacity", tuple(self.opacity))
         if not 0 <= self.share <= 1:
             raise ValueError(f"share of anomalous samples {self.share} must lie in [0, 1]")
+        if len(self.opacity) != 2 or not 0 <= self.opacity[0] <= self.opacity[1] <= 1:
+            raise ValueError(f"opacity {self.opacity} must be two numbers in [0, 1], the smaller first")
         for names in (("perlin", "strokes", "spots"), ("textures", "strips", "shades")):
             weights = [getattr(self, name) for name in names]
             if min(weights) < 0 or sum(weights) <= 0:
@@ -58,7 +60,9 @@ class Samples(NamedTuple):
 def choose(weights: tuple[float, ...], options: list[Tensor], generator: torch.Generator) -> Tensor:
     """For each of M samples one of the options [M,...], with the given relative weights."""
     m = len(options[0])
-    drawn = torch.tensor(weights, device=generator.device).multinomial(m, replacement=True, generator=generator)
+    drawn = torch.tensor(weights, dtype=torch.float32, device=generator.device).multinomial(
+        m, replacement=True, generator=generator
+    )
     result = options[0]
     for number, option in enumerate(options[1:], start=1):
         result = torch.where((drawn == number).view(-1, *[1] * (option.dim() - 1)), option, result)

@@ -64,9 +64,11 @@ class TrainingSettings:
         for name in ("steps", "batch_size", "max_images", "report_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
-        for name in ("warmup", "held_back", "ema_decay", "false_alarm_rate"):
+        for name in ("warmup", "held_back", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        if not 0 < self.false_alarm_rate < 1:
+            raise ValueError(f"false_alarm_rate must lie between 0 and 1, not {self.false_alarm_rate}")
         if (self.learning_rate is not None and self.learning_rate <= 0) or self.gradient_clip <= 0:
             raise ValueError("learning_rate and gradient_clip must be above 0")
 

@@ -1,0 +1,93 @@
+"""Calibration: a threshold that spends its budget, and tail probabilities that compare."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffad_ray.detectors.calibration import TAIL_SHARE, Calibration
+
+floats = st.floats(-1e6, 1e6)
+# Few values, so that ties are frequent, or many.
+score_lists = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]) | floats, min_size=2, max_size=80)
+
+
+@given(normal=score_lists, queries=st.lists(floats, min_size=2, max_size=20), rate=st.floats(0.001, 0.5))
+@settings(max_examples=150, deadline=None)
+def test_a_higher_score_is_never_more_likely(normal: list[float], queries: list[float], rate: float) -> None:
+    calibration = Calibration.from_scores(np.array(normal), rate)
+    scores = np.sort([*queries, *normal, calibration.tail_start, calibration.threshold])
+    probabilities = calibration.tail_probability(scores)
+    assert (np.diff(probabilities) <= 0).all()
+    assert (probabilities > 0).all()
+    assert (probabilities <= 1).all()
+
+
+@given(normal=score_lists, rate=st.floats(0.001, 0.09))
+@settings(max_examples=50, deadline=None)
+def test_the_threshold_has_the_tail_probability_of_the_budget(normal: list[float], rate: float) -> None:
+    calibration = Calibration.from_scores(np.array(normal), rate)
+    # Beside huge scores a narrow tail can't be told from its start.
+    if calibration.tail_scale > 1e-6 * abs(calibration.tail_start) > 0:
+        found = calibration.tail_probability(np.array([calibration.threshold]))[0]
+        assert math.isclose(found, rate, rel_tol=1e-3)
+
+
+@pytest.mark.parametrize("rate", [0.005, 0.01, 0.05, 0.2])
+@pytest.mark.parametrize("images", [60, 1000])
+@pytest.mark.parametrize("kind", ["exponential", "normal"])
+def test_false_alarms_stay_near_the_budget(kind: str, images: int, rate: float) -> None:
+    rng = np.random.default_rng(0)
+    draw, beyond = {
+        "exponential": (rng.exponential, lambda x: math.exp(-x)),
+        "normal": (rng.normal, lambda x: math.erfc(x / math.sqrt(2)) / 2),
+    }[kind]
+    thresholds = [Calibration.from_scores(draw(size=images), rate).threshold for _ in range(150)]
+    spent = np.mean([beyond(threshold) for threshold in thresholds])
+    # Few images leave much to chance, and a normal tail is thinner than the fitted one: alarms may be fewer.
+    assert (0.4 if kind == "normal" else 0.9) * rate < spent < (2.0 if images < 100 else 1.15) * rate
+
+
+def test_tail_probabilities_are_those_of_the_distribution() -> None:
+    scores = np.random.default_rng(0).exponential(size=20_000)
+    calibration = Calibration.from_scores(scores)
+    queries = np.array([0.05, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0])
+    np.testing.assert_allclose(calibration.tail_probability(queries), np.exp(-queries), rtol=0.1)
+    assert calibration.tail_probability(np.array([-1.0])) == 1
+    assert len(calibration.quantiles) == 1001
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.5, -3.0, 1e6])
+def test_scores_all_alike_still_give_a_threshold_above_them(constant: float) -> None:
+    calibration = Calibration.from_scores(np.full(20, constant))
+    assert calibration.threshold > constant
+    probabilities = calibration.tail_probability(
+        np.array([constant - 1, constant, calibration.threshold, constant + 1e5])
+    )
+    assert probabilities[0] == 1
+    assert probabilities[1] >= TAIL_SHARE
+    assert math.isclose(probabilities[2], 0.01, rel_tol=1e-3)
+    assert 0 < probabilities[3] < 1e-3
+
+
+@pytest.mark.parametrize("scores", [[], [1.0], [1.0, float("nan")], [1.0, 2.0, float("inf")]])
+def test_too_few_or_broken_scores_are_refused(scores: list[float]) -> None:
+    with pytest.raises(ValueError, match="finite scores of at least 2"):
+        Calibration.from_scores(np.array(scores))
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, float("nan")])
+def test_an_impossible_budget_is_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match="must lie between 0 and 1"):
+        Calibration.from_scores(np.arange(10.0), rate)
+
+
+def test_it_survives_json() -> None:
+    calibration = Calibration.from_scores(np.random.default_rng(0).normal(size=50))
+    assert Calibration(**json.loads(json.dumps(asdict(calibration)))) == calibration

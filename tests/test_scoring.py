@@ -1,0 +1,131 @@
+"""Scoring on a real Ray cluster: each image one row, whatever it is and whatever is killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from diffad_ray import query, score, storage
+from diffad_ray.detectors.bundle import Bundle
+from diffad_ray.detectors.engine import Engine
+from diffad_ray.images import decode_image, network_input
+from diffad_ray.scoring.masks import mask_from_runs
+
+pytestmark = pytest.mark.usefixtures("cluster")
+ALWAYS = 0.0
+"A threshold that makes every image anomalous, so that masks and regions are made of all."
+
+
+@pytest.fixture(scope="module")
+def table(archive: Path, detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    table = tmp_path_factory.mktemp("table")
+    score(archive, detector=detector, table=table, threshold=ALWAYS, actors=2)
+    return table
+
+
+def rows(table: Path | str, sql: str) -> list[dict]:
+    return query(table, sql).to_pylist()
+
+
+def test_every_image_is_one_row(archive: Path, table: Path) -> None:
+    found = rows(table, "SELECT * FROM scores")
+    assert sorted(row["image_uri"] for row in found) == sorted(
+        str(path) for path in archive.rglob("*") if path.suffix in (".png", ".jpg")
+    )
+    broken = {Path(row["image_uri"]).name: (row["status"], row["error"]) for row in found if row["status"] != "ok"}
+    assert broken.keys() == {"empty.png", "page.jpg"}
+    assert {status for status, _ in broken.values()} == {"unreadable"}
+    assert "0 bytes" in broken["empty.png"][1]
+    assert "<html>" in broken["page.jpg"][1]
+    for row in found:
+        assert (row["score"] is None) == (row["status"] != "ok")
+        assert row["detector"] == "weave"
+
+
+def test_scores_are_the_detectors_own(bundle: Bundle, table: Path) -> None:
+    found = rows(table, "SELECT * FROM scores WHERE status = 'ok' ORDER BY image_uri")
+    pixels = np.stack([network_input(decode_image(Path(r["image_uri"]).read_bytes()).pixels, 32) for r in found])
+    expected = np.concatenate([batch.score for batch in Engine(bundle.detector).detect(pixels[::-1])])[::-1]
+    np.testing.assert_allclose([row["score"] for row in found], expected, atol=1e-6)
+    tails = bundle.calibration.tail_probability(np.array([row["score"] for row in found], np.float64))
+    np.testing.assert_allclose([row["tail_probability"] for row in found], tails, rtol=1e-3)
+
+
+def test_masks_and_regions_agree(table: Path) -> None:
+    for row in rows(table, "SELECT * FROM scores WHERE status = 'ok' LIMIT 5"):
+        mask = cv2.imread(row["mask_uri"], cv2.IMREAD_UNCHANGED) > 0
+        assert mask.shape == (row["height"], row["width"]) == (64, 64)
+        assert mask.mean() == pytest.approx(row["anomalous_fraction"], abs=1e-6)
+        regions = rows(table, f"SELECT * FROM regions WHERE image_id = {row['image_id']}")
+        assert len(regions) == row["region_count"] > 0
+        drawn = np.zeros_like(mask)
+        for region in regions:
+            x, y, width, height = (region[name] for name in ("x", "y", "width", "height"))
+            drawn[y : y + height, x : x + width] |= mask_from_runs(region["mask_runs"], width, height)
+        assert (drawn == mask).all()
+
+
+def test_a_finished_run_started_again_does_nothing(archive: Path, detector: Path, table: Path) -> None:
+    before = sorted(path for path in table.rglob("*"))
+    record = score(archive, detector=detector, table=table, threshold=ALWAYS)
+    assert (record.images, record.skipped) == (0, 42)
+    assert sorted(path for path in table.rglob("*")) == before
+
+
+def test_only_new_and_changed_images_are_scored(archive: Path, detector: Path, tmp_path: Path) -> None:
+    shutil.copytree(archive / "camera0", tmp_path / "archive")
+    score(tmp_path / "archive", detector=detector, table=tmp_path / "table", actors=1)
+    some = sorted((tmp_path / "archive").iterdir())
+    shutil.copy(some[0], tmp_path / "archive" / "new.png")
+    some[1].write_bytes(some[2].read_bytes() + b"\0")
+    record = score(tmp_path / "archive", detector=detector, table=tmp_path / "table", actors=1)
+    assert (record.images, record.skipped) == (2, len(some) - 1)
+
+
+def test_a_killed_run_is_finished_by_the_same_command(archive: Path, detector: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table"
+    command = [sys.executable, "-m", "diffad_ray.cli", "score", str(archive), "--detector", str(detector)]
+    command += ["--table", str(table), "--actors", "1"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    run = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(table.glob("scores/*/*.parquet")):
+            assert run.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline, "the run wrote nothing"
+            time.sleep(0.005)
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)
+    assert not [path for path in table.glob("runs/*.json") if not path.name.endswith(".plan.json")]
+    done = len(rows(table, "SELECT * FROM scores"))
+    record = score(archive, detector=detector, table=table, actors=1)
+    assert record.resumed
+    assert record.images == 42
+    everything = rows(table, f"SELECT image_uri FROM read_parquet('{table}/scores/*/*.parquet')")
+    assert len(everything) == len({row["image_uri"] for row in everything}) == 42
+    assert done < 42, "the run was killed too late to prove anything"
+
+
+def test_archive_detector_and_table_on_s3(s3: str, archive: Path, detector: Path, table: Path) -> None:
+    for folder, name in ((archive, "archive"), (detector, "detectors/weave")):
+        for path in folder.rglob("*"):
+            if path.is_file() and "training" not in path.parts:
+                storage.write(f"{s3}/{name}/{path.relative_to(folder)}", path.read_bytes())
+    place = f"{s3}/scores"
+    record = score(f"{s3}/archive", detector=f"{s3}/detectors/weave", table=place, threshold=ALWAYS, actors=1)
+    assert record.by_status == {"ok": 40, "unreadable": 2}
+    assert score(f"{s3}/archive", detector=f"{s3}/detectors/weave", table=place, threshold=ALWAYS).images == 0
+    name = "parse_filename(image_uri)"
+    sql = f"SELECT {name} AS name, score FROM scores WHERE status = 'ok' ORDER BY {name}"
+    assert rows(place, sql) == rows(table, sql), "the same images got other scores"
+    (row,) = rows(place, "SELECT mask_uri FROM scores WHERE mask_uri IS NOT NULL LIMIT 1")
+    assert decode_image(storage.read(row["mask_uri"])).pixels.shape == (64, 64, 3)

@@ -1,0 +1,73 @@
+"""Training through Ray Train on a real cluster, and without Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from diffad_ray import UserError, load_detector, train
+
+TINY = {"preset": "tiny", "image_size": 32, "batch_size": 4}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_two_workers_train_and_a_killed_training_goes_on(normals: Path, tmp_path: Path) -> None:
+    location = tmp_path / "detector"
+    command = [sys.executable, "-m", "diffad_ray.cli", "train", str(normals), "--detector", str(location)]
+    command += ["--preset", "tiny", "--image-size", "32", "--batch-size", "4", "--steps", "4000", "--workers", "2"]
+    often = ["training.checkpoint_seconds=0", "training.precision=float32"]
+    for setting in often:
+        command += ["--set", setting]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    run = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    checkpoint = location / "training" / "checkpoint.pt"
+    try:
+        deadline = time.monotonic() + 180
+        while not checkpoint.exists():
+            assert run.poll() is None, "the training ended before it could be killed"
+            assert time.monotonic() < deadline, "the training wrote no checkpoint"
+            time.sleep(0.05)
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)
+    # The same command with the steps that the checkpoint is about to reach would be another training; so the settings
+    # on file are made the short ones', which is what a resumed training compares with.
+    settings_file = location / "training" / "settings.json"
+    settings = json.loads(settings_file.read_text())
+    losses = (location / "training" / "losses.jsonl").read_text().splitlines()
+    reached = json.loads(losses[-1])["step"] if losses else 1
+    settings["training_settings"]["steps"] = reached + 200
+    settings_file.write_text(json.dumps(settings))
+    bundle = train(normals, location, **TINY, steps=reached + 200, workers=2, overrides=often)
+    assert bundle.facts["resumed"]
+    assert bundle.facts["workers"] == 2
+    steps = [json.loads(line)["step"] for line in (location / "training" / "losses.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == reached + 200
+    assert (location / "training" / "losses.png").stat().st_size > 1000
+    assert not checkpoint.exists()
+
+
+def test_a_finished_training_started_again_is_loaded(normals: Path, tmp_path: Path) -> None:
+    first = train(normals, tmp_path, **TINY, steps=2, workers=0)
+    stamp = (tmp_path / "model.safetensors").stat().st_mtime_ns
+    again = train(normals, tmp_path, **TINY, steps=2, workers=0)
+    assert again.fingerprint == first.fingerprint
+    assert (tmp_path / "model.safetensors").stat().st_mtime_ns == stamp
+    with pytest.raises(UserError, match="other settings"):
+        train(normals, tmp_path, **TINY, steps=3, workers=0)
+    fresh = train(normals, tmp_path, **TINY, steps=3, workers=0, fresh=True)
+    assert fresh.facts["settings"]["steps"] == 3
+
+
+def test_the_bundle_tells_how_it_came_about(normals: Path, detector: Path) -> None:
+    facts = load_detector(str(detector)).facts
+    assert facts["data"]["normals"] == str(normals)
+    assert facts["images"] + load_detector(str(detector)).calibration.images == 24
+    assert facts["losses"]["step"] == 4

@@ -1,0 +1,185 @@
+"""The training loop without Ray: resumed runs, diverging runs, schedules and batches."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_detector import random_images, tiny_detector
+from torch import Tensor
+
+from diffad_ray.detectors.acceleration import Trial
+from diffad_ray.detectors.base import Detector, Mode
+from diffad_ray.errors import UserError
+from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings
+from diffad_ray.training import loop
+from diffad_ray.training.checkpoints import TrainingFolder
+from diffad_ray.training.loop import (
+    Batches,
+    Ema,
+    Report,
+    State,
+    TrainingSettings,
+    World,
+    learning_rate_factor,
+    train_loop,
+)
+
+STEPS = 6
+
+
+@pytest.fixture(autouse=True)
+def _one_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No trial: timings would choose a mode, and modes round differently."""
+    monkeypatch.setattr(loop, "fastest_mode", lambda *_: Trial(Mode(False, "float32"), {}))
+
+
+def run(
+    normals: np.ndarray, resume: State | None = None, detector: Detector | None = None, **changes: Any
+) -> tuple[Detector, list[Report], list[State]]:
+    """Train; give the detector, the reports and a copy of each step's checkpoint."""
+    reports: list[Report] = []
+    states: list[State] = []
+    values = {"steps": STEPS, "batch_size": 4, "precision": "float32", "report_every": 2, "checkpoint_seconds": 0.0}
+    trained = train_loop(
+        detector or tiny_detector(),
+        normals,
+        None,
+        TrainingSettings(**{**values, **changes}),
+        resume=resume,
+        on_report=reports.append,
+        on_checkpoint=lambda state: states.append(copied(state)),
+    )
+    return trained, reports, states
+
+
+def copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    return [copied(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(scope="module")
+def normals() -> np.ndarray:
+    return random_images(10)
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(normals: np.ndarray, tmp_path: Path) -> None:
+    whole, reports, states = run(normals)
+    assert [state["step"] for state in states] == [1, 2, 3, 4, 5, 6]
+    folder = TrainingFolder(str(tmp_path))
+    for report in reports:
+        folder.add(report)
+    folder.save(states[2])
+    resume = TrainingFolder(str(tmp_path)).load()
+    assert resume is not None
+    # Another start: all that counts comes from the checkpoint.
+    resumed, later, _ = run(normals, resume, tiny_detector(seed=8))
+    for (name, expected), found in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(expected, found), name
+    assert [report.step for report in later] == [4, 6]
+    assert later[-1].losses == reports[-1].losses
+    assert not whole.training
+    assert any((a != b).any() for a, b in zip(whole.parameters(), tiny_detector().parameters(), strict=True))
+
+
+def test_a_finished_run_is_not_trained_further(normals: np.ndarray) -> None:
+    whole, _, states = run(normals, steps=2)
+    again, reports, more = run(normals, states[-1], steps=2)
+    assert (reports, more) == ([], [])
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+
+
+def test_losses_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
+    folder = TrainingFolder(str(tmp_path))
+    assert folder.load() is None
+    for step in (2, 4, 6):
+        folder.add(Report(step, {"loss": 1.0 / step}, 1e-3, 10.0))
+    folder.save({"step": 4})
+    again = TrainingFolder(str(tmp_path))
+    assert again.load() == {"step": 4}
+    assert [line["step"] for line in again.losses] == [2, 4]
+
+
+def test_finishing_leaves_a_plot_and_no_checkpoint(normals: np.ndarray, tmp_path: Path) -> None:
+    folder = TrainingFolder(str(tmp_path))
+    folder.add(Report(2, {"loss": 1.0, "noise": 0.0}, 1e-3, 10.0))
+    folder.save({"step": 2})
+    folder.finish()
+    assert sorted(file.name for file in (tmp_path / "training").iterdir()) == ["losses.jsonl", "losses.png"]
+
+
+def test_a_folder_is_claimed_by_one_training(tmp_path: Path) -> None:
+    folder = TrainingFolder(str(tmp_path))
+    folder.claim({"training": {"steps": 5}, "kind": "diffusion-ad", "mean": (0.5, 0.5)})
+    TrainingFolder(str(tmp_path)).claim({"kind": "diffusion-ad", "training": {"steps": 5}, "mean": [0.5, 0.5]})
+    with pytest.raises(UserError, match=r"other settings \(training was .*5.*, is .*6.*\).*--fresh"):
+        folder.claim({"training": {"steps": 6}, "kind": "diffusion-ad", "mean": (0.5, 0.5)})
+    folder.clear()
+    folder.claim({"training": {"steps": 6}})
+
+
+def test_a_diverging_run_says_what_to_do(normals: np.ndarray) -> None:
+    with pytest.raises(UserError, match=r"no number any more at step 2: .*lower learning_rate \(now inf\)"):
+        run(normals, learning_rate=math.inf)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_batches_of_one_kind_are_harmless(normals: np.ndarray, share: float) -> None:
+    anomalies = AnomalySettings(share=share, perlin=1, strokes=0, spots=0)
+    trained, reports, _ = run(normals, detector=tiny_detector(anomalies=anomalies), steps=2, report_every=1)
+    assert all(torch.isfinite(p).all() for p in trained.parameters())
+    assert [report.losses["noise"] == 0 for report in reports] == [share == 1.0] * 2
+    assert all(math.isfinite(loss) for report in reports for loss in report.losses.values())
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(normals: np.ndarray) -> None:
+    with pytest.raises(UserError, match="batch_size 4 can't be shared among 3 workers"):
+        train_loop(tiny_detector(), normals, None, TrainingSettings(batch_size=4), World(0, 3))
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1000, 0.05), (1000, 0.0), (10, 0.3), (1, 0.0), (1, 0.9)])
+def test_the_learning_rate_rises_once_and_falls_once(steps: int, warmup: float) -> None:
+    factors = np.array([learning_rate_factor(step, steps, warmup) for step in range(steps)])
+    top = int(factors.argmax())
+    assert factors[top] == 1
+    assert (factors > 0).all()
+    assert (np.diff(factors[: top + 1]) > 0).all()
+    assert (np.diff(factors[top:]) <= 0).all()
+    assert abs(top - warmup * steps) <= 1
+    if steps == 1000:
+        assert factors[-1] < 0.011
+        np.testing.assert_allclose(factors[25], 26 / 50 if warmup else 1, atol=0.002)
+
+
+def test_every_pass_shows_each_image_once_in_another_order(normals: np.ndarray) -> None:
+    marked = np.broadcast_to(np.arange(10, dtype=np.uint8)[:, None, None, None], (10, 2, 2, 3)).copy()
+    batches, cpu = Batches(marked, 4, seed=3), torch.device("cpu")
+    seen = [(batches.at(step, cpu)[:, 0, 0, 0] * 255).round().int().tolist() for step in range(10)]
+    order = [image for batch in seen for image in batch]
+    passes = [order[start : start + 10] for start in range(0, 40, 10)]
+    assert all(sorted(one) == list(range(10)) for one in passes)
+    assert len({tuple(one) for one in passes}) == 4
+    later = Batches(marked, 4, seed=3)
+    assert (later.at(7, cpu)[:, 0, 0, 0] * 255).round().int().tolist() == seen[7], "a function of the step"
+    few = Batches(marked[:1], 4, seed=0).at(0, cpu)
+    assert few.shape == (4, 3, 2, 2), "more than there are images"
+
+
+def test_averaged_weights_follow_slowly_and_early_ones_forget() -> None:
+    model = tiny_detector()
+    ema = Ema(model, decay=0.9)
+    before = model.segmenter.conv_out.bias.detach().clone()
+    with torch.no_grad():
+        model.segmenter.conv_out.bias += 1
+    ema.update(model, step=0)
+    torch.testing.assert_close(ema.model.segmenter.conv_out.bias, before + 0.9)
+    ema.update(model, step=10_000)
+    torch.testing.assert_close(ema.model.segmenter.conv_out.bias, before + 0.91)
+    assert not any(p.requires_grad for p in ema.model.parameters())

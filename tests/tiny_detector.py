@@ -1,0 +1,28 @@
+"""A tiny detector with random weights, and images for it, for tests that need no training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
+
+SIDE = 32
+
+
+def tiny_detector(seed: int = 0, **settings: Any) -> DiffusionAD:
+    """A detector for 32 px in eval mode. No layer starts at zero, so that every part of the networks has its say."""
+    torch.manual_seed(seed)
+    detector = DiffusionAD(DiffusionADSettings(**{"preset": "tiny", "image_size": SIDE, **settings}))
+    for parameter in detector.parameters():
+        if parameter.dim() > 1:
+            nn.init.kaiming_normal_(parameter)
+    return detector.eval()
+
+
+def random_images(count: int, seed: int = 0) -> np.ndarray:
+    """Images [N,32,32,3] uint8."""
+    return np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
