@@ -19,7 +19,12 @@ _ALLOCATOR = {
 }
 
 # Ray's backend logs an "error" for every actor pool of Ray Data (its issue 53727); set the variable to see its log.
-_QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+_DEFAULTS = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # Ray lets its workers step back behind everything else (niceness 15), but here they are the job.
+    "RAY_worker_niceness": "0",
+}
 
 
 def connect() -> None:
@@ -32,7 +37,7 @@ def connect() -> None:
         ray.init(log_to_driver=False)
         return
     # Worker processes inherit the environment; a Ray runtime_env would start each of them anew, seconds apart.
-    for name, value in _QUIET.items() | _ALLOCATOR.items():
+    for name, value in _DEFAULTS.items() | _ALLOCATOR.items():
         os.environ.setdefault(name, value)
     ray.init(
         num_cpus=max(FEWEST_CPUS, cores()),

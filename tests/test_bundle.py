@@ -76,8 +76,9 @@ def test_settings_edited_by_hand_make_another_fingerprint(location: Path) -> Non
 def test_the_weights_describe_themselves(location: Path) -> None:
     with safe_open(location / WEIGHTS, framework="numpy") as file:
         metadata, names = file.metadata(), set(file.keys())
-    assert metadata["kind"] == "diffusion-ad"
-    assert json.loads(metadata["settings"])["image_size"] == 32
+    described = json.loads(metadata["detector"])
+    assert described["kind"] == "diffusion-ad"
+    assert described["settings"]["image_size"] == 32
     assert names == set(tiny_detector().state_dict())
 
 
@@ -95,7 +96,7 @@ def test_no_pickle_is_ever_loaded(location: Path, tmp_path: Path) -> None:
     trap = pickle.dumps(Trap(tmp_path / "sprung"))
     (location / WEIGHTS).write_bytes(trap)
     edit(location, weights={"file": WEIGHTS, "bytes": len(trap), "sha256": hashlib.sha256(trap).hexdigest()})
-    with pytest.raises(UserError, match="is damaged.*copy the bundle again"):
+    with pytest.raises(UserError, match=r"is damaged.*copy the bundle again"):
         load_bundle(str(location))
     assert not (tmp_path / "sprung").exists()
 
@@ -151,7 +152,7 @@ def test_a_description_with_holes_is_damaged(location: Path, key: str) -> None:
         case [name]:
             del description[name]
     (location / DESCRIPTION).write_text(json.dumps(description))
-    with pytest.raises(UserError, match="is damaged.*copy the bundle again"):
+    with pytest.raises(UserError, match=r"is damaged.*copy the bundle again"):
         load_bundle(str(location))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -22,7 +23,8 @@ CASES = [
 
 def on_rank(rank: int, folder: str) -> None:
     """Compute the mean of each case as one rank, and leave result and gradient in a file."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS)
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=RANKS, timeout=timedelta(seconds=60))
     found = []
     for values, chosen in CASES:
         weight = torch.tensor(3.0, requires_grad=True)
@@ -32,6 +34,10 @@ def on_rank(rank: int, folder: str) -> None:
         found.append((mean.item(), weight.grad.item()))
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+
+
+def on_other_rank(_: int, folder: str) -> None:
+    on_rank(1, folder)
 
 
 def test_focal_loss_by_hand() -> None:
@@ -69,7 +75,9 @@ def test_with_none_chosen_it_is_zero_and_so_is_its_gradient() -> None:
 
 
 def test_the_rank_average_is_the_global_mean(tmp_path: Path) -> None:
-    mp.spawn(on_rank, (str(tmp_path),), nprocs=RANKS)
+    other = mp.spawn(on_other_rank, (str(tmp_path),), nprocs=1, join=False)
+    on_rank(0, str(tmp_path))
+    assert other.join()
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
     for case, (values, chosen) in enumerate(CASES):
         picked = torch.tensor(values)[torch.tensor(chosen)]

@@ -67,7 +67,7 @@ def test_an_unknown_preset_names_the_known_ones() -> None:
 
 
 def test_widths_that_cannot_be_split_are_refused() -> None:
-    with pytest.raises(ValueError, match="level 48 channels wide.*change channels"):
+    with pytest.raises(ValueError, match=r"level 48 channels wide.*change channels"):
         NetworkSizes(
             channels=48, channel_multipliers=(1, 2), residual_blocks=1, attention_sizes=(8,), segmenter_channels=8
         )

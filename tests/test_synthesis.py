@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator, Tensor
@@ -103,8 +104,12 @@ def test_changes_keep_range_and_shape_and_change(change: Change) -> None:
 def test_strips_are_shuffled_but_all_there() -> None:
     x = images(3)
     result = shuffled_strips(x, seeded())
-    assert not torch.equal(result, x)
     assert torch.equal(result.flatten(2).sort().values, x.flatten(2).sort().values)
+    ramp = torch.arange(32.0).expand(3, 3, 32, 32) / 32
+    for columns, line in ((ramp, np.s_[:, 0, 0]), (ramp.mT, np.s_[:, 0, :, 0])):
+        strips = shuffled_strips(columns, seeded())[line].view(3, 8, 4)
+        assert not torch.equal(strips.flatten(1), columns[line]), "both ways"
+        assert torch.equal(strips.sort(dim=1).values.flatten(1), columns[line]), "each strip stays whole"
 
 
 def test_procedural_textures_fill_the_range_and_differ() -> None:

@@ -61,7 +61,8 @@ def save_bundle(bundle: Bundle, location: str) -> Bundle:
     settings = json.loads(json.dumps(bundle.detector.settings.as_dict()))
     kind = bundle.detector.kind
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in bundle.detector.state_dict().items()}
-    weights = safetensors.torch.save(state, {"kind": kind, "settings": json.dumps(settings)})
+    # One key: safetensors writes several in a random order, and with them the hash would change.
+    weights = safetensors.torch.save(state, {"detector": json.dumps({"kind": kind, "settings": settings})})
     digest = hashlib.sha256(weights).hexdigest()
     bundle.name = location.rsplit("/", 1)[-1]
     bundle.fingerprint = _fingerprint(kind, settings, digest)
