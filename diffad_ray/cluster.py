@@ -10,21 +10,22 @@ import ray
 FEWEST_CPUS = 4
 "Logical CPUs of a local cluster: with fewer, the stages of a pipeline can wait for each other for ever."
 
-# glibc gives large blocks back to the system at every free; networks on a CPU then spend their time on page faults
-# (measured: a training step at 128 px up to twice as fast with these).
-_ALLOCATOR = {
+_ENVIRONMENT = {
+    # glibc gives large blocks back to the system at every free; networks on a CPU then spend their time on page faults
+    # (a training step at 128 px took up to twice as long).
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
     "MALLOC_TOP_PAD_": str(2**26),
-}
-
-# Ray's backend logs an "error" for every actor pool of Ray Data (its issue 53727); set the variable to see its log.
-_DEFAULTS = {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # OpenMP's threads wait for each other by spinning, milliseconds long; where another process needs the core, the one
+    # waited for can't get it. Some microseconds are enough.
+    "GOMP_SPINCOUNT": "3000",
     # Ray lets its workers step back behind everything else (niceness 15), but here they are the job.
     "RAY_worker_niceness": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray's backend logs an "error" for every actor pool of Ray Data (its issue 53727); set it to see the backend's log.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
+"What worker processes of a local cluster inherit, unless the user has set it."
 
 
 def connect() -> None:
@@ -37,7 +38,7 @@ def connect() -> None:
         ray.init(log_to_driver=False)
         return
     # Worker processes inherit the environment; a Ray runtime_env would start each of them anew, seconds apart.
-    for name, value in _DEFAULTS.items() | _ALLOCATOR.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     ray.init(
         num_cpus=max(FEWEST_CPUS, cores()),

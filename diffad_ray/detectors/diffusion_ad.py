@@ -15,7 +15,7 @@ from diffad_ray.diffusion.noise import fixed_gaussian
 from diffad_ray.diffusion.reconstruction import NormGuided, norm_guided
 from diffad_ray.diffusion.schedule import NoiseSchedule
 from diffad_ray.networks.denoiser import Denoiser
-from diffad_ray.networks.presets import NetworkSizes, network_sizes
+from diffad_ray.networks.presets import NetworkSizes, check_image_size, network_sizes
 from diffad_ray.networks.segmenter import Segmenter
 from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings, pseudo_anomalies
 
@@ -67,6 +67,7 @@ class DiffusionADSettings(DetectorSettings):
             raise ValueError(f"t_split {self.t_split} must lie between 0 and timesteps {self.timesteps}")
         if not 0 < self.top_share <= 1:
             raise ValueError(f"top_share {self.top_share} must lie in (0, 1]")
+        check_image_size(self.image_size)
         if self.scaling not in ("standardised", "unit"):
             raise ValueError(f"scaling {self.scaling!r} is neither 'standardised' nor 'unit'")
         # The sizes are kept with the detector, so that a later change of a preset can't make its weights unreadable.

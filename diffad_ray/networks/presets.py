@@ -58,15 +58,20 @@ def _attention_sizes(image_size: int, levels: int, largest: int) -> tuple[int, .
 PRESETS = ("tiny", "small", "base", "paper")
 
 
+def check_image_size(image_size: int) -> None:
+    """Raise ValueError for a side in pixels that the networks can't halve often enough."""
+    if image_size % COARSEST or image_size < COARSEST:
+        near = max(COARSEST, round(image_size / COARSEST) * COARSEST)
+        raise ValueError(f"image size {image_size} px is not a multiple of {COARSEST}: take {near}")
+
+
 def network_sizes(preset: str, image_size: int) -> NetworkSizes:
     """Sizes of the preset `tiny`, `small`, `base` or `paper` (the published ones) for an image side in pixels.
 
     Raises:
         ValueError: no such preset, or a side that the networks can't halve often enough.
     """
-    if image_size % COARSEST or image_size < COARSEST:
-        near = max(COARSEST, round(image_size / COARSEST) * COARSEST)
-        raise ValueError(f"image size {image_size} px is not a multiple of {COARSEST}: take {near}")
+    check_image_size(image_size)
     multipliers = published_multipliers(image_size)
     if preset == "tiny":
         # Two cores must train it in minutes. Most time goes into the first level, at full resolution: it is narrow.

@@ -197,6 +197,10 @@ def train_loop(
         raise UserError(
             f"batch_size {settings.batch_size} can't be shared among {world.size} workers: take a multiple of them"
         )
+    if settings.batch_size < 2 * world.size:
+        raise UserError(
+            f"batch_size {settings.batch_size} gives {world.size} workers less than 2 images each: raise it"
+        )
     torch.manual_seed(settings.seed)
     batches = Batches(normals, settings.batch_size // world.size, settings.seed + world.rank)
     detector = detector.to(world.device).train()

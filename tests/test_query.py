@@ -1,0 +1,118 @@
+"""Queries, the summary and the picture of a table that was written by hand."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import write_image
+
+from diffad_ray import UserError, query
+from diffad_ray.analytics.gallery import draw_gallery, worst_images
+from diffad_ray.analytics.query import query_to_file
+from diffad_ray.analytics.summary import summarise
+from diffad_ray.demo.surfaces import normal
+from diffad_ray.detectors.bundle import Bundle
+from diffad_ray.scoring.table import REGIONS, SCORES, image_id, parquet_bytes, shard_file, to_table
+
+START = datetime(2026, 1, 2, 3, tzinfo=UTC)
+
+
+def row(name: str, run: int, **values: object) -> dict[str, object]:
+    return {
+        "image_id": image_id(name, "v"),
+        "image_uri": name,
+        "detector": "weave",
+        "detector_fingerprint": "f" * 16,
+        "run_id": f"run{run}",
+        "scored_at": START + timedelta(days=run),
+        **values,
+    }
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten images, two of them anomalous; one failed in the first run and was scored by the second."""
+    table = tmp_path_factory.mktemp("table")
+    good = {"status": "ok", "tail_probability": 0.5, "is_anomalous": False, "region_count": 0}
+    bad = {"status": "ok", "tail_probability": 0.001, "is_anomalous": True, "region_count": 2}
+    first = [row(f"{k}.png", 0, score=k / 10, **(bad if k > 7 else good)) for k in range(9)]
+    first.append(row("late.png", 0, status="timeout", error="no answer in 30 s"))
+    first.append(row("page.png", 0, status="unreadable", error="not an image file"))
+    second = [row("late.png", 1, score=0.05, **good)]
+    region = {"image_id": image_id("8.png", "v"), "region": 0, "mask_runs": [0, 3], "run_id": "run0"}
+    for number, rows in enumerate((first, second)):
+        place = (f"2026-01-0{number + 2}", f"run{number}", 0)
+        for kind, content in (("scores", to_table(rows, SCORES)), ("regions", to_table([region], REGIONS))):
+            path = Path(shard_file(str(table), kind, *place))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(parquet_bytes(content))
+    return table
+
+
+def test_views_show_the_last_row_of_an_image(table: Path) -> None:
+    assert query(table, "SELECT count(*) AS n FROM scores").to_pylist() == [{"n": 11}]
+    (late,) = query(
+        table, "SELECT status, score, run_date::text AS day FROM scores WHERE image_uri = 'late.png'"
+    ).to_pylist()
+    assert late == {"status": "ok", "score": pytest.approx(0.05), "day": "2026-01-03"}
+
+
+def test_the_summary(table: Path) -> None:
+    (summary,) = summarise(table)
+    assert (summary.images, summary.anomalous, summary.by_status) == (11, 1, {"ok": 10, "unreadable": 1})
+    assert summary.defect_rate == pytest.approx(1 / 10)
+    assert (summary.quantiles[0.0], summary.quantiles[1.0]) == (0.0, pytest.approx(0.8))
+    assert [worst["image_uri"] for worst in summary.worst[:2]] == ["8.png", "7.png"]
+    assert summary.failures == [("unreadable", "not an image file", 1)]
+    assert (summary.first, summary.last) == (START, START + timedelta(days=1))
+
+
+@pytest.mark.parametrize("output_format", ["csv", "json", "parquet"])
+def test_results_in_every_format(table: Path, tmp_path: Path, output_format: str) -> None:
+    output = tmp_path / "result"
+    query_to_file(table, "SELECT image_uri, score FROM scores ORDER BY image_uri LIMIT 2;", output, output_format)
+    if output_format == "json":
+        rows = json.loads(output.read_text())
+    elif output_format == "parquet":
+        rows = pq.read_table(output).to_pylist()
+    else:
+        header, *lines = output.read_text().splitlines()
+        rows = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
+    assert [(r["image_uri"], round(float(r["score"]), 3)) for r in rows] == [("0.png", 0.0), ("1.png", 0.1)]
+
+
+def test_wrong_queries_say_what_is_there(table: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="DESCRIBE scores"):
+        query(table, "SELECT nothing FROM scores")
+    with pytest.raises(UserError, match="empty"):
+        query(table, " ; ")
+    with pytest.raises(UserError, match="csv, json, parquet"):
+        query_to_file(table, "SELECT 1", tmp_path / "x", "xlsx")
+    with pytest.raises(UserError, match="the query failed"):
+        query_to_file(table, "SELECT 1", tmp_path / "no" / "such" / "folder" / "x.csv", "csv")
+
+
+def test_the_picture(detector: Path, bundle: Bundle, tmp_path: Path) -> None:
+    image = tmp_path / "part.png"
+    write_image(image, normal("weave", np.random.default_rng(0), 64).image)
+    scored = row(str(image), 0, status="ok", score=0.9, threshold=0.1, is_anomalous=True)
+    scored["detector_fingerprint"] = bundle.fingerprint
+    path = Path(shard_file(str(tmp_path / "table"), "scores", "2026-01-02", "run0", 0))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(parquet_bytes(to_table([scored], SCORES)))
+    Path(shard_file(str(tmp_path / "table"), "regions", "2026-01-02", "run0", 0)).parent.mkdir(parents=True)
+    regions = Path(shard_file(str(tmp_path / "table"), "regions", "2026-01-02", "run0", 0))
+    regions.write_bytes(parquet_bytes(to_table([], REGIONS)))
+    worst = worst_images(tmp_path / "table", detector, 5)
+    assert [found.uri for found in worst] == [str(image)]
+    assert worst[0].reconstruction.shape == worst[0].image.shape == (64, 64, 3)
+    draw_gallery({"weave": worst}, tmp_path / "worst.png")
+    drawn = cv2.imread(str(tmp_path / "worst.png"))
+    assert min(drawn.shape[:2]) > 100
+    assert drawn.std() > 10, "the picture is blank"
