@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -50,6 +51,7 @@ def train(
 
     Copy: `diffad-ray train parts/good --detector detectors/part --preset small --steps 2000`
     """
+    from diffad_ray.analytics.report import print_training
     from diffad_ray.training.train import train as run
 
     bundle = run(
@@ -67,18 +69,7 @@ def train(
         fresh=fresh,
         show_progress=True,
     )
-    facts, calibration = bundle.facts, bundle.calibration
-    console.print(f"[bold]{bundle.name}[/] {bundle.fingerprint}", highlight=False)
-    console.print(
-        f"  trained {facts['settings']['steps']} steps on {facts['images']} images in {facts['seconds']} s, "
-        f"losses in {detector}/training/losses.png",
-        f"  threshold {calibration.threshold:.4f}: {calibration.false_alarm_rate:.1%} of good parts may score higher, "
-        f"judged by {calibration.images} held-back images",
-        f"Next: diffad-ray score ARCHIVE --detector {detector} --table TABLE",
-        sep="\n",
-        highlight=False,
-        soft_wrap=True,
-    )
+    print_training(bundle, detector, console)
 
 
 @app.command()
@@ -206,10 +197,15 @@ def _print_json(value: Any) -> None:
 
 
 def main() -> None:
-    """Run the command line; errors that the user can mend end with one message and exit code 2."""
+    """Run the command line; errors that the user can mend, and refusals of disks and stores, end with one message and
+    exit code 2."""
     try:
         app()
-    except UserError as error:
+    except BrokenPipeError:
+        # Whoever read our output, such as `head`, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (UserError, OSError) as error:
         message = Text.assemble(("Error: ", "bold red"), str(error))
         Console(stderr=True).print(message, soft_wrap=True)
         sys.exit(2)

@@ -291,6 +291,14 @@ def exists(location: str) -> bool:
     return True
 
 
+def has_files(location: str) -> bool:
+    """Whether there is any file below a folder or prefix."""
+    try:
+        return next(walk(location), None) is not None
+    except FileNotFoundError:
+        return False
+
+
 def walk(location: str) -> Iterator[FileInfo]:
     """All files below a folder or prefix, at any depth; hidden ones of local folders left out.
 

@@ -100,7 +100,7 @@ def test_losses_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
     folder = TrainingFolder(str(tmp_path))
     assert folder.load() is None
     for step in (2, 4, 6):
-        folder.add(Report(step, {"loss": 1.0 / step}, 1e-3, 10.0))
+        folder.add(Report(step, {"loss": 1.0 / step}, 1e-3, 10.0, "float32 contiguous"))
     folder.save({"step": 4})
     again = TrainingFolder(str(tmp_path))
     assert again.load() == {"step": 4}
@@ -109,7 +109,7 @@ def test_losses_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
 
 def test_finishing_leaves_a_plot_and_no_checkpoint(normals: np.ndarray, tmp_path: Path) -> None:
     folder = TrainingFolder(str(tmp_path))
-    folder.add(Report(2, {"loss": 1.0, "noise": 0.5}, 1e-3, 10.0))
+    folder.add(Report(2, {"loss": 1.0, "noise": 0.5}, 1e-3, 10.0, "float32 contiguous"))
     folder.save({"step": 2})
     folder.finish()
     assert sorted(file.name for file in (tmp_path / "training").iterdir()) == ["losses.jsonl", "losses.png"]

@@ -13,10 +13,29 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from diffad_ray.analytics.summary import DetectorSummary
+    from diffad_ray.detectors.bundle import Bundle
     from diffad_ray.evaluation.evaluate import Evaluation
     from diffad_ray.scoring.pipeline import RunRecord
 
 MOST_ROWS = 100
+MOST_REASONS = 10
+
+
+def print_training(bundle: Bundle, location: str, console: Console) -> None:
+    """The closing words of a training."""
+    facts, calibration, settings = bundle.facts, bundle.calibration, bundle.detector.settings
+    lines = [
+        f"{bundle.name} {bundle.fingerprint}",
+        f"  trained {facts['settings']['steps']} steps on {facts['images']} images in {facts['seconds']} s "
+        f"({facts['mode']}), losses in {location}/training/losses.png",
+        f"  threshold {calibration.threshold:.4f}: {calibration.false_alarm_rate:.1%} of good parts may score higher, "
+        f"judged by {calibration.images} held-back images; scores in {settings.precision}",
+    ]
+    if problems := facts["unreadable"]:
+        lines.append(f"  {len(problems)} images could not be read and were left out:")
+        lines += [f"    {uri}: {reason}" for uri, reason in list(problems.items())[:MOST_REASONS]]
+    lines.append(f"Next: diffad-ray score ARCHIVE --detector {location} --table TABLE")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
 
 def print_run(record: RunRecord, console: Console) -> None:
@@ -34,6 +53,8 @@ def print_run(record: RunRecord, console: Console) -> None:
         say(f"  {record.anomalous} anomalous, {record.skipped} scored before, {record.other_files} other files")
         if record.resumed:
             say("  finished the run that was interrupted; the rate counts its earlier images too")
+        if record.modes:
+            say(f"  networks ran in {', '.join(record.modes)}")
     say(f"  table {record.table}, run {record.run_id}")
     say(f"Next: diffad-ray query {record.table}")
 

@@ -44,7 +44,7 @@ def read_mvtec(dataset: str) -> list[LabelledImage]:
     except OSError as error:
         raise UserError(f"{dataset} can't be listed: {error}") from error
     masks: dict[tuple[str, str], str] = {}
-    if storage_has(f"{dataset}/ground_truth"):
+    if storage.has_files(f"{dataset}/ground_truth"):
         for file in storage.walk(f"{dataset}/ground_truth"):
             kind, _, name = file.uri.removeprefix(f"{dataset}/ground_truth/").partition("/")
             masks[kind, name.rpartition(".")[0].removesuffix("_mask")] = file.uri
@@ -57,11 +57,3 @@ def read_mvtec(dataset: str) -> list[LabelledImage]:
     if not images:
         raise UserError(f"{dataset}/test holds no images: {layout}")
     return images
-
-
-def storage_has(folder: str) -> bool:
-    """Whether there is anything in a folder or under a prefix."""
-    try:
-        return next(storage.walk(folder), None) is not None
-    except FileNotFoundError:
-        return False

@@ -39,6 +39,7 @@ class RunRecord:
         images: rows written; `skipped`: images that the table had already; `other_files`: files that are no images.
         by_status: rows by status.
         anomalous: images at or over the threshold.
+        modes: memory formats and precisions that the networks ran in, as the actors' trials chose.
         seconds: of this call; an earlier, interrupted one is not counted.
         resumed: whether an interrupted run was finished.
         settings: resolved settings.
@@ -54,6 +55,7 @@ class RunRecord:
     other_files: int
     by_status: dict[str, int]
     anomalous: int
+    modes: list[str]
     seconds: float
     resumed: bool
     finished_at: str
@@ -108,16 +110,17 @@ def score(
         plan = make_plan(archive, table, detector, bundle.fingerprint, image_size, asdict(settings), force)
     done = done_shards(plan) if resumed else set()
     pending = [shard for shard in range(plan.shards) if shard not in done]
+    modes: list[str] = []
     if pending:
         with ProgressBar("scoring", plan.images, show_progress) as bar:
             finished = plan.images * len(done) // plan.shards
             bar.update(finished)
             try:
-                _run_shards(plan, pending, settings, bundle, actors, bar, finished)
+                modes = _run_shards(plan, pending, settings, bundle, actors, bar, finished)
             except ray.exceptions.RayError as error:
                 reason = str(error).strip().splitlines()[-1]
                 raise UserError(f"scoring stopped: {reason}\nThe same command finishes the run") from error
-    return _record(plan, resumed, time.monotonic() - started)
+    return _record(plan, modes, resumed, time.monotonic() - started)
 
 
 def _run_shards(
@@ -128,7 +131,8 @@ def _run_shards(
     actors: int | None,
     bar: ProgressBar,
     finished: int,
-) -> None:
+) -> list[str]:
+    """Run the stages over the pending shards; the modes that the networks ran in."""
     connect()
     image_size = bundle.detector.settings.image_size
     context = ray.data.DataContext.get_current()
@@ -167,15 +171,18 @@ def _run_shards(
         num_cpus=0.25,
     )
     failed = 0
+    modes: set[str] = set()
     start, at_start = time.monotonic(), finished
     for row in stages.iter_rows():
         finished += row["images"]
         failed += row["failed"]
+        modes.add(row["network_mode"])
         rate = (finished - at_start) / (time.monotonic() - start)
         bar.update(finished, f"{failed} failed  {rate:.1f} images/s")
+    return sorted(modes)
 
 
-def _record(plan: Plan, resumed: bool, seconds: float) -> RunRecord:
+def _record(plan: Plan, modes: list[str], resumed: bool, seconds: float) -> RunRecord:
     """Count the run's rows in the table and write its record; a run without images leaves none."""
     by_status: dict[str, int] = {}
     anomalous = 0
@@ -200,6 +207,7 @@ def _record(plan: Plan, resumed: bool, seconds: float) -> RunRecord:
         other_files=plan.other_files,
         by_status=by_status,
         anomalous=anomalous,
+        modes=modes,
         seconds=round(seconds, 2),
         resumed=resumed,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -87,7 +87,8 @@ class LoadShard:
 class DetectShard:
     """Stage 2, on actors that hold the detector, on a GPU where there is one: pixels to scores and maps.
 
-    Adds `score`, and `anomaly_map` as float16 bytes of [S,S] where a mask will be made of it; drops `pixels`.
+    Adds `score`, `anomaly_map` as float16 bytes of [S,S] where a mask will be made of it, and `network_mode`, how the
+    networks ran; drops `pixels`.
     """
 
     def __init__(self, plan: Plan, settings: ScoringSettings, threads: int):
@@ -116,7 +117,8 @@ class DetectShard:
                 if self.masks == "all" or score >= self.threshold:
                     maps[row] = anomaly_map.astype(np.float16).tobytes()
         detected = block.drop_columns(["pixels"]).append_column("score", pa.array(scores, pa.float32()))
-        return detected.append_column("anomaly_map", pa.array(maps, pa.large_binary()))
+        detected = detected.append_column("anomaly_map", pa.array(maps, pa.large_binary()))
+        return detected.append_column("network_mode", pa.array([str(self.engine.detector.mode)] * len(pixels)))
 
 
 class ShardSummary(NamedTuple):
@@ -126,6 +128,7 @@ class ShardSummary(NamedTuple):
     images: int
     failed: int
     anomalous: int
+    network_mode: str
 
 
 class CommitShard:
@@ -140,10 +143,10 @@ class CommitShard:
         self.threshold = threshold_of(settings, calibration.threshold)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        (shard,) = set(block["shard"].to_pylist())
+        shard, network_mode = block["shard"][0].as_py(), block["network_mode"][0].as_py()
         scored_at = datetime.now(UTC)
         rows, regions = [], []
-        for row in block.drop_columns(["shard"]).to_pylist():
+        for row in block.drop_columns(["shard", "network_mode"]).to_pylist():
             anomaly_map = row.pop("anomaly_map")
             row |= {
                 "detector": self.name,
@@ -160,7 +163,7 @@ class CommitShard:
         storage.create(shard_file(plan.table, "scores", *place), parquet_bytes(to_table(rows, SCORES)))
         failed = sum(row["status"] != "ok" for row in rows)
         anomalous = sum(bool(row.get("is_anomalous")) for row in rows)
-        return pa.Table.from_pylist([ShardSummary(shard, len(rows), failed, anomalous)._asdict()])
+        return pa.Table.from_pylist([ShardSummary(shard, len(rows), failed, anomalous, network_mode)._asdict()])
 
     def _judge(self, row: dict[str, Any], anomaly_map: bytes | None) -> list[dict[str, Any]]:
         """Fill in what the score means, write the mask, and return the rows of the regions."""

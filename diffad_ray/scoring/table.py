@@ -110,10 +110,7 @@ def connect(table: str) -> duckdb.DuckDBPyConnection:
 
 def has_rows(table: str) -> bool:
     """Whether any run has written scores."""
-    try:
-        return next(storage.walk(f"{table}/scores"), None) is not None
-    except FileNotFoundError:
-        return False
+    return storage.has_files(f"{table}/scores")
 
 
 def quoted(text: str) -> str:
@@ -152,10 +149,6 @@ def open_table(table: str) -> duckdb.DuckDBPyConnection:
     )
     connection.execute(f"CREATE VIEW regions AS SELECT * FROM {rows_of(table, 'regions')}")
     return connection
-
-
-def empty(schema: pa.Schema) -> pa.Table:
-    return schema.empty_table()
 
 
 def to_table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -77,7 +77,7 @@ class TrainingFolder:
     def add(self, report: Report) -> None:
         """Note a report's losses for the table."""
         line = {"step": report.step, **report.losses, "learning_rate": report.learning_rate}
-        self.losses.append({**line, "images_per_second": report.images_per_second})
+        self.losses.append({**line, "images_per_second": round(report.images_per_second, 2)})
 
     def finish(self) -> None:
         """Draw the losses, and delete the checkpoint, which the finished detector replaces."""

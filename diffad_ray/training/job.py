@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from diffad_ray.detectors.bundle import find_detector
 from diffad_ray.training.checkpoints import TrainingFolder
@@ -47,6 +48,14 @@ class TrainingJob:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in lists}
 
 
+def _of_all_ranks(problems: dict[str, str], world: World) -> dict[str, str]:
+    if world.size == 1:
+        return problems
+    parts: list[dict[str, str]] = [{} for _ in range(world.size)]
+    dist.all_gather_object(parts, problems)
+    return {location: reason for part in parts for location, reason in part.items()}
+
+
 def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None]) -> None:
     """Take part in a training as one rank; rank 0 writes checkpoints, losses and the bundle.
 
@@ -59,27 +68,30 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
     detector = detector_class(detector_class.settings_class(**job.detector_settings))
     side = detector.settings.image_size
     normals, problems = load_images(job.learnt[world.rank :: world.size], side)
-    for location, reason in list(problems.items())[:10]:
-        print(f"left out {location}: {reason}", flush=True)
     textures = load_textures(job.textures, side, settings.seed) if job.textures else None
 
     folder = TrainingFolder(job.location)
 
+    modes: list[str] = []
+
     def report(step: Report) -> None:
         folder.add(step)
+        modes[:] = [step.mode]
         on_report(step)
 
     resume = folder.load()
     detector = train_loop(detector, normals, textures, settings, world, resume, report, folder.save)
+    problems = _of_all_ranks(problems, world)
     if world.rank != 0:
         return
     held_back, _ = load_images(job.held_back, side)
     facts = {
         "data": job.data,
         "images": len(job.learnt),
-        "unreadable_images": len(problems),
+        "unreadable": problems,
         "settings": asdict(settings),
         "losses": folder.losses[-1] if folder.losses else {},
+        "mode": modes[0] if modes else "",
         "workers": world.size,
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else platform.processor(),
         "resumed": resume is not None,

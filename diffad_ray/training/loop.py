@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from diffad_ray.detectors.engine import as_unit_tensor
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.errors import UserError
 
+log = logging.getLogger(__name__)
 TRIAL_IMAGES = 4
 State = dict[str, Any]
 
@@ -91,6 +93,8 @@ class Report(NamedTuple):
     losses: dict[str, float]
     learning_rate: float
     images_per_second: float
+    mode: str
+    "memory format and precision in which the networks run"
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
@@ -153,11 +157,10 @@ def _choose_mode(detector: Detector, images: Tensor, textures: Tensor | None, wa
     if wanted in ("auto", "bfloat16"):
         precisions.append("bfloat16")
     found = fastest_mode(step, precisions, world.device)
+    log.info("training runs in %s", found)
     choice = [found.mode]
     if world.size > 1:
         dist.broadcast_object_list(choice, src=0)
-    if world.rank == 0:
-        print(f"training runs in {found}", flush=True)
     return Mode(*choice[0])
 
 
@@ -251,7 +254,8 @@ def train_loop(
             now = time.monotonic()
             if world.rank == 0:
                 rate = (done - reported_step) * settings.batch_size / (now - reported_at)
-                on_report(Report(done, dict(zip(total, means, strict=True)), peaks[0] * factor, rate))
+                losses_by_name = dict(zip(total, means, strict=True))
+                on_report(Report(done, losses_by_name, peaks[0] * factor, rate, str(mode)))
             total, reported_step, reported_at = {}, done, now
         if world.rank == 0 and (time.monotonic() - saved_at >= settings.checkpoint_seconds or done == settings.steps):
             on_checkpoint(
