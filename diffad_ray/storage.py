@@ -235,7 +235,7 @@ def open_store(location: str) -> tuple[Store, str]:
     """The store that serves a location, and the location's key in it."""
     scheme, separator, rest = location.partition("://")
     if not separator:
-        return _local_store(), str(Path(location).expanduser().absolute())
+        return _local_store(), normalised(location)
     if scheme == "file":
         return _local_store(), rest
     if scheme in OBSTORE_SCHEMES:
@@ -245,12 +245,12 @@ def open_store(location: str) -> tuple[Store, str]:
 
 
 def normalised(location: str | Path) -> str:
-    """An absolute local path or a URI, without a slash at the end."""
+    """An absolute local path without `..`, or a URI, without a slash at the end: one name for one place."""
     text = str(location)
     if text.startswith("file://"):
         text = text.removeprefix("file://")
     if "://" not in text:
-        text = str(Path(text).expanduser().absolute())
+        text = os.path.abspath(Path(text).expanduser())  # noqa: PTH100 - pathlib keeps the `..` or follows links
     return text.rstrip("/") or "/"
 
 

@@ -25,7 +25,7 @@ LONGEST_SIDE = 512
 
 @dataclass(frozen=True)
 class WorstImage:
-    """One line of the gallery; pictures are [H,W,3] uint8 or uint16, the map [h,w] in the unit of the score."""
+    """One line of the gallery; pictures are [H,W,3], the map [H,W] in the unit of the score."""
 
     uri: str
     score: float
@@ -67,9 +67,9 @@ def worst_images(table: str | Path, detector: str | Path, count: int) -> list[Wo
         if shown.dtype == np.uint16:
             shown = (shown >> 8).astype(np.uint8)
         restored = cv2.resize(reconstruction, (width, height), interpolation=cv2.INTER_LINEAR)
-        _, mask = anomaly_mask(anomaly_map, width, height, threshold)
+        full_map, mask = anomaly_mask(anomaly_map, width, height, threshold)
         marked = _outlined(shown, mask) if score >= threshold else shown
-        worst.append(WorstImage(uri, score, threshold, shown, restored, anomaly_map, marked))
+        worst.append(WorstImage(uri, score, threshold, shown, restored, full_map, marked))
     return worst
 
 

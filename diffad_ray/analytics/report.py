@@ -82,7 +82,8 @@ def print_summary(summaries: Sequence[DetectorSummary], console: Console) -> Non
                 quantiles.add_column(names.get(level, f"{level:.0%}"), justify="right")
             quantiles.add_row(*(f"{value:.4f}" for value in summary.quantiles.values()))
             console.print(quantiles)
-        worst = Table("score", "tail", "regions", "image", title="Worst images", title_justify="left", box=None)
+        worst = Table("score", "tail", "regions", title="Worst images", title_justify="left", box=None)
+        worst.add_column("image", overflow="fold")
         for row in summary.worst:
             mark = "[red]" if row["is_anomalous"] else "[default]"
             tail = f"{row['tail_probability']:.2g}"
