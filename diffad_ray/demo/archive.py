@@ -13,7 +13,7 @@ import numpy as np
 from diffad_ray.demo.surfaces import DEFECTS, PRODUCTS, Sample, defective, normal
 
 DEFECT_SHARE = 0.15
-NORMALS_TO_TRAIN = 240
+NORMALS_TO_TRAIN = 320
 IMAGE_SIZE = 160
 
 

@@ -17,7 +17,7 @@ from diffad_ray.images import IMAGE_SUFFIXES, ImageError, decode_image, network_
 
 READERS = 16
 FEWEST_IMAGES = 4
-FEWEST_HELD_BACK = 20
+FEWEST_HELD_BACK = 60
 MOST_TEXTURES = 500
 
 
@@ -34,7 +34,7 @@ class NormalImages:
 def find_normals(folder: str, held_back: float, max_images: int, seed: int) -> NormalImages:
     """List a folder or prefix of normal images and split it at random, the same way for the same files and seed.
 
-    At least 20 images are held back where that leaves three quarters of them for training.
+    At least 60 images are held back where that leaves three quarters of them for training.
 
     Raises:
         UserError: no folder, no access, or too few images.

@@ -46,7 +46,7 @@ def _worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size(), get_device())
     if world.device.type == "cpu":
-        torch.set_num_threads(max(1, cores() // context.get_local_world_size()))
+        torch.set_num_threads(config["cpus"] or max(1, cores() // context.get_local_world_size()))
     board = config["board"]
     try:
         run_job(TrainingJob(**config["job"]), world, board.put.remote)
@@ -55,8 +55,11 @@ def _worker(config: dict[str, Any]) -> None:
         raise
 
 
-def run_on_ray(job: TrainingJob, workers: int, on_report: Callable[[Report], None]) -> None:
+def run_on_ray(job: TrainingJob, workers: int, cpus: int | None, on_report: Callable[[Report], None]) -> None:
     """Run a training on `workers` Ray Train workers, each with a GPU if the cluster has that many.
+
+    Args:
+        cpus: CPUs a worker; None reserves one and computes on all cores of the node, shared among its workers.
 
     Raises:
         UserError: the training failed for a reason that the user can mend, or for good.
@@ -64,10 +67,9 @@ def run_on_ray(job: TrainingJob, workers: int, on_report: Callable[[Report], Non
     connect()
     resources = ray.cluster_resources()
     use_gpu = resources.get("GPU", 0) >= workers
-    if not use_gpu and resources.get("CPU", 0) < workers:
-        raise UserError(
-            f"{workers} workers need as many CPUs or GPUs, the cluster has {resources.get('CPU', 0):.0f} CPUs"
-        )
+    needed, found = workers * (cpus or 1), resources.get("CPU", 0)
+    if found < needed:
+        raise UserError(f"{workers} workers need {needed} CPUs, the cluster has {found:.0f}: take fewer")
     board = Noticeboard.remote()  # type: ignore[attr-defined]
     finished = threading.Event()
 
@@ -86,8 +88,12 @@ def run_on_ray(job: TrainingJob, workers: int, on_report: Callable[[Report], Non
     with tempfile.TemporaryDirectory(prefix="diffad-ray-") as scratch:
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"job": asdict(job), "board": board},
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+            train_loop_config={"job": asdict(job), "board": board, "cpus": cpus},
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": cpus or 1} | ({"GPU": 1} if use_gpu else {}),
+            ),
             run_config=RunConfig(storage_path=scratch, failure_config=FailureConfig(max_failures=RESTARTS)),
         )
         try:

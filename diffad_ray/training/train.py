@@ -33,6 +33,7 @@ def train(
     batch_size: int | None = None,
     textures: str | None = None,
     workers: int = 1,
+    cpus_per_worker: int | None = None,
     settings_file: str | None = None,
     overrides: Sequence[str] = (),
     fresh: bool = False,
@@ -51,6 +52,7 @@ def train(
         steps, batch_size: see `TrainingSettings`.
         textures: folder or URI of texture images for pseudo-anomalies; by default they are procedural.
         workers: Ray Train workers, a GPU each where there are enough; 0 trains in this process without Ray.
+        cpus_per_worker: CPUs of a worker; by default the cores of its machine, shared among the workers there.
         settings_file: TOML with sections `[detector]` and `[training]`; arguments win over it.
         overrides: `section.key=value`, such as `training.learning_rate=1e-4`; these win over all.
         fresh: start over, deleting what an earlier training left at `detector`.
@@ -112,7 +114,7 @@ def train(
         else:
             from diffad_ray.training.ray_trainer import run_on_ray
 
-            run_on_ray(job, workers, on_report)
+            run_on_ray(job, workers, cpus_per_worker, on_report)
     if not storage.exists(f"{location}/{DESCRIPTION}"):
         raise UserError(
             f"the detector was written on another machine of the cluster, at {location} there: give a URI that all "
