@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffad_ray.detectors.calibration import TAIL_SHARE, Calibration
+from diffad_ray.detectors.calibration import Calibration
 
 # Not as close to each other as floats can be: interpolation has no digits left there.
 floats = st.floats(-1e6, 1e6).map(lambda x: round(x, 6))
@@ -23,21 +23,26 @@ score_lists = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]) | floats, min_size
 @settings(max_examples=150, deadline=None)
 def test_a_higher_score_is_never_more_likely(normal: list[float], queries: list[float], rate: float) -> None:
     calibration = Calibration.from_scores(np.array(normal), rate)
-    scores = np.sort([*queries, *normal, calibration.tail_start, calibration.threshold])
+    scores = np.sort([*queries, *normal, calibration.threshold])
     probabilities = calibration.tail_probability(scores)
     assert (np.diff(probabilities) <= 1e-12).all()
     assert (probabilities > 0).all()
     assert (probabilities <= 1).all()
 
 
-@given(normal=score_lists, rate=st.floats(0.001, 0.09))
-@settings(max_examples=50, deadline=None)
-def test_the_threshold_has_the_tail_probability_of_the_budget(normal: list[float], rate: float) -> None:
-    calibration = Calibration.from_scores(np.array(normal), rate)
-    # Beside huge scores a narrow tail can't be told from its start.
-    if calibration.tail_scale > 1e-6 * abs(calibration.tail_start) > 0:
-        found = calibration.tail_probability(np.array([calibration.threshold]))[0]
-        assert math.isclose(found, rate, rel_tol=1e-3)
+@pytest.mark.parametrize("rate", [0.001, 0.01, 0.09, 0.5])
+@pytest.mark.parametrize("images", [2, 20, 98, 99, 3000])
+def test_the_threshold_has_the_tail_probability_of_the_budget(images: int, rate: float) -> None:
+    calibration = Calibration.from_scores(np.random.default_rng(0).normal(size=images), rate)
+    found = calibration.tail_probability(np.array([calibration.threshold]))[0]
+    assert math.isclose(found, rate, rel_tol=0.02)
+
+
+@given(normal=score_lists, rate=st.floats(0.001, 0.5))
+@settings(max_examples=100, deadline=None)
+def test_the_held_back_images_keep_to_the_budget(normal: list[float], rate: float) -> None:
+    threshold = Calibration.from_scores(np.array(normal), rate).threshold
+    assert (np.array(normal) >= threshold).sum() <= rate * (len(normal) + 1)
 
 
 @pytest.mark.parametrize("rate", [0.005, 0.01, 0.05, 0.2])
@@ -51,17 +56,18 @@ def test_false_alarms_stay_near_the_budget(kind: str, images: int, rate: float) 
     }[kind]
     thresholds = [Calibration.from_scores(draw(size=images), rate).threshold for _ in range(150)]
     spent = np.mean([beyond(threshold) for threshold in thresholds])
-    # Few images leave much to chance, and a normal tail is thinner than the fitted one: alarms may be fewer.
-    assert (0.4 if kind == "normal" else 0.9) * rate < spent < (2.5 if images < 100 else 1.15) * rate
+    assert 0.85 * rate < spent < (1.5 if images < 100 else 1.15) * rate
 
 
 def test_tail_probabilities_are_those_of_the_distribution() -> None:
     scores = np.random.default_rng(0).exponential(size=20_000)
     calibration = Calibration.from_scores(scores)
-    queries = np.array([0.05, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0])
-    np.testing.assert_allclose(calibration.tail_probability(queries), np.exp(-queries), rtol=0.1)
+    queries = np.array([0.05, 0.5, 1.0, 2.0, 3.0])
+    np.testing.assert_allclose(calibration.tail_probability(queries), np.exp(-queries), rtol=0.05)
+    # Some 135 of the images score over 5, which leaves a tenth to chance.
+    np.testing.assert_allclose(calibration.tail_probability(np.array([5.0])), np.exp(-5.0), rtol=0.3)
     assert calibration.tail_probability(np.array([-1.0])) == 1
-    assert len(calibration.quantiles) == 1001
+    assert len(calibration.scores) == len(calibration.ranks) <= 1000
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.5, -3.0, 1e6])
@@ -72,7 +78,7 @@ def test_scores_all_alike_still_give_a_threshold_above_them(constant: float) -> 
         np.array([constant - 1, constant, calibration.threshold, constant + 1e5])
     )
     assert probabilities[0] == 1
-    assert probabilities[1] >= TAIL_SHARE
+    assert probabilities[1] > 0.9
     assert math.isclose(probabilities[2], 0.01, rel_tol=1e-3)
     assert 0 < probabilities[3] < 1e-3
 

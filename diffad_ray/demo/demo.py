@@ -25,7 +25,7 @@ from diffad_ray.evaluation.metrics import at_threshold, auroc, average_precision
 from diffad_ray.scoring.pipeline import score
 from diffad_ray.training.train import train
 
-STEPS = 300
+STEPS = 400
 BATCH = 8
 NETWORK_SIDE = 64
 SHOWN = 6

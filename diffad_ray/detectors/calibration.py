@@ -8,38 +8,40 @@ from typing import Self
 import numpy as np
 
 TAIL_SHARE = 0.1
-"Share of the normal scores, the largest, to which the tail is fitted."
-KEPT_QUANTILES = 1001
+"Share of the normal scores, the largest, whose excesses tell how the tail goes on."
+KEPT_SCORES = 500
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """The distribution of normal scores, and the threshold that spends a false-alarm budget.
 
-    Up to the `TAIL_SHARE` largest scores the distribution is the empirical one. Beyond, the excesses are taken as
-    exponential (peaks over threshold), and the tail is what k of them predict of the next one: (1 + x / (k mean))^-k,
-    heavier the fewer they are. So a budget of 1 % can be set from fewer than 100 images without overspending it much,
-    and no score is given the probability 0.
+    A new normal image scores at least as high as the i-th of n held-back ones with probability (n - i + 1) / (n + 1),
+    whatever the distribution (conformal prediction). So a budget of 1 % needs 99 images. Beyond the highest score the
+    tail goes on as k exponential excesses predict the next one, (1 + x / (k mean))^-k, heavier the fewer they are, so
+    that fewer images can set a threshold too and no score is given the probability 0.
 
     Attributes:
         false_alarm_rate: share of normal images that may be called anomalous.
         threshold: score from which an image is anomalous.
         images: number of held-back normal images.
-        quantiles: equidistant quantiles of their scores, the smallest and the largest included.
-        tail_start, tail_scale, tail_count: score where the tail begins, mean of the excesses, and their number.
+        scores, ranks: their scores in ascending order and the ranks (1 to n) of these; of many images the highest scores
+            are all kept, of the others some.
+        tail_scale, tail_count: mean and number k of the excesses over the 90 % quantile.
     """
 
     false_alarm_rate: float
     threshold: float
     images: int
-    quantiles: tuple[float, ...]
-    tail_start: float
+    scores: tuple[float, ...]
+    ranks: tuple[int, ...]
     tail_scale: float
     tail_count: int
 
     def __post_init__(self) -> None:
-        # JSON gives a list.
-        object.__setattr__(self, "quantiles", tuple(self.quantiles))
+        # JSON gives lists.
+        object.__setattr__(self, "scores", tuple(self.scores))
+        object.__setattr__(self, "ranks", tuple(self.ranks))
 
     @classmethod
     def from_scores(cls, scores: np.ndarray, false_alarm_rate: float = 0.01) -> Self:
@@ -55,20 +57,25 @@ class Calibration:
             raise ValueError(f"false_alarm_rate {false_alarm_rate} must lie between 0 and 1")
         start = float(np.quantile(scores, 1 - TAIL_SHARE))
         excess = scores[scores > start] - start
-        count = max(1, len(excess))
         # All scores alike: the tail still needs a scale to be a distribution.
         scale = float(excess.mean()) if len(excess) else max(abs(start), 1e-6) * 1e-3
-        if false_alarm_rate < TAIL_SHARE:
-            threshold = start + scale * count * ((TAIL_SHARE / false_alarm_rate) ** (1 / count) - 1)
+        count, n = max(1, len(excess)), len(scores)
+        beyond = false_alarm_rate * (n + 1)
+        if beyond < 1:
+            threshold = float(scores[-1]) + scale * count * (beyond ** (-1 / count) - 1)
         else:
-            threshold = float(np.quantile(scores, 1 - false_alarm_rate))
-        quantiles = np.quantile(scores, np.linspace(0, 1, min(len(scores), KEPT_QUANTILES)))
+            threshold = float(np.interp(n + 1 - beyond, np.arange(1, n + 1), scores))
+            if (scores >= threshold).sum() > beyond:
+                # Several images share this score and can't be told apart: all of them pass.
+                threshold = float(np.nextafter(np.float32(threshold), np.float32(np.inf)))
+        spread = np.linspace(0, n - 1, min(n, KEPT_SCORES)).round().astype(int)
+        kept = np.union1d(spread, np.arange(max(0, n - KEPT_SCORES), n))
         return cls(
             false_alarm_rate=false_alarm_rate,
             threshold=threshold,
-            images=len(scores),
-            quantiles=tuple(quantiles.tolist()),
-            tail_start=start,
+            images=n,
+            scores=tuple(scores[kept].tolist()),
+            ranks=tuple((kept + 1).tolist()),
             tail_scale=scale,
             tail_count=count,
         )
@@ -76,8 +83,11 @@ class Calibration:
     def tail_probability(self, scores: np.ndarray) -> np.ndarray:
         """Share of normal images that score at least as high, for scores [N]; in (0, 1], comparable over detectors."""
         scores = np.asarray(scores, dtype=np.float64)
-        levels = np.linspace(0, 1, len(self.quantiles))
-        body = 1 - np.interp(scores, self.quantiles, levels)
-        excess = np.maximum(scores - self.tail_start, 0) / (self.tail_count * self.tail_scale)
-        tail = np.maximum(TAIL_SHARE * (1 + excess) ** -self.tail_count, np.finfo(np.float64).tiny)
-        return np.where(scores > self.tail_start, tail, np.maximum(body, TAIL_SHARE))
+        lowest, highest, n = self.scores[0], self.scores[-1], self.images
+        # Images that share a score are all "at least as high": the first of equal ones decides.
+        distinct, first = np.unique(self.scores, return_index=True)
+        shares = (n + 1 - np.array(self.ranks)[first]) / (n + 1)
+        body = np.where(scores <= lowest, 1.0, np.interp(scores, distinct, shares))
+        excess = np.maximum(scores - highest, 0) / (self.tail_count * self.tail_scale)
+        tail = (1 + excess) ** -float(self.tail_count) / (n + 1)
+        return np.where(scores > highest, np.maximum(tail, np.finfo(np.float64).tiny), body)
