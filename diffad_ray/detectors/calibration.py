@@ -25,7 +25,7 @@ class Calibration:
         false_alarm_rate: share of normal images that may be called anomalous.
         threshold: score from which an image is anomalous.
         images: number of held-back normal images.
-        scores, ranks: their scores in ascending order and the ranks (1 to n) of these; of many images the highest scores
+        scores, ranks: their scores in ascending order and the ranks (1 to n) of these; of many images the highest ones
             are all kept, of the others some.
         tail_scale, tail_count: mean and number k of the excesses over the 90 % quantile.
     """
