@@ -13,18 +13,19 @@ from diffad_ray import storage
 from diffad_ray.errors import UserError
 
 S = TypeVar("S")
+SECTIONS = ("detector", "training", "scoring")
 
 
-def read_settings_file(location: str, sections: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The sections of a TOML settings file, each a table; sections that are not named in `sections` are an error."""
+def read_settings_file(location: str) -> dict[str, dict[str, Any]]:
+    """The sections of a TOML settings file, each a table; one file may serve training and scoring."""
     try:
         text = storage.read(location).decode()
         tables = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"the settings file {location} can't be read: {error}") from error
     for name, table in tables.items():
-        if name not in sections or not isinstance(table, dict):
-            known = ", ".join(f"[{section}]" for section in sections)
+        if name not in SECTIONS or not isinstance(table, dict):
+            known = ", ".join(f"[{section}]" for section in SECTIONS)
             raise UserError(f"the settings file {location} holds {name!r}; it may hold the sections {known}")
     return tables
 

@@ -13,8 +13,6 @@ from diffad_ray.networks.presets import NetworkSizes, network_sizes
 from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
 from diffad_ray.training.loop import TrainingSettings
 
-SECTIONS = ("detector", "training")
-
 
 def test_later_tables_win_key_by_key_and_none_is_not_given() -> None:
     low = {"steps": 1, "seed": 7, "anomalies": {"share": 0.1, "perlin": 1.0}}
@@ -106,7 +104,7 @@ def test_sizes_of_ones_own(tmp_path: Path) -> None:
 def test_a_settings_file(tmp_path: Path) -> None:
     file = tmp_path / "nightly.toml"
     file.write_text('[training]\nsteps = 5\n[detector]\npreset = "tiny"\n[detector.anomalies]\nshare = 0.2\n')
-    tables = read_settings_file(str(file), SECTIONS)
+    tables = read_settings_file(str(file))
     assert tables == {"training": {"steps": 5}, "detector": {"preset": "tiny", "anomalies": {"share": 0.2}}}
 
 
@@ -125,4 +123,4 @@ def test_a_settings_file_that_is_not_one_says_so(tmp_path: Path, text: str | Non
     if text is not None:
         file.write_text(text)
     with pytest.raises(UserError, match=f"the settings file {file}.*{message}"):
-        read_settings_file(str(file), SECTIONS)
+        read_settings_file(str(file))

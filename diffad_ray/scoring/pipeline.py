@@ -95,7 +95,7 @@ def score(
     """
     started = time.monotonic()
     archive, table, detector = (storage.normalised(place) for place in (archive, table, detector))
-    from_file = read_settings_file(settings_file, ("scoring",)) if settings_file else {}
+    from_file = read_settings_file(settings_file) if settings_file else {}
     override = parse_overrides(overrides)
     if unknown := set(override) - {"scoring"}:
         raise UserError(f"{unknown.pop()!r} is no section of the settings: write scoring.KEY=...")

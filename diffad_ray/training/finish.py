@@ -14,6 +14,7 @@ from diffad_ray.detectors.base import Detector, Mode, Precision
 from diffad_ray.detectors.bundle import Bundle, save_bundle
 from diffad_ray.detectors.calibration import Calibration
 from diffad_ray.detectors.engine import Engine, as_unit_tensor
+from diffad_ray.errors import UserError
 from diffad_ray.training.loop import TrainingSettings
 
 WORTHWHILE_GAIN = 1.2
@@ -47,5 +48,8 @@ def finish_detector(
     detector.settings = dataclasses.replace(detector.settings, precision=precision)
     engine = Engine(detector, device)
     scores = np.concatenate([batch.score for batch in engine.detect(held_back)])
-    calibration = Calibration.from_scores(scores, settings.false_alarm_rate)
+    try:
+        calibration = Calibration.from_scores(scores, settings.false_alarm_rate)
+    except ValueError as error:
+        raise UserError(f"the detector can't be calibrated: {error}. Raise training.held_back") from error
     return save_bundle(Bundle(detector, calibration, facts), location)

@@ -42,7 +42,7 @@ def find_normals(folder: str, held_back: float, max_images: int, seed: int) -> N
     try:
         files = [f for f in storage.walk(folder) if f.uri.lower().endswith(tuple(IMAGE_SUFFIXES))]
     except FileNotFoundError:
-        raise UserError(f"no folder {folder}: give a folder or URI that holds images of good parts") from None
+        raise UserError(f"no folder {folder}: give a folder or URI that holds images") from None
     except OSError as error:
         raise UserError(f"{folder} can't be listed: {error}") from error
     if len(files) < FEWEST_IMAGES:

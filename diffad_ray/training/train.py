@@ -63,10 +63,9 @@ def train(
     """
     normals, location = storage.normalised(normals), storage.normalised(detector)
     textures = storage.normalised(textures) if textures else None
-    sections = ("detector", "training")
-    from_file = read_settings_file(settings_file, sections) if settings_file else {}
+    from_file = read_settings_file(settings_file) if settings_file else {}
     override = parse_overrides(overrides)
-    if unknown := set(override) - set(sections):
+    if unknown := set(override) - {"detector", "training"}:
         raise UserError(f"{unknown.pop()!r} is no section of the settings: write detector.KEY=... or training.KEY=...")
     detector_class = find_detector(kind)
     detector_values: dict[str, Any] = merged(
@@ -80,9 +79,6 @@ def train(
     if workers < 0 or (workers and training.batch_size % workers):
         raise UserError(f"batch_size {training.batch_size} can't be shared among {workers} workers: take a multiple")
 
-    if fresh:
-        storage.delete(f"{location}/{DESCRIPTION}")
-        TrainingFolder(location).clear()
     found = find_normals(normals, training.held_back, training.max_images, training.seed)
     sample, _ = load_images(found.learnt[:MEASURED_IMAGES], settings.image_size)
     settings = settings.measured_on(as_unit_tensor(sample))
@@ -98,6 +94,9 @@ def train(
         textures=textures,
         data={"normals": normals, "fingerprint": found.fingerprint},
     )
+    if fresh:
+        storage.delete(f"{location}/{DESCRIPTION}")
+        TrainingFolder(location).clear()
     TrainingFolder(location).claim(job.settings())
     if storage.exists(f"{location}/{DESCRIPTION}"):
         return load_bundle(location)
