@@ -48,6 +48,11 @@ def connect() -> None:
     )
 
 
+def processors() -> int:
+    """Processors of the whole cluster: of a local one the cores that there really are, whatever Ray was told."""
+    return int(ray.cluster_resources().get("CPU", 1)) if os.environ.get("RAY_ADDRESS") else cores()
+
+
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -14,7 +14,7 @@ import ray.data
 import ray.exceptions
 
 from diffad_ray import storage
-from diffad_ray.cluster import connect, cores
+from diffad_ray.cluster import connect, cores, processors
 from diffad_ray.detectors.bundle import Bundle, load_bundle
 from diffad_ray.errors import UserError
 from diffad_ray.progress import ProgressBar
@@ -143,7 +143,7 @@ def _run_shards(
     context.execution_no_progress_timeout_s = NO_PROGRESS_SECONDS
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
-    count = actors or gpus or max(1, min(len(pending), cores()))
+    count = actors or gpus or max(1, min(len(pending), processors()))
     threads = max(1, cores() // count)
 
     stages: ray.data.Dataset = ray.data.from_items(
