@@ -1,5 +1,5 @@
 # Everything runs from .venv; a target installs what it needs first.
-PYTHON ?= python3.11
+PYTHON ?= python3
 BIN := .venv/bin
 # Workers of Ray are separate processes; none may take the time of the others' threads.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
