@@ -67,6 +67,14 @@ _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 
 
+_SUFFIXES = tuple(IMAGE_SUFFIXES)
+
+
+def is_named_image(location: str) -> bool:
+    """Whether a file's name ends as an image's does."""
+    return location.lower().endswith(_SUFFIXES)
+
+
 class ImageError(Exception):
     """A file that gives no pixels; the message says why in the user's words."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
-from diffad_ray.images import IMAGE_SUFFIXES
+from diffad_ray.images import is_named_image
 
 GOOD = "good"
 
@@ -38,7 +38,7 @@ def read_mvtec(dataset: str) -> list[LabelledImage]:
     dataset = storage.normalised(dataset)
     layout = f"{dataset} must hold test/good/..., test/<kind of defect>/... and ground_truth/<kind>/<name>_mask.png"
     try:
-        files = [f.uri for f in storage.walk(f"{dataset}/test") if f.uri.lower().endswith(tuple(IMAGE_SUFFIXES))]
+        files = [f.uri for f in storage.walk(f"{dataset}/test") if is_named_image(f.uri)]
     except FileNotFoundError:
         raise UserError(f"no labelled images: {layout}") from None
     except OSError as error:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
-from diffad_ray.images import IMAGE_SUFFIXES
+from diffad_ray.images import is_named_image
 from diffad_ray.scoring.table import MANIFEST, connect, has_rows, image_id, parquet_bytes, quoted, rows_of, to_table
 
 LISTING_ROWS = 50_000
@@ -139,7 +139,7 @@ def _list_archive(archive: str, listing: Path) -> tuple[int, int]:
     try:
         with pq.ParquetWriter(listing, MANIFEST, compression="zstd") as writer:
             for file in storage.walk(archive):
-                if not file.uri.lower().endswith(tuple(IMAGE_SUFFIXES)):
+                if not is_named_image(file.uri):
                     other_files += 1
                     continue
                 images += 1

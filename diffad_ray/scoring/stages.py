@@ -113,8 +113,9 @@ class DetectShard:
             found = self.engine.detect(images)
             detections = ((s, m) for batch in found for s, m in zip(batch.score, batch.anomaly_map, strict=True))
             for row, (score, anomaly_map) in zip(readable, detections, strict=True):
-                scores[row] = float(score)
-                if self.masks == "all" or score >= self.threshold:
+                # As the number that the commit will judge: a float32 beside the threshold would round it.
+                scores[row] = exact = float(score)
+                if self.masks == "all" or exact >= self.threshold:
                     maps[row] = anomaly_map.astype(np.float16).tobytes()
         detected = block.drop_columns(["pixels"]).append_column("score", pa.array(scores, pa.float32()))
         detected = detected.append_column("anomaly_map", pa.array(maps, pa.large_binary()))

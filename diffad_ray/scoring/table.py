@@ -23,9 +23,6 @@ import pyarrow.parquet as pq
 from diffad_ray import storage
 from diffad_ray.errors import UserError
 
-STATUSES = ("ok", "missing", "unreadable", "too_large", "timeout", "denied", "failed")
-"ok, or why an image has no score"
-
 SCORES = pa.schema(
     [
         ("image_id", pa.int64()),

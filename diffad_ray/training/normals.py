@@ -13,7 +13,7 @@ from torch import Tensor
 from diffad_ray import storage
 from diffad_ray.detectors.engine import as_unit_tensor
 from diffad_ray.errors import UserError
-from diffad_ray.images import IMAGE_SUFFIXES, ImageError, decode_image, network_input, same_depth
+from diffad_ray.images import ImageError, decode_image, is_named_image, network_input, same_depth
 
 READERS = 16
 FEWEST_IMAGES = 4
@@ -40,7 +40,7 @@ def find_normals(folder: str, held_back: float, max_images: int, seed: int) -> N
         UserError: no folder, no access, or too few images.
     """
     try:
-        files = [f for f in storage.walk(folder) if f.uri.lower().endswith(tuple(IMAGE_SUFFIXES))]
+        files = [f for f in storage.walk(folder) if is_named_image(f.uri)]
     except FileNotFoundError:
         raise UserError(f"no folder {folder}: give a folder or URI that holds images") from None
     except OSError as error:
