@@ -24,6 +24,8 @@ app = typer.Typer(
     help="Finds defects in archives of inspection images: train on good parts, score an archive, query the table.",
 )
 console = Console()
+INTERRUPTED = 130
+"Exit code after Ctrl-C."
 
 Settings = Annotated[str | None, typer.Option("--settings", help="TOML settings file; options win over it.")]
 Overrides = Annotated[
@@ -76,12 +78,27 @@ def train(
 
 @app.command()
 def score(
-    archive: Annotated[str, typer.Argument(help="Folder or URI of images.")],
-    detector: Annotated[str, typer.Option(help="Folder or URI of the detector.")],
+    archive: Annotated[str, typer.Argument(help="Folder or URI of images, manifest of URIs, or S3 inventory.")],
     table: Annotated[str, typer.Option(help="Folder or URI of the table to write to.")],
+    detector: Annotated[str | None, typer.Option(help="Folder or URI of the detector.")] = None,
+    route: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB=DETECTOR", help="Another detector for paths that match. Repeatable."),
+    ] = None,
+    include: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Only these paths. Repeatable.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Not these paths. Repeatable.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only images changed since: 2026-11-20, 36h, 7d.")] = None,
+    sample: Annotated[float | None, typer.Option(help="A random share of the images, such as 0.05.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many images of the archive.")] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Columns from paths: '{line}/{camera}/{date:%Y-%m-%d}/{name}'.")
+    ] = None,
+    retry: Annotated[
+        str | None, typer.Option(metavar="STATUS,...", help="Try images again that ended so: missing,failed.")
+    ] = None,
     masks: Annotated[str | None, typer.Option(help="PNG masks of: all, anomalous, none. [default: anomalous]")] = None,
     threshold: Annotated[float | None, typer.Option(help="Replaces the detector's threshold.")] = None,
-    actors: Annotated[int | None, typer.Option(help="Processes that hold the detector.")] = None,
+    actors: Annotated[int | None, typer.Option(min=1, help="Processes that hold the detector.")] = None,
     force: Annotated[bool, typer.Option(help="Score images again that the table has.")] = False,
     settings: Settings = None,
     override: Overrides = None,
@@ -93,10 +110,21 @@ def score(
     from diffad_ray.analytics.report import print_run
     from diffad_ray.scoring.pipeline import score as run
 
-    record = run(
+    pairs = [text.rpartition("=") for text in route or ()]
+    if wrong := ["".join(pair) for pair in pairs if not all(pair)]:
+        raise UserError(f"--route {wrong[0]!r} is not of the form GLOB=DETECTOR, as in 'line1/**=detectors/line1'")
+    finished = run(
         archive,
-        detector=detector,
         table=table,
+        detector=detector,
+        routes={pattern: place for pattern, _, place in pairs},
+        include=include,
+        exclude=exclude,
+        since=since,
+        sample=sample,
+        limit=limit,
+        template=template,
+        retry=[status.strip() for status in retry.split(",")] if retry else None,
         masks=masks,
         threshold=threshold,
         actors=actors,
@@ -105,7 +133,7 @@ def score(
         overrides=override or (),
         show_progress=True,
     )
-    print_run(record, console)
+    print_run(finished, console)
 
 
 @app.command()
@@ -179,6 +207,81 @@ def picture(
 
 
 @app.command()
+def overlay(
+    table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
+    image: Annotated[str, typer.Argument(help="URI of the image, its file name, or its image_id.")],
+    output: Annotated[str, typer.Option(help="PNG file or URI to write.")] = "overlay.png",
+) -> None:
+    """Draw what was found in an image onto it: outline, box and peak of each region, from the table alone.
+
+    Copy: `diffad-ray overlay scores 000123.png --output overlay.png`
+    """
+    from diffad_ray.analytics.overlay import overlay as run
+    from diffad_ray.analytics.overlay import write_png
+
+    write_png(run(table, image), output)
+    console.print(f"wrote {output}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def runs(
+    table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
+    as_json: AsJson = False,
+) -> None:
+    """List the runs of a table: what they scored, and whether they go on, were interrupted, or ended.
+
+    Copy: `diffad-ray runs scores`
+    """
+    from diffad_ray.analytics.history import runs as run
+    from diffad_ray.analytics.report import print_runs
+
+    states = run(table)
+    if as_json:
+        _print_json([asdict(state) for state in states])
+    else:
+        print_runs(states, console)
+
+
+@app.command()
+def verify(
+    table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
+    masks: Annotated[str, typer.Option(metavar="N|all", help="Masks to open, spread evenly.")] = "1000",
+    as_json: AsJson = False,
+) -> None:
+    """Check that a table holds what its runs planned and recorded. Exit code 1 where it does not.
+
+    Copy: `diffad-ray verify scores`
+    """
+    from diffad_ray.analytics.report import print_verification
+    from diffad_ray.table.verify import verify as run
+
+    if masks != "all" and not masks.isdecimal():
+        raise UserError(f"--masks takes a number or all, not {masks!r}")
+    found = run(table, None if masks == "all" else int(masks))
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        print_verification(found, console)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def compact(
+    table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
+    rows_per_file: Annotated[int, typer.Option(min=1, help="Rows that a file should have.")] = 200_000,
+) -> None:
+    """Merge the small files of runs that are over into large ones; queries go on meanwhile, and get faster.
+
+    Copy: `diffad-ray compact scores`
+    """
+    from diffad_ray.analytics.report import print_compaction
+    from diffad_ray.table.compact import compact as run
+
+    print_compaction(run(table, rows_per_file), console)
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("demo-output"),
     images: Annotated[int, typer.Option(help="Images in the archive.")] = 400,
@@ -211,9 +314,10 @@ def main() -> None:
         message = Text.assemble(("Error: ", "bold red"), str(error))
         Console(stderr=True).print(message, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on where this one stopped.", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("Interrupted. The same command goes on where this one stopped.", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

@@ -160,6 +160,10 @@ def test_mean_and_std_are_measured_on_normal_images() -> None:
         ({"top_share": 0.0}, "top_share"),
         ({"scaling": "none"}, "scaling"),
         ({"image_size": 50}, "take 64"),
+        ({"view": "tile"}, "view 'tile' is neither 'whole' nor 'tiles'"),
+        ({"tile_overlap": 0.9}, "tile_overlap"),
+        ({"tile_scale": 0.0}, "tile_scale"),
+        ({"tile_scale": 1.1}, "tile_scale"),
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict, message: str) -> None:

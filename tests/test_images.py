@@ -3,18 +3,17 @@
 import pickle
 import struct
 import zlib
-from io import BytesIO
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_files import HEIGHT, SMOOTH, WIDTH, chunk, exif, grey3, grey_tiff, png, saved, saved_cv2, tiff
 from PIL import Image
 
 from diffad_ray.images import IMAGE_SUFFIXES, DecodedImage, ImageError, decode_image, resized
 
-HEIGHT, WIDTH = 24, 40
 DRAWN = np.random.default_rng(7)
 GREY = DRAWN.integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8)
 RGB = DRAWN.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -22,65 +21,10 @@ RGBA = DRAWN.integers(0, 256, (HEIGHT, WIDTH, 4), dtype=np.uint8)
 GREY16 = DRAWN.integers(0, 65536, (HEIGHT, WIDTH), dtype=np.uint16)
 RGB16 = DRAWN.integers(0, 65536, (HEIGHT, WIDTH, 3), dtype=np.uint16)
 BITS = GREY > 127
-ROWS, COLUMNS = np.mgrid[0:HEIGHT, 0:WIDTH]
-SMOOTH = np.stack([ROWS * 10, COLUMNS * 6, (ROWS + COLUMNS) * 4], axis=-1).astype(np.uint8)
-"a picture that JPEG keeps nearly as it is, and that no turn maps onto itself"
 
 
 # Pillow warns of odd TIFF tags, which is what the broken files here are full of.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-
-
-def grey3(values: np.ndarray) -> np.ndarray:
-    return np.repeat(values[..., None], 3, axis=-1)
-
-
-def saved(pixels: np.ndarray | Image.Image, kind: str, **options: object) -> bytes:
-    file = BytesIO()
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def saved_cv2(pixels: np.ndarray, suffix: str, *options: int) -> bytes:
-    """As OpenCV writes it: colours of 16 bits, which Pillow has none of."""
-    bgr = pixels[..., [2, 1, 0, *range(3, pixels.shape[-1])]] if pixels.ndim == 3 else pixels
-    ok, data = cv2.imencode(suffix, np.ascontiguousarray(bgr), list(options))
-    assert ok
-    return data.tobytes()
-
-
-def chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-
-def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: bytes) -> bytes:
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    body = chunk(b"IDAT", zlib.compress(rows))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + body + chunk(b"IEND", b"")
-
-
-def tiff(tags: dict[int, tuple[int, int]], pixels: bytes, order: str = "<") -> bytes:
-    """An uncompressed TIFF in one strip; tags as {tag: (type, value)}, SHORT = 3 and LONG = 4."""
-    data = 8 + 2 + 12 * (len(tags) + 2) + 4
-    tags = {**tags, 273: (4, data), 279: (4, len(pixels))}
-    entries = b""
-    for tag, (kind, value) in sorted(tags.items()):
-        entries += struct.pack(f"{order}HHI", tag, kind, 1)
-        entries += struct.pack(f"{order}HH", value, 0) if kind == 3 else struct.pack(f"{order}I", value)
-    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
-    return start + struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + pixels
-
-
-def grey_tiff(bits: int, pixels: bytes, sample_format: int = 1, black_is: int = 1, order: str = "<") -> bytes:
-    tags = {256: (3, WIDTH), 257: (3, HEIGHT), 258: (3, bits), 259: (3, 1), 262: (3, black_is), 277: (3, 1)}
-    return tiff({**tags, 278: (3, HEIGHT), 339: (3, sample_format)}, pixels, order)
-
-
-def exif(orientation: int) -> bytes:
-    tags = Image.Exif()
-    tags[0x0112] = orientation
-    return tags.tobytes()
 
 
 PALETTE = Image.fromarray(RGB).quantize(16)
@@ -405,20 +349,48 @@ STARTS = [
 ]
 
 
-@settings(max_examples=200, deadline=5000)
+def with_right_checksums(data: bytes) -> bytes:
+    """A PNG whose damage is not found by its checksums, so that it gets as far as the decoders."""
+    chunks, start = [data[:8]], 8
+    while start + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, start)
+        chunks.append(chunk(data[start + 4 : start + 8], data[start + 8 : start + 8 + length]))
+        start += 12 + length
+    return b"".join(chunks)
+
+
+@settings(max_examples=1000, deadline=5000)
 @given(st.sampled_from(STARTS), st.binary(max_size=300))
 def test_random_bytes_give_an_image_or_an_image_error(start: bytes, rest: bytes) -> None:
     survives(start + rest)
 
 
-@settings(max_examples=300, deadline=5000)
+PLACES = st.one_of(st.integers(0, 120), st.integers(0, 10_000))
+EXTREMES = st.sampled_from(
+    [b"\0", b"\xff", b"\x80\0", b"\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff"]
+)
+
+
+@settings(max_examples=3000, deadline=5000)
 @given(
     st.sampled_from(SEEDS),
-    st.lists(st.tuples(st.one_of(st.integers(0, 120), st.integers(0, 10_000)), st.integers(1, 255)), max_size=4),
-    st.floats(0, 1.5),
+    st.lists(st.tuples(PLACES, st.one_of(st.binary(min_size=1, max_size=1), EXTREMES)), max_size=4),
+    st.one_of(st.just(1.0), st.floats(0, 1.5)),
 )
-def test_damaged_files_give_an_image_or_an_image_error(data: bytes, flips: list[tuple[int, int]], kept: float) -> None:
+def test_damaged_files_give_an_image_or_an_image_error(
+    data: bytes, changes: list[tuple[int, bytes]], kept: float
+) -> None:
     damaged = bytearray(data)
-    for place, change in flips:
-        damaged[place % len(damaged)] ^= change
+    for place, value in changes:
+        start = place % len(damaged)
+        damaged[start : start + len(value)] = value
     survives(bytes(damaged[: int(len(damaged) * kept)]))
+    if data.startswith(PNG[:8]):
+        survives(with_right_checksums(bytes(damaged)))
+
+
+@settings(max_examples=500, deadline=5000)
+@given(st.sampled_from(SEEDS), st.sampled_from(SEEDS), PLACES, PLACES, st.integers(1, 200))
+def test_mixed_files_give_an_image_or_an_image_error(one: bytes, other: bytes, at: int, start: int, count: int) -> None:
+    at, start = at % len(one), start % len(other)
+    survives(one[:at] + other[start : start + count] + one[at + count :])

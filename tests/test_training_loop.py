@@ -1,4 +1,4 @@
-"""The training loop without Ray: resumed runs, diverging runs, schedules and batches."""
+"""Training without Ray: resumed runs, diverging runs, schedules and batches, learning from tiles."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import write_image
 from tiny_detector import random_images, tiny_detector
 from torch import Tensor
 
+from diffad_ray import evaluate, train
+from diffad_ray.demo.surfaces import defective, normal
 from diffad_ray.detectors.acceleration import Trial
 from diffad_ray.detectors.base import Detector, Mode
+from diffad_ray.detectors.engine import Engine
+from diffad_ray.detectors.views import pieces
 from diffad_ray.errors import UserError
 from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings
 from diffad_ray.training import loop
@@ -28,6 +33,7 @@ from diffad_ray.training.loop import (
     learning_rate_factor,
     train_loop,
 )
+from diffad_ray.training.normals import load_pieces, read_images
 
 STEPS = 6
 
@@ -183,3 +189,58 @@ def test_averaged_weights_follow_slowly_and_early_ones_forget() -> None:
     ema.update(model, step=10_000)
     torch.testing.assert_close(ema.model.segmenter.conv_out.bias, before + 0.91)
     assert not any(p.requires_grad for p in ema.model.parameters())
+
+
+def test_squares_are_drawn_from_all_images_alike(tmp_path: Path) -> None:
+    for k in range(6):
+        write_image(tmp_path / f"{k}.png", np.full((20 + 10 * k, 30, 3), k, np.uint8))
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    locations = [str(tmp_path / name) for name in ("broken.png", *(f"{k}.png" for k in range(6)))]
+
+    def rows(pixels: np.ndarray) -> list[np.ndarray]:
+        return list(pixels[:, :3][:, None])
+
+    everything, problems = load_pieces(locations, rows, 10**6, seed=0)
+    assert everything[:, 0, 0, 0].tolist() == [k for k in range(6) for _ in range(20 + 10 * k)]
+    assert list(problems) == locations[:1]
+    drawn, _ = load_pieces(locations, rows, 100, seed=0)
+    assert drawn.shape == (100, 1, 3, 3)
+    np.testing.assert_array_equal(drawn, load_pieces(locations, rows, 100, seed=0)[0])
+    assert (drawn != load_pieces(locations, rows, 100, seed=1)[0]).any()
+    counts = sum(np.bincount(load_pieces(locations, rows, 100, seed)[0][:, 0, 0, 0], minlength=6) for seed in range(20))
+    np.testing.assert_allclose(counts / counts.sum(), np.arange(20, 80, 10) / 270, atol=0.04)
+    skipped: dict[str, str] = {}
+    assert [image.shape[0] for image in read_images(locations, skipped)] == [20, 30, 40, 50, 60, 70]
+    assert skipped == problems
+    with pytest.raises(UserError, match=r"none of 1 images can be used: .*broken"):
+        load_pieces(locations[:1], rows, 100, seed=0)
+
+
+def test_a_detector_learns_from_tiles_and_judges_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for k in range(12):
+        write_image(tmp_path / "normals" / f"{k}.png", normal("weave", rng, 100).image[:75])
+    for k in range(2):
+        sample = defective("weave", "hole", rng, 100)
+        write_image(tmp_path / "set" / "test" / "good" / f"{k}.png", normal("weave", rng, 100).image[:75])
+        write_image(tmp_path / "set" / "test" / "hole" / f"{k}.png", sample.image[:75])
+        mask = np.repeat(sample.mask[:75, :, None], 3, axis=2).astype(np.uint8) * 255
+        write_image(tmp_path / "set" / "ground_truth" / "hole" / f"{k}_mask.png", mask)
+    overrides = ["detector.view=tiles", "detector.tile_scale=0.8", "training.held_back=0.25"]
+    tiny = {"preset": "tiny", "image_size": 32, "steps": 4, "batch_size": 4, "workers": 0}
+    bundle = train(tmp_path / "normals", tmp_path / "detector", overrides=overrides, **tiny)
+
+    settings, calibration = bundle.detector.settings, bundle.calibration
+    assert (settings.view, settings.tile_scale) == ("tiles", 0.8)
+    assert calibration.images == 3
+    images = list(read_images([str(path) for path in sorted((tmp_path / "normals").iterdir())], {}))
+    assert len(pieces(images[0], settings)) == 3 * 3
+    scores = [found.score for found in Engine(bundle.detector).detect_images(images, with_reconstruction=False)]
+    np.testing.assert_allclose([min(abs(np.array(scores) - score)) for score in calibration.scores], 0, atol=1e-4)
+
+    evaluation = evaluate(tmp_path / "detector", tmp_path / "set")
+    assert (evaluation.view, evaluation.unreadable) == ("tiles", {})
+    overall = evaluation.figures["overall"]
+    assert overall.pixel_auroc is not None
+    assert 0 < overall.pixel_auroc < 1
+    assert overall.image_auroc is not None

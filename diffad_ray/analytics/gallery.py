@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 from diffad_ray import storage
 from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.detectors.engine import Engine, default_device
+from diffad_ray.detectors.tiling import block_maximum
 from diffad_ray.errors import UserError
-from diffad_ray.images import decode_image, network_input, resized, same_depth
+from diffad_ray.images import decode_image, resized
 from diffad_ray.scoring.masks import anomaly_mask
-from diffad_ray.scoring.table import open_table
+from diffad_ray.table.reading import open_table
 
 COLUMNS = ("image", "without its anomaly", "anomaly map", "marked")
 LONGEST_SIDE = 512
@@ -52,25 +53,34 @@ def worst_images(table: str | Path, detector: str | Path, count: int) -> list[Wo
     if not rows:
         raise UserError(f"the table {table} has no scores of the detector {detector} ({bundle.fingerprint})")
     engine = Engine(bundle.detector, default_device())
-    side = bundle.detector.settings.image_size
-    originals = [decode_image(storage.read(uri)).pixels for uri, _, _ in rows]
-    detections = [
-        (anomaly_map, reconstruction)
-        for batch in engine.detect(same_depth([network_input(image, side) for image in originals]))
-        for anomaly_map, reconstruction in zip(batch.anomaly_map, batch.reconstruction, strict=True)
-    ]
+    pictures: list[np.ndarray] = []
+
+    def originals() -> Iterator[np.ndarray]:
+        for uri, _, _ in rows:
+            image = decode_image(storage.read(uri)).pixels
+            pictures.append(_shown(image))
+            yield image
+
     worst = []
-    for (uri, score, threshold), image, (anomaly_map, reconstruction) in zip(rows, originals, detections, strict=True):
-        scale = min(1.0, LONGEST_SIDE / max(image.shape[:2]))
-        width, height = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-        shown = resized(image, width, height)
-        if shown.dtype == np.uint16:
-            shown = (shown >> 8).astype(np.uint8)
-        restored = cv2.resize(reconstruction, (width, height), interpolation=cv2.INTER_LINEAR)
-        full_map, mask = anomaly_mask(anomaly_map, width, height, threshold)
-        marked = _outlined(shown, mask) if score >= threshold else shown
-        worst.append(WorstImage(uri, score, threshold, shown, restored, full_map, marked))
+    # A detection comes after its original was taken, so there is a picture for it.
+    for row, found, picture in zip(rows, engine.detect_images(originals()), pictures, strict=True):
+        uri, score, threshold = row
+        height, width = picture.shape[:2]
+        assert found.reconstruction is not None
+        restored = resized(found.reconstruction, width, height)
+        # Shrunk by interpolation alone, a narrow peak would be lost.
+        shrink = max(1, min(found.anomaly_map.shape[0] // height, found.anomaly_map.shape[1] // width))
+        full_map, mask = anomaly_mask(block_maximum(found.anomaly_map, shrink), width, height, threshold)
+        marked = _outlined(picture, mask) if score >= threshold else picture
+        worst.append(WorstImage(uri, score, threshold, picture, restored, full_map, marked))
     return worst
+
+
+def _shown(image: np.ndarray) -> np.ndarray:
+    """An image [H,W,3] as the picture of it that is drawn: 8 bits, no side above `LONGEST_SIDE`."""
+    scale = min(1.0, LONGEST_SIDE / max(image.shape[:2]))
+    picture = resized(image, max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return (picture >> 8).astype(np.uint8) if picture.dtype == np.uint16 else picture
 
 
 def _outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from diffad_ray.errors import UserError
-from diffad_ray.scoring.table import open_table, quoted
+from diffad_ray.table.layout import quoted
+from diffad_ray.table.reading import open_table, read_views
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,9 +23,9 @@ def query(table: str | Path, sql: str) -> pa.Table:
     Raises:
         UserError: there is no table, or the query is wrong.
     """
-    connection = open_table(str(table))
+    statement = _single(sql)
     try:
-        return connection.sql(_single(sql)).to_arrow_table()
+        return read_views(str(table), lambda connection: connection.sql(statement).to_arrow_table())
     except duckdb.Error as error:
         raise UserError(_explained(error)) from error
 
@@ -37,9 +38,13 @@ def query_to_file(table: str | Path, sql: str, output: str | Path, output_format
     """
     if output_format not in FORMATS:
         raise UserError(f"unknown format {output_format!r}: take one of {', '.join(FORMATS)}")
-    connection = open_table(str(table))
+    copy = f"COPY ({_single(sql)}) TO {quoted(str(output))} ({FORMATS[output_format]})"
     try:
-        connection.execute(f"COPY ({_single(sql)}) TO {quoted(str(output))} ({FORMATS[output_format]})")
+        if Path(output).is_relative_to("/dev"):
+            # A stream cannot take back what it gave out, so there is no second attempt.
+            open_table(str(table)).execute(copy)
+        else:
+            read_views(str(table), lambda connection: connection.execute(copy))
     except duckdb.Error as error:
         raise UserError(_explained(error)) from error
 

@@ -12,13 +12,17 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from diffad_ray.analytics.history import RunState
     from diffad_ray.analytics.summary import DetectorSummary
     from diffad_ray.detectors.bundle import Bundle
     from diffad_ray.evaluation.evaluate import Evaluation
-    from diffad_ray.scoring.pipeline import RunRecord
+    from diffad_ray.table.compact import CompactSummary
+    from diffad_ray.table.runs import Run
+    from diffad_ray.table.verify import Verification
 
 MOST_ROWS = 100
 MOST_REASONS = 10
+WIDE = 1000
 
 
 def print_training(bundle: Bundle, location: str, console: Console) -> None:
@@ -38,25 +42,32 @@ def print_training(bundle: Bundle, location: str, console: Console) -> None:
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
 
-def print_run(record: RunRecord, console: Console) -> None:
+def print_run(run: Run, console: Console) -> None:
     """The closing words of a scoring run."""
+    plan, record = run.plan, run.record
+    assert record is not None
 
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
-    if record.images == 0:
-        say(f"Nothing to do: the table has all {record.skipped} images under this detector ({record.fingerprint}).")
+    if plan.images == 0:
+        say(f"Nothing to do: the table has all {plan.skipped} images under the same detector.")
     else:
         counts = ", ".join(f"{count} {status}" for status, count in record.by_status.items())
         rate = record.images / record.seconds if record.seconds else 0.0
         say(f"[bold]{record.images} images[/] in {record.seconds:.0f} s ({rate:.1f} images/s): {counts}")
-        say(f"  {record.anomalous} anomalous, {record.skipped} scored before, {record.other_files} other files")
+        say(f"  {record.anomalous} anomalous, {plan.skipped} scored before, {plan.other_files} other files")
         if record.resumed:
             say("  finished the run that was interrupted; the rate counts its earlier images too")
+        if len(plan.detectors) > 1:
+            say("  " + ", ".join(f"{escape(d.name or 'no detector')} {d.images}" for d in plan.detectors))
         if record.modes:
             say(f"  networks ran in {', '.join(record.modes)}")
-    say(f"  table {record.table}, run {record.run_id}")
-    say(f"Next: diffad-ray query {record.table}")
+    for note in plan.notes:
+        say(f"  [yellow]note[/] {escape(note)}")
+    say(f"  table {escape(plan.table)}" + (f", run {plan.run_id}" if plan.images else ""))
+    sql = "SELECT image_uri, score FROM scores WHERE is_anomalous ORDER BY score DESC LIMIT 20"
+    say(escape(f'Next: diffad-ray query {plan.table} "{sql}"'))
 
 
 def print_summary(summaries: Sequence[DetectorSummary], console: Console) -> None:
@@ -117,6 +128,53 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     )
     for uri, reason in evaluation.unreadable.items():
         console.print(f"left out {escape(uri)}: {escape(reason)}", highlight=False, soft_wrap=True)
+
+
+def print_runs(states: Sequence[RunState], console: Console) -> None:
+    """The runs of a table, a line each."""
+    colours = {"running": "cyan", "interrupted": "yellow", "finished": "default", "abandoned": "default"}
+    table = Table("run", "started (UTC)", "state", "detectors", "images", "by status", box=None)
+    table.add_column("anomalous", justify="right")
+    table.add_column("seconds", justify="right")
+    table.add_column("archive")
+    for state in states:
+        images = f"{state.images}" if state.state == "finished" else f"{state.images} of {state.planned}"
+        table.add_row(
+            state.run_id,
+            state.started,
+            f"[{colours[state.state]}]{state.state}[/]",
+            escape(", ".join(name or "none" for name in state.detectors)),
+            images,
+            ", ".join(f"{count} {status}" for status, count in state.by_status.items()),
+            str(state.anomalous),
+            "-" if state.seconds is None else f"{state.seconds:.0f}",
+            escape(state.archive),
+        )
+    # However narrow the terminal, a run is a line: names cut off could not be copied.
+    Console(file=console.file, width=WIDE).print(table)
+
+
+def print_compaction(summary: CompactSummary, console: Console) -> None:
+    """What a compaction did."""
+    console.print(
+        f"{summary.files_before} files are {summary.files_after} now, {summary.rows} rows were copied; "
+        f"{summary.left} files of unfinished runs were left as they are",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def print_verification(found: Verification, console: Console) -> None:
+    """What was checked, and each problem in a line."""
+    opened = "all opened" if found.masks_opened == found.masks else f"{found.masks_opened} of them opened"
+    verdict = "[red]problems found[/]" if found.problems else "[green]no problems[/]"
+    lines = [
+        f"{escape(found.table)}: {verdict}",
+        f"  {found.rows} rows of {found.runs} runs, {found.files} Parquet files, {found.masks} masks ({opened})",
+    ]
+    lines += [f"  [red]{problem.kind}[/]: {escape(problem.message)}" for problem in found.problems]
+    lines += [f"  note, {note.kind}: {escape(note.message)}" for note in found.notes]
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def print_rows(rows: pa.Table, console: Console) -> None:

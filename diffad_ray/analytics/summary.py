@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from diffad_ray.scoring.table import open_table
+from diffad_ray.table.reading import open_table
 
 WORST = 10
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)

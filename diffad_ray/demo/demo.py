@@ -70,7 +70,8 @@ def run_demo(output: Path, *, images: int, steps: int | None, seed: int, console
             losses = f"noise {facts['losses']['noise']:.3f}, focal {facts['losses']['focal']:.4f}"
             say(f"trained [bold]{bundle.name}[/] on {facts['images']} images of good parts ({losses})")
     for product in PRODUCTS:
-        record = score(archive.archive(product), detector=output / "detectors" / product, table=table)
+        _, record = score(archive.archive(product), detector=output / "detectors" / product, table=table)
+        assert record is not None
         counts = ", ".join(f"{count} {status}" for status, count in record.by_status.items())
         say(f"scored [bold]{product}[/]: {record.images} images, {counts}")
     print_summary(summarise(table, worst=5), console)

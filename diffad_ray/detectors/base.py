@@ -47,12 +47,26 @@ class DetectorSettings(ABC):
     """Settings that every detector has; all of them change a score, so all enter the fingerprint.
 
     Attributes:
-        image_size: side in pixels to which images are resized before the networks see them.
+        image_size: side in pixels of the squares that the networks see.
+        view: `whole` stretches an image to one square; `tiles` cuts it, at its own scale, into overlapping ones.
+        tile_overlap: share of a tile's side, in [0, 0.9), that it has in common with the next one, or more.
+        tile_scale: factor in (0, 1] by which an image is shrunk before it is cut.
         precision: arithmetic of the networks in scoring. Part of the detector, because scores depend on it.
     """
 
     image_size: int = 128
+    view: Literal["whole", "tiles"] = "whole"
+    tile_overlap: float = 0.25
+    tile_scale: float = 1.0
     precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        if self.view not in ("whole", "tiles"):
+            raise ValueError(f"view {self.view!r} is neither 'whole' nor 'tiles'")
+        if not 0 <= self.tile_overlap < 0.9:
+            raise ValueError(f"tile_overlap {self.tile_overlap} must lie in [0, 0.9)")
+        if not 0 < self.tile_scale <= 1:
+            raise ValueError(f"tile_scale {self.tile_scale} must lie in (0, 1]")
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

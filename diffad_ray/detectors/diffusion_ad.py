@@ -61,6 +61,7 @@ class DiffusionADSettings(DetectorSettings):
     anomalies: AnomalySettings = field(default_factory=AnomalySettings)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.t_small < self.t_big < self.timesteps:
             raise ValueError(f"t_small {self.t_small} < t_big {self.t_big} < timesteps {self.timesteps} must hold")
         if not 0 < self.t_split < self.timesteps:

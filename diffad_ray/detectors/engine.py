@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +14,9 @@ from torch import Tensor
 
 from diffad_ray.detectors.acceleration import fastest_mode
 from diffad_ray.detectors.base import Detector, Mode
+
+if TYPE_CHECKING:
+    from diffad_ray.detectors.views import ImageDetection
 
 log = logging.getLogger(__name__)
 TRIAL_IMAGES = 4
@@ -70,6 +75,42 @@ class Engine:
             images = self.detector.mode.laid_out(as_unit_tensor(batch).to(self.device))
             score, anomaly_map, reconstruction = (part[:count].float().cpu() for part in self.detector.detect(images))
             yield BatchDetection(score.numpy(), anomaly_map.numpy(), reconstruction.permute(0, 2, 3, 1).numpy())
+
+    def detect_images(self, images: Iterable[np.ndarray], with_reconstruction: bool = True) -> Iterator[ImageDetection]:
+        """Detect in images [H,W,3] of any sizes and depths, uint8 or uint16, one by one in their order.
+
+        Images are viewed as the detector's settings say. Their squares share batches, and an image is only taken when a
+        batch has room for it, so no more of them are in memory than a batch holds and the detections they wait for.
+
+        Args:
+            images: whole images; they may be read while the detection goes on.
+            with_reconstruction: false saves the time and memory of blending reconstructions nobody looks at.
+
+        Raises:
+            ImageError: an image is too small. Detections still on their way are lost with it, so whoever wants to go on
+                asks `views.check_side` before handing an image over.
+        """
+        # Here and not above, so that training and scoring of ready batches need no OpenCV.
+        from diffad_ray.detectors.views import Assembly, grid_of, pieces
+        from diffad_ray.images import same_depth
+
+        settings = self.detector.settings
+        in_flight: deque[Assembly] = deque()
+
+        def squares() -> Iterator[np.ndarray]:
+            for pixels in images:
+                cut = pieces(pixels, settings)
+                grid = grid_of(pixels.shape[0], pixels.shape[1], settings)
+                in_flight.append(Assembly(grid, with_reconstruction))
+                yield from cut
+
+        upcoming = squares()
+        while batch := list(islice(upcoming, self.batch_size)):
+            (found,) = self.detect(same_depth(batch))
+            for square in zip(found.score, found.anomaly_map, found.reconstruction, strict=True):
+                if detection := in_flight[0].add(*square):
+                    in_flight.popleft()
+                    yield detection
 
 
 def default_device() -> torch.device:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,11 +12,14 @@ import numpy as np
 from diffad_ray import storage
 from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.detectors.engine import Engine, default_device
+from diffad_ray.detectors.views import check_side, grid_of
 from diffad_ray.errors import UserError
 from diffad_ray.evaluation.datasets import GOOD, LabelledImage, read_mvtec
 from diffad_ray.evaluation.metrics import at_threshold, auroc, average_precision
-from diffad_ray.images import ImageError, decode_image, network_input, resized, same_depth
+from diffad_ray.evaluation.pixels import PixelCounts
+from diffad_ray.images import ImageError, decode_image, resized
 from diffad_ray.progress import ProgressBar
+from diffad_ray.read_ahead import read_ahead
 
 READERS = 8
 OVERALL = "overall"
@@ -42,8 +46,9 @@ class Evaluation:
 
     Attributes:
         detector, fingerprint, dataset: which on which.
-        image_size: side of the maps in pixels, at which pixel figures are taken; masks are resized to it by area means
-            and binarised at 0.5.
+        image_size, view: of the detector. Pixel figures are taken at the size of the maps: image_size x image_size in
+            the view `whole`, that of the (shrunk) image, up to 4 megapixels, in the view `tiles`. Masks are resized to
+            it by area means and binarised at 0.5.
         threshold: the score from which an image is called anomalous; from the detector's calibration unless given.
         good: number of good images.
         figures: by kind of defect, and `overall`.
@@ -55,6 +60,7 @@ class Evaluation:
     fingerprint: str
     dataset: str
     image_size: int
+    view: str
     threshold: float
     good: int
     figures: dict[str, Figures]
@@ -78,7 +84,7 @@ def evaluate(
     dataset = storage.normalised(dataset)
     images = read_mvtec(dataset)
     bundle = load_bundle(str(detector))
-    side = bundle.detector.settings.image_size
+    settings = bundle.detector.settings
     engine = Engine(bundle.detector, default_device())
     threshold = bundle.calibration.threshold if threshold is None else threshold
 
@@ -86,45 +92,57 @@ def evaluate(
 
     def load(image: LabelledImage) -> tuple[np.ndarray, np.ndarray | None] | None:
         try:
-            pixels = network_input(decode_image(storage.read(image.uri)).pixels, side)
-            return pixels, _mask(image, side)
+            pixels = decode_image(storage.read(image.uri)).pixels
+            check_side(pixels)
+            return pixels, _mask(image, *grid_of(pixels.shape[0], pixels.shape[1], settings).map_size)
         except (ImageError, OSError) as error:
             unreadable[image.uri] = str(error)
             return None
 
+    in_flight: deque[tuple[LabelledImage, np.ndarray | None]] = deque()
+
+    def readable(bar: ProgressBar) -> Iterator[np.ndarray]:
+        for done, (image, loaded) in enumerate(zip(images, read_ahead(load, images, READERS), strict=True)):
+            bar.update(done)
+            if loaded is not None:
+                pixels, mask = loaded
+                in_flight.append((image, mask))
+                yield pixels
+
     used: list[LabelledImage] = []
-    scores: list[np.ndarray] = []
-    maps: list[np.ndarray] = []
-    masks: list[np.ndarray | None] = []
-    with ThreadPoolExecutor(READERS) as pool, ProgressBar("evaluating", len(images), show_progress) as bar:
-        for start in range(0, len(images), engine.batch_size):
-            batch = images[start : start + engine.batch_size]
-            loaded = [(image, found) for image, found in zip(batch, pool.map(load, batch), strict=True) if found]
-            for detection in engine.detect(same_depth([pixels for _, (pixels, _) in loaded])) if loaded else ():
-                scores.append(detection.score)
-                maps.append(detection.anomaly_map)
-            used += [image for image, _ in loaded]
-            masks += [mask for _, (_, mask) in loaded]
-            bar.update(start + len(batch))
+    scores: list[float] = []
+    pixels_by_kind: dict[str, PixelCounts] = {}
+    without_mask: set[str] = set()
+    with ProgressBar("evaluating", len(images), show_progress) as bar:
+        for found in engine.detect_images(readable(bar), with_reconstruction=False):
+            image, mask = in_flight.popleft()
+            used.append(image)
+            scores.append(found.score)
+            if mask is None:
+                without_mask.add(image.kind)
+            else:
+                pixels_by_kind.setdefault(image.kind, PixelCounts()).add(found.anomaly_map, mask)
+        bar.update(len(images))
     if not used:
         reasons = "; ".join(f"{uri}: {reason}" for uri, reason in list(unreadable.items())[:3])
         raise UserError(f"none of the {len(images)} test images can be used: {reasons}")
 
-    all_scores, all_maps = np.concatenate(scores), np.concatenate(maps)
-    kinds = np.array([image.kind for image in used])
+    all_scores, kinds = np.array(scores), np.array([image.kind for image in used])
     figures = {}
     for kind in [OVERALL, *sorted(set(kinds) - {GOOD})]:
-        chosen = np.ones(len(kinds), bool) if kind == OVERALL else (kinds == GOOD) | (kinds == kind)
-        labels = kinds[chosen] != GOOD
-        figures[kind] = _figures(
-            all_scores[chosen], labels, all_maps[chosen], [masks[i] for i in np.flatnonzero(chosen)], threshold
-        )
+        chosen_kinds = set(kinds) if kind == OVERALL else {GOOD, kind}
+        chosen = np.isin(kinds, list(chosen_kinds))
+        counts = None
+        if not chosen_kinds & without_mask:
+            counts = PixelCounts.sum(pixels_by_kind[k] for k in chosen_kinds & pixels_by_kind.keys())
+        figures[kind] = _figures(all_scores[chosen], kinds[chosen] != GOOD, counts, threshold)
     order = np.argsort(-all_scores, kind="stable")
     return Evaluation(
         detector=storage.normalised(detector),
         fingerprint=bundle.fingerprint,
         dataset=dataset,
-        image_size=side,
+        image_size=settings.image_size,
+        view=settings.view,
         threshold=threshold,
         good=int((kinds == GOOD).sum()),
         figures=figures,
@@ -133,33 +151,27 @@ def evaluate(
     )
 
 
-def _mask(image: LabelledImage, side: int) -> np.ndarray | None:
-    """Ground truth bool [S,S]; None where a defective image has no mask."""
+def _mask(image: LabelledImage, height: int, width: int) -> np.ndarray | None:
+    """Ground truth bool [H,W]; None where a defective image has no mask."""
     if not image.is_anomalous:
-        return np.zeros((side, side), dtype=bool)
+        return np.zeros((height, width), dtype=bool)
     if image.mask_uri is None:
         return None
     pixels = decode_image(storage.read(image.mask_uri)).pixels[..., 0]
     # As numbers, not as int() of a blurred mask, which would erode it.
-    share = resized(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max, side, side)
+    share = resized(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max, width, height)
     return share >= 0.5
 
 
-def _figures(
-    scores: np.ndarray, labels: np.ndarray, maps: np.ndarray, masks: list[np.ndarray | None], threshold: float
-) -> Figures:
-    """Figures of images [N] with maps [N,S,S]; pixel figures only where every defective image has a mask."""
+def _figures(scores: np.ndarray, labels: np.ndarray, pixels: PixelCounts | None, threshold: float) -> Figures:
+    """Figures of images [N]; pixel figures only where every defective image has a mask."""
     judged = at_threshold(scores, labels, threshold)
-    known = [mask for mask in masks if mask is not None]
-    complete = len(known) == len(masks)
-    pixel_scores = maps.ravel() if complete else np.zeros(0)
-    pixel_labels = np.stack(known).ravel() if complete else np.zeros(0, dtype=bool)
     return Figures(
         images=int(labels.sum()),
         image_auroc=auroc(scores, labels),
         image_ap=average_precision(scores, labels),
-        pixel_auroc=auroc(pixel_scores, pixel_labels),
-        pixel_ap=average_precision(pixel_scores, pixel_labels),
+        pixel_auroc=pixels.auroc() if pixels else None,
+        pixel_ap=pixels.average_precision() if pixels else None,
         precision=judged.precision,
         recall=judged.recall,
         false_alarm_rate=judged.false_alarm_rate,

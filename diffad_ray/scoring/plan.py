@@ -1,201 +1,171 @@
-"""The plan: which images a run scores, cut into fixed shards, written down before anything is scored."""
+"""The plan: which images a run scores and by which detector, cut into fixed shards, written before any is scored."""
 
 from __future__ import annotations
 
-import json
 import secrets
-import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from itertools import islice
+from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from diffad_ray import storage
+from diffad_ray.detectors.bundle import Bundle
 from diffad_ray.errors import UserError
-from diffad_ray.images import is_named_image
-from diffad_ray.scoring.table import MANIFEST, connect, has_rows, image_id, parquet_bytes, quoted, rows_of, to_table
+from diffad_ray.scoring.selection import Routed, Selection
+from diffad_ray.scoring.settings import PASSING, ScoringSettings
+from diffad_ray.table.layout import MANIFEST, parquet_bytes, quoted
+from diffad_ray.table.reading import has_rows, rows_of
+from diffad_ray.table.runs import Plan, PlannedDetector, write_plan
 
-LISTING_ROWS = 50_000
-PLAN_SUFFIX = ".plan.json"
+READ_ROWS = 50_000
 SHARD_BYTES = 48_000_000
-"Largest size of a shard's pixels: as one Ray Data block it must stay well under the size at which blocks are cut."
+"Largest size of a shard's pixels, or files where they pass undecoded: as one Ray Data block it must not be cut."
 SMALLEST_SHARD, WANTED_SHARDS = 16, 64
-RETRIED = ("timeout", "failed", "denied")
-"Statuses that may pass: the next run tries these images again."
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run sets out to do.
-
-    Attributes:
-        run_id: sorts by time of start.
-        run_date: partition of the run's rows.
-        table, archive, detector: locations.
-        fingerprint: of the detector.
-        images, skipped, other_files: images to score, images the table has already, files that are no images.
-        shards: number of manifest files.
-        settings: resolved settings of the run.
-    """
-
-    run_id: str
-    run_date: str
-    table: str
-    archive: str
-    detector: str
-    fingerprint: str
-    images: int
-    skipped: int
-    other_files: int
-    shards: int
-    settings: dict[str, Any]
-
-    @property
-    def plan_file(self) -> str:
-        return f"{self.table}/runs/{self.run_id}{PLAN_SUFFIX}"
-
-    @property
-    def record_file(self) -> str:
-        return f"{self.table}/runs/{self.run_id}.json"
-
-    def manifest_file(self, shard: int) -> str:
-        return f"{self.table}/manifests/{self.run_id}/{shard:05d}.parquet"
-
-
-def rows_a_shard(images: int, image_size: int) -> int:
-    """Images in a shard: few enough to fit a block, many enough to be worth a file, for even work over workers."""
-    fitting = max(SMALLEST_SHARD, SHARD_BYTES // (image_size**2 * 3))
-    return min(fitting, max(SMALLEST_SHARD, -(-images // WANTED_SHARDS)))
+WRITERS = 16
 
 
 def make_plan(
-    archive: str, table: str, detector: str, fingerprint: str, image_size: int, settings: dict[str, Any], force: bool
+    location: str,
+    table: str,
+    selection: Selection,
+    detectors: Sequence[Routed],
+    settings: ScoringSettings,
+    work: str,
+    force: bool,
 ) -> Plan:
-    """List an archive, leave out what the table has, and write the rest as manifest shards and a plan file.
+    """Leave out what the table has, and write the rest of a selection as manifest shards and a plan file.
 
-    The plan exists once its file does. Neither the listing nor the table is ever held in memory as a whole.
+    The plan exists once its file does. Neither the selection nor the table is ever held in memory as a whole.
 
     Args:
+        location: of the archive.
+        work: hash of what was asked for.
         force: score everything, whatever the table has.
 
     Raises:
-        UserError: the archive can't be listed or holds no image, or the table can't be written.
+        UserError: the table can't be written.
     """
     now = datetime.now(UTC)
     run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-    with tempfile.TemporaryDirectory(prefix="diffad-plan-") as scratch:
-        listing = Path(scratch) / "listing.parquet"
-        images, other_files = _list_archive(archive, listing)
-        if images == 0:
-            raise UserError(
-                f"{archive} holds no images ({other_files} other files): give a folder or prefix of files ending in "
-                ".png, .jpg, .tif or alike"
-            )
-        connection = connect(table)
-        # Spilling to disk keeps a sort of millions of rows within bounds.
-        connection.execute(f"SET temp_directory = {quoted(scratch)}")
-        done = ""
-        if not force and has_rows(table):
-            retried = ", ".join(map(quoted, RETRIED))
-            done = (
-                f"WHERE image_id NOT IN (SELECT image_id FROM {rows_of(table, 'scores')} WHERE "
-                f"detector_fingerprint = {quoted(fingerprint)} AND status NOT IN ({retried}))"
-            )
-        selected = f"FROM read_parquet({quoted(str(listing))}) {done}"
-        ((planned,),) = connection.execute(f"SELECT count(*) {selected}").fetchall()
-        size = rows_a_shard(planned, image_size)
+    pending = selection.rows if force else f"{selection.rows} ANTI JOIN {_done(table, settings)} USING {_KEY}"
+    found = selection.connection.execute(f"SELECT detector_fingerprint, count(*) FROM {pending} GROUP BY ALL")
+    counts = dict(found.fetchall())
+    names = {d.bundle.fingerprint: (d.location, d.bundle.name) for d in reversed(detectors)} | {"": ("", "")}
+    planned = [PlannedDetector(*names[print_], print_, counts[print_]) for print_ in names if print_ in counts]
+    total = sum(counts.values())
+    limits = {d.bundle.fingerprint: shard_limits(total, d.bundle, settings.shard_images) for d in detectors}
+    limits[""] = ShardLimits(settings.shard_images or READ_ROWS, None)
+    try:
+        shards = _write_manifests(selection, pending, f"{table}/manifests/{run_id}", planned, limits)
         plan = Plan(
             run_id=run_id,
             run_date=f"{now:%Y-%m-%d}",
             table=table,
-            archive=archive,
-            detector=detector,
-            fingerprint=fingerprint,
-            images=planned,
-            skipped=images - planned,
-            other_files=other_files,
-            shards=-(-planned // size),
-            settings=settings,
+            archive=location,
+            detectors=planned,
+            images=total,
+            skipped=selection.images - total,
+            other_files=selection.archive.other_files,
+            shards=shards,
+            checks_versions=selection.archive.is_listed,
+            columns=selection.columns.names,
+            notes=selection.notes,
+            work=work,
+            settings=asdict(settings),
         )
-        if planned:
-            reader = connection.sql(f"SELECT * {selected} ORDER BY image_uri").to_arrow_reader(LISTING_ROWS)
-            try:
-                for shard, rows in enumerate(_chunks(reader, size)):
-                    storage.write(plan.manifest_file(shard), parquet_bytes(rows.cast(MANIFEST)))
-                storage.write(plan.plan_file, json.dumps(asdict(plan), indent=1).encode())
-            except OSError as error:
-                raise UserError(f"the table {table} can't be written: {error}") from error
+        if total:
+            write_plan(plan)
+    except OSError as error:
+        raise UserError(f"the table {table} can't be written: {error}") from error
     return plan
 
 
-def _list_archive(archive: str, listing: Path) -> tuple[int, int]:
-    """Write the archive's images to a local Parquet file; the numbers of images and of other files."""
-    images = other_files = 0
-    rows: list[dict[str, Any]] = []
-    try:
-        with pq.ParquetWriter(listing, MANIFEST, compression="zstd") as writer:
-            for file in storage.walk(archive):
-                if not is_named_image(file.uri):
-                    other_files += 1
-                    continue
-                images += 1
-                rows.append(
-                    {
-                        "image_id": image_id(file.uri, file.version),
-                        "image_uri": file.uri,
-                        "image_version": file.version,
-                        "image_bytes": file.bytes,
-                        "image_modified": file.modified,
-                    }
-                )
-                if len(rows) == LISTING_ROWS:
-                    writer.write_table(to_table(rows, MANIFEST))
-                    rows.clear()
-            writer.write_table(to_table(rows, MANIFEST))
-    except FileNotFoundError as error:
-        raise UserError(f"no archive at {archive}: check the path or URI ({error})") from error
-    except PermissionError as error:
-        raise UserError(f"{archive} can't be listed: {error}. Check the credentials in the environment") from error
-    except OSError as error:
-        raise UserError(f"{archive} can't be listed: {error}") from error
-    return images, other_files
+_KEY = "(image_id, detector_fingerprint)"
 
 
-def _chunks(reader: pa.RecordBatchReader, size: int) -> Iterator[pa.Table]:
-    """The rows of a reader in tables of `size` rows, the last one shorter."""
+def _done(table: str, settings: ScoringSettings) -> str:
+    """SQL of the images that need not be scored again, by image and detector."""
+    if not has_rows(table):
+        return "(SELECT 0::BIGINT AS image_id, '' AS detector_fingerprint WHERE false)"
+    retried = ", ".join(map(quoted, {*PASSING, *settings.retry}))
+    rows = rows_of(table, "scores")
+    return f"(SELECT image_id, detector_fingerprint FROM {rows} WHERE status NOT IN ({retried}))"
+
+
+class ShardLimits(NamedTuple):
+    """How many images, and bytes of files, a shard may have."""
+
+    images: int
+    file_bytes: int | None
+
+
+def shard_limits(images: int, bundle: Bundle, wanted: int | None) -> ShardLimits:
+    """Few enough images to fit a block, many enough to be worth a file, for even work over workers."""
+    settings = bundle.detector.settings
+    even = wanted or max(SMALLEST_SHARD, -(-images // WANTED_SHARDS))
+    if settings.view == "tiles":
+        # Large images pass as they are stored, to be decoded one by one.
+        return ShardLimits(min(even, READ_ROWS), SHARD_BYTES)
+    fitting = max(SMALLEST_SHARD, SHARD_BYTES // (settings.image_size**2 * 3))
+    return ShardLimits(min(fitting, even), None)
+
+
+def _write_manifests(
+    selection: Selection,
+    pending: str,
+    folder: str,
+    detectors: Sequence[PlannedDetector],
+    limits: Mapping[str, ShardLimits],
+) -> int:
+    """Write the shards, each of one detector; how many there are. Workers meet a detector's shards one after another,
+    so that they load each detector about once."""
+    schema = pa.schema([*MANIFEST, *selection.columns])
+    shards = 0
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for detector in detectors:
+            rows = f"SELECT * FROM {pending} WHERE detector_fingerprint = {quoted(detector.fingerprint)}"
+            reader = selection.connection.sql(f"{rows} ORDER BY image_uri").to_arrow_reader(READ_ROWS)
+            limit = limits[detector.fingerprint]
+            numbered = enumerate(_shards(reader, limit), shards)
+            # A few at a time: neither waits for the store one by one, nor are all held in memory.
+            while chunk := list(islice(numbered, 4 * WRITERS)):
+                writes = [(f"{folder}/{k:05d}.parquet", parquet_bytes(rows.cast(schema))) for k, rows in chunk]
+                list(pool.map(lambda write: storage.write(*write), writes))
+                shards += len(chunk)
+    return shards
+
+
+def _shards(reader: pa.RecordBatchReader, limits: ShardLimits) -> Iterator[pa.Table]:
+    """The rows of a reader, cut where the next one would be too many or too large."""
     waiting = reader.schema.empty_table()
     for batch in reader:
         waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
-        while len(waiting) >= size:
-            yield waiting.slice(0, size)
-            waiting = waiting.slice(size)
+        while len(waiting) > (count := _fitting(waiting, limits)):
+            yield waiting.slice(0, count)
+            waiting = waiting.slice(count)
     if len(waiting):
         yield waiting
 
 
-def unfinished_plan(table: str, archive: str, fingerprint: str, settings: dict[str, Any]) -> Plan | None:
-    """The last plan for the same work that was never completed, or None."""
-    try:
-        files = {file.uri for file in storage.walk(f"{table}/runs")}
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(f"the table {table} can't be read: {error}") from error
-    for uri in sorted((uri for uri in files if uri.endswith(PLAN_SUFFIX)), reverse=True):
-        if uri.removesuffix(PLAN_SUFFIX) + ".json" in files:
-            continue
-        plan = Plan(**json.loads(storage.read(uri)))
-        if (plan.archive, plan.fingerprint, plan.settings) == (archive, fingerprint, settings):
-            return plan
-    return None
+def _fitting(rows: pa.Table, limits: ShardLimits) -> int:
+    """How many of the rows, one at least, make the next shard."""
+    head = rows.slice(0, limits.images)
+    if limits.file_bytes is None:
+        return len(head)
+    total = 0
+    for count, size in enumerate(head["image_bytes"].to_pylist()):
+        total += size
+        if total > limits.file_bytes and count:
+            return count
+    return len(head)
 
 
-def done_shards(plan: Plan) -> set[int]:
-    """Numbers of the shards whose scores are written."""
+def pending_shards(plan: Plan) -> list[int]:
+    """Numbers of the shards whose scores are not written yet."""
     prefix = f"{plan.run_id}-"
     done = set()
     try:
@@ -204,5 +174,5 @@ def done_shards(plan: Plan) -> set[int]:
             if name.startswith(prefix) and name.endswith(".parquet"):
                 done.add(int(name.removeprefix(prefix).removesuffix(".parquet")))
     except FileNotFoundError:
-        return set()
-    return done
+        return list(range(plan.shards))
+    return [shard for shard in range(plan.shards) if shard not in done]

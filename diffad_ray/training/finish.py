@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from diffad_ray.detectors.acceleration import fastest_mode
 from diffad_ray.detectors.base import Detector, Mode, Precision
 from diffad_ray.detectors.bundle import Bundle, save_bundle
 from diffad_ray.detectors.calibration import Calibration
-from diffad_ray.detectors.engine import Engine, as_unit_tensor
+from diffad_ray.detectors.engine import Engine
 from diffad_ray.errors import UserError
 from diffad_ray.training.loop import TrainingSettings
 
+TRIAL_IMAGES = 8
 WORTHWHILE_GAIN = 1.2
 "bfloat16 must score this many times faster than float32 to be chosen: it costs a little exactness."
 
 
-def scoring_precision(detector: Detector, images: Tensor, wanted: str, device: torch.device) -> Precision:
+def scoring_precision(detector: Detector, wanted: str, device: torch.device) -> Precision:
     """The precision in which the detector will score, found by a short trial where `wanted` is `auto`."""
     if wanted != "auto":
         return "bfloat16" if wanted == "bfloat16" else "float32"
     detector = detector.to(device)
+    side = detector.settings.image_size
+    trial = torch.zeros((TRIAL_IMAGES, 3, side, side), device=device)
 
     def run(mode: Mode) -> None:
-        detector.run_in(mode).detect(mode.laid_out(images.to(device)))
+        detector.run_in(mode).detect(mode.laid_out(trial))
 
     seconds = fastest_mode(run, ("float32", "bfloat16"), device).seconds
     best = {p: min(s for mode, s in seconds.items() if mode.precision == p) for p in ("float32", "bfloat16")}
@@ -37,17 +40,17 @@ def scoring_precision(detector: Detector, images: Tensor, wanted: str, device: t
 
 def finish_detector(
     detector: Detector,
-    held_back: np.ndarray,
+    held_back: Iterable[np.ndarray],
     settings: TrainingSettings,
     facts: dict[str, Any],
     device: torch.device,
     location: str,
 ) -> Bundle:
-    """Calibrate a trained detector on held-back normals [N,S,S,3] and write its bundle."""
-    precision = scoring_precision(detector, as_unit_tensor(held_back[:8]), settings.precision, device)
+    """Calibrate a trained detector on held-back normal images [H,W,3] of any sizes and write its bundle."""
+    precision = scoring_precision(detector, settings.precision, device)
     detector.settings = dataclasses.replace(detector.settings, precision=precision)
     engine = Engine(detector, device)
-    scores = np.concatenate([batch.score for batch in engine.detect(held_back)])
+    scores = np.array([found.score for found in engine.detect_images(held_back, with_reconstruction=False)])
     try:
         calibration = Calibration.from_scores(scores, settings.false_alarm_rate)
     except ValueError as error:

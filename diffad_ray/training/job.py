@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -14,10 +15,11 @@ import torch
 import torch.distributed as dist
 
 from diffad_ray.detectors.bundle import find_detector
+from diffad_ray.detectors.views import pieces
 from diffad_ray.training.checkpoints import TrainingFolder
 from diffad_ray.training.finish import finish_detector
 from diffad_ray.training.loop import Report, TrainingSettings, World, train_loop
-from diffad_ray.training.normals import load_images, load_textures
+from diffad_ray.training.normals import load_pieces, load_textures, read_images
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,10 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
     settings = TrainingSettings(**job.training_settings)
     torch.manual_seed(settings.seed)
     detector = detector_class(detector_class.settings_class(**job.detector_settings))
+    learnt, share = job.learnt[world.rank :: world.size], -(-settings.max_images // world.size)
+    view = partial(pieces, settings=detector.settings)
+    normals, problems = load_pieces(learnt, view, share, settings.seed + world.rank)
     side = detector.settings.image_size
-    normals, problems = load_images(job.learnt[world.rank :: world.size], side)
     textures = load_textures(job.textures, side, settings.seed) if job.textures else None
 
     folder = TrainingFolder(job.location)
@@ -84,7 +88,6 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
     problems = _of_all_ranks(problems, world)
     if world.rank != 0:
         return
-    held_back, _ = load_images(job.held_back, side)
     facts = {
         "data": job.data,
         "images": len(job.learnt),
@@ -99,5 +102,5 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"diffad-ray": version("diffad-ray"), "torch": torch.__version__},
     }
-    finish_detector(detector, held_back, settings, facts, world.device, job.location)
+    finish_detector(detector, read_images(job.held_back, {}), settings, facts, world.device, job.location)
     folder.finish()

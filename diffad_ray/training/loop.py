@@ -42,7 +42,8 @@ class TrainingSettings:
         precision: arithmetic of the networks; `auto` takes what a short trial finds fastest.
         held_back: share of the normal images kept out of training for calibration.
         false_alarm_rate: share of normal images that the threshold may call anomalous.
-        max_images: a larger set is sampled down to this many, since each worker keeps its part in memory.
+        max_images: a larger set, of images and then of their tiles, is sampled down to this many, since each worker
+            keeps its part in memory.
         checkpoint_seconds: time between checkpoints.
         report_every: steps between two lines of the loss table.
         seed: of every random choice.

@@ -1,20 +1,23 @@
-"""Normal images for training: found, split, decoded and resized."""
+"""Normal images for training: found, split, decoded and cut to what the networks see."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from diffad_ray import storage
 from diffad_ray.detectors.engine import as_unit_tensor
+from diffad_ray.detectors.views import check_side
 from diffad_ray.errors import UserError
 from diffad_ray.images import ImageError, decode_image, is_named_image, network_input, same_depth
+from diffad_ray.read_ahead import read_ahead
 
+R = TypeVar("R")
 READERS = 16
 FEWEST_IMAGES = 4
 FEWEST_HELD_BACK = 60
@@ -58,30 +61,58 @@ def find_normals(folder: str, held_back: float, max_images: int, seed: int) -> N
     return NormalImages(learnt=chosen[count:], held_back=chosen[:count], fingerprint=digest)
 
 
-def load_images(locations: Sequence[str], image_size: int) -> tuple[np.ndarray, dict[str, str]]:
-    """Pixels [N,S,S,3] of the readable images, and the reason for each that is not.
+def read_images(locations: Sequence[str], problems: dict[str, str]) -> Iterator[np.ndarray]:
+    """Pixels [H,W,3] of the readable images in their order, uint8 or uint16; the others' reasons go to `problems`."""
+    return _readable(_pixels, locations, problems)
 
+
+def load_pieces(
+    locations: Sequence[str], cut: Callable[[np.ndarray], list[np.ndarray]], most: int, seed: int
+) -> tuple[np.ndarray, dict[str, str]]:
+    """The squares [N,S,S,3] that `cut` makes of the readable images, and the reason for each image that is not.
+
+    Of more than `most` squares that many are drawn, all with equal chances, and no others are kept in memory meanwhile.
     The result is uint16 if any image has more than 8 bits a channel, else uint8.
+
+    Raises:
+        UserError: no image can be used.
     """
     problems: dict[str, str] = {}
-
-    def load(location: str) -> np.ndarray | None:
-        try:
-            return network_input(decode_image(storage.read(location)).pixels, image_size)
-        except (ImageError, OSError) as error:
-            problems[location] = str(error)
-            return None
-
-    with ThreadPoolExecutor(READERS) as pool:
-        images = [image for image in pool.map(load, locations) if image is not None]
-    if not images:
+    kept: list[np.ndarray] = []
+    seen, rng = 0, np.random.default_rng(seed)
+    for squares in _readable(lambda location: cut(_pixels(location)), locations, problems):
+        for square in squares:
+            # Reservoir sampling: how many there are is known only after the last image.
+            place = seen if seen < most else int(rng.integers(seen + 1))
+            seen += 1
+            if place < most:
+                # A copy, as a view would keep its whole image.
+                kept[place : place + 1] = [square.copy()]
+    if not kept:
         reasons = "; ".join(f"{location}: {reason}" for location, reason in list(problems.items())[:3])
         raise UserError(f"none of {len(locations)} images can be used: {reasons}")
-    return same_depth(images), problems
+    return same_depth(kept), problems
 
 
 def load_textures(folder: str, image_size: int, seed: int) -> Tensor:
     """Up to 500 images [K,3,S,S] in [0,1] of a folder or prefix that lend pseudo-anomalies their appearance."""
     found = find_normals(folder, 0.0, MOST_TEXTURES, seed)
-    textures, _ = load_images(found.learnt, image_size)
+    textures, _ = load_pieces(found.learnt, lambda pixels: [network_input(pixels, image_size)], MOST_TEXTURES, seed)
     return as_unit_tensor(textures)
+
+
+def _pixels(location: str) -> np.ndarray:
+    pixels = decode_image(storage.read(location)).pixels
+    check_side(pixels)
+    return pixels
+
+
+def _readable(read: Callable[[str], R], locations: Sequence[str], problems: dict[str, str]) -> Iterator[R]:
+    def attempt(location: str) -> R | None:
+        try:
+            return read(location)
+        except (ImageError, OSError) as error:
+            problems[location] = str(error)
+            return None
+
+    return (found for found in read_ahead(attempt, locations, READERS) if found is not None)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diffad_ray import storage
 from diffad_ray.detectors.bundle import DESCRIPTION, Bundle, find_detector, load_bundle
 from diffad_ray.detectors.engine import as_unit_tensor, default_device
+from diffad_ray.detectors.views import pieces
 from diffad_ray.errors import UserError
 from diffad_ray.progress import ProgressBar
 from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
 from diffad_ray.training.checkpoints import TrainingFolder
 from diffad_ray.training.job import TrainingJob, run_job
 from diffad_ray.training.loop import Report, TrainingSettings, World
-from diffad_ray.training.normals import find_normals, load_images
+from diffad_ray.training.normals import find_normals, load_pieces
 
 MEASURED_IMAGES = 256
-"Normal images on which mean and standard deviation are measured."
+"Normal images, and squares seen of them, on which mean and standard deviation are measured."
 
 
 def train(
@@ -48,7 +50,7 @@ def train(
         detector: folder or URI of the bundle; losses and checkpoints go into its subfolder `training`.
         kind: of detector.
         preset: network sizes: `tiny`, `small`, `base` or `paper`.
-        image_size: side in pixels to which images are resized, a multiple of 32.
+        image_size: side in pixels of what the networks see, images or tiles of them; a multiple of 32.
         steps, batch_size: see `TrainingSettings`.
         textures: folder or URI of texture images for pseudo-anomalies; by default they are procedural.
         workers: Ray Train workers, a GPU each where there are enough; 0 trains in this process without Ray.
@@ -80,7 +82,8 @@ def train(
         raise UserError(f"batch_size {training.batch_size} can't be shared among {workers} workers: take a multiple")
 
     found = find_normals(normals, training.held_back, training.max_images, training.seed)
-    sample, _ = load_images(found.learnt[:MEASURED_IMAGES], settings.image_size)
+    view = partial(pieces, settings=settings)
+    sample, _ = load_pieces(found.learnt[:MEASURED_IMAGES], view, MEASURED_IMAGES, training.seed)
     settings = settings.measured_on(as_unit_tensor(sample))
     if textures:
         find_normals(textures, 0.0, 1, 0)

@@ -1,4 +1,4 @@
-"""The table: its columns, its files, and the DuckDB connection that reads them.
+"""The table's columns and files.
 
     TABLE/scores/run_date=2026-11-21/<run>-00012.parquet     a row an image
     TABLE/regions/run_date=2026-11-21/<run>-00012.parquet    a row a connected region
@@ -6,6 +6,7 @@
     TABLE/manifests/<run>/00012.parquet                      what a run set out to score
     TABLE/runs/<run>.plan.json                               its plan
     TABLE/runs/<run>.json                                    its record, written last
+    TABLE/leases/00000007.json                               who may write, while a run goes on
 
 A shard's scores file is the mark that the shard is done, so everything else of the shard is written before it.
 """
@@ -16,12 +17,8 @@ import hashlib
 import io
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from diffad_ray import storage
-from diffad_ray.errors import UserError
 
 SCORES = pa.schema(
     [
@@ -66,13 +63,25 @@ REGIONS = pa.schema(
         ("run_id", pa.string()),
     ]
 )
-MANIFEST = pa.schema([SCORES.field(name) for name in SCORES.names[:5]])
+IMAGE = pa.schema([SCORES.field(name) for name in SCORES.names[:5]])
+"What a listing says of an image."
+MANIFEST = IMAGE.append(pa.field("detector_fingerprint", pa.string()))
+"What a run sets out to score; columns from path templates and manifests follow."
 
 
 def image_id(uri: str, version: str) -> int:
-    """Identity of an image's content at a place: a signed 64-bit hash of URI and version."""
-    digest = hashlib.blake2b(f"{uri}\n{version}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
+    """Identity of an image's content at a place: a signed 64-bit hash of URI and version, here and in SQL.
+
+    MD5 because DuckDB computes it too, millions a second; it guards against chance, not against an enemy.
+    """
+    digest = hashlib.md5(f"{uri}\n{version}".encode(), usedforsecurity=False).digest()
+    return int.from_bytes(digest[8:], "little", signed=True)
+
+
+def image_id_sql(uri: str, version: str) -> str:
+    """`image_id` of two columns, as an SQL expression."""
+    unsigned = f"md5_number_lower({uri} || chr(10) || {version})::HUGEINT"
+    return f"(({unsigned} + 9223372036854775808) % 18446744073709551616 - 9223372036854775808)::BIGINT"
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
@@ -93,59 +102,9 @@ def mask_file(table: str, fingerprint: str, image: int) -> str:
     return f"{table}/masks/{fingerprint}/{name[:2]}/{name}.png"
 
 
-def connect(table: str) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection that can read and write at the table's location."""
-    connection = duckdb.connect()
-    connection.execute("SET TimeZone = 'UTC'")
-    if not storage.is_local(table):
-        import fsspec
-
-        scheme = table.partition("://")[0]
-        connection.register_filesystem(fsspec.filesystem(scheme))
-    return connection
-
-
-def has_rows(table: str) -> bool:
-    """Whether any run has written scores."""
-    return storage.has_files(f"{table}/scores")
-
-
 def quoted(text: str) -> str:
     """A text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
-
-
-def rows_of(table: str, kind: str) -> str:
-    """SQL for all rows of `scores` or `regions`, whatever run wrote them; `run_date` is a column."""
-    pattern = quoted(f"{table}/{kind}/run_date=*/*.parquet")
-    return f"read_parquet({pattern}, hive_partitioning = true, union_by_name = true)"
-
-
-def open_table(table: str) -> duckdb.DuckDBPyConnection:
-    """Connect, with the views `scores` and `regions`.
-
-    An image that failed and was scored again by a later run shows its last row only.
-
-    Raises:
-        UserError: there is no table.
-    """
-    table = storage.normalised(table)
-    try:
-        found = has_rows(table)
-    except OSError as error:
-        raise UserError(f"the table {table} can't be read: {error}") from error
-    if not found:
-        raise UserError(
-            f"no table at {table}: it has no scores. Make one with "
-            f"`diffad-ray score ARCHIVE --detector DETECTOR --table {table}`"
-        )
-    connection = connect(table)
-    connection.execute(
-        f"CREATE VIEW scores AS SELECT * FROM {rows_of(table, 'scores')} "
-        "QUALIFY row_number() OVER (PARTITION BY image_id, detector_fingerprint ORDER BY scored_at DESC, run_id) = 1"
-    )
-    connection.execute(f"CREATE VIEW regions AS SELECT * FROM {rows_of(table, 'regions')}")
-    return connection
 
 
 def to_table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -1,0 +1,74 @@
+"""A detector that costs next to nothing, so that benchmarks measure the pipeline around it.
+
+Ray's workers must know it too: `connect_with_stub` starts a local cluster whose workers register it first.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import ray
+import torch
+from torch import Tensor
+
+from diffad_ray.cluster import connect
+from diffad_ray.detectors.base import Detection, Detector, DetectorSettings
+from diffad_ray.detectors.bundle import DETECTORS, Bundle, save_bundle
+from diffad_ray.detectors.calibration import Calibration
+
+
+@dataclass(frozen=True, kw_only=True)
+class StubSettings(DetectorSettings):
+    """Nothing but what every detector has."""
+
+    def measured_on(self, images: Tensor) -> Self:
+        return self
+
+
+class Stub(Detector):
+    """The score is the mean of the red channel's first row."""
+
+    kind = "stub"
+    settings_class = StubSettings
+
+    def __init__(self, settings: StubSettings):
+        super().__init__(settings)
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def parameter_groups(self, learning_rate: float | None) -> list[dict[str, Any]]:
+        raise NotImplementedError("a stub is not trained")
+
+    def training_losses(
+        self, normals: Tensor, textures: Tensor | None, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        raise NotImplementedError("a stub is not trained")
+
+    @torch.inference_mode()
+    def detect(self, images: Tensor) -> Detection:
+        return Detection(images[:, 0, 0].mean(dim=1), images[:, 0], images)
+
+
+def register() -> None:
+    """Make the stub known to this process."""
+    DETECTORS[Stub.kind] = Stub
+
+
+def connect_with_stub() -> None:
+    """Start a local Ray cluster whose workers know the stub."""
+    register()
+    here = str(Path(__file__).parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    connect(runtime_env={"worker_process_setup_hook": "stub.register"})
+    assert ray.is_initialized()
+
+
+def make_stub(location: str, image_size: int, defect_share: float = 0.01) -> None:
+    """A bundle whose threshold lets about `defect_share` of uniform scores in [0, 1] pass as anomalous."""
+    register()
+    scores = np.linspace(0, 1, 1000)
+    calibration = Calibration.from_scores(scores, defect_share)
+    save_bundle(Bundle(Stub(StubSettings(image_size=image_size)), calibration), location)

@@ -1,0 +1,24 @@
+"""From the bytes of an image file to RGB pixels, or to the reason why there are none.
+
+Archives hold whatever was dropped into them, so nothing here trusts a file: its size is read before anything is
+decoded, and every failure becomes an `ImageError` that says what was found. No global state is read or changed, so
+many threads may decode at once.
+"""
+
+from diffad_ray.images.decode import DecodedImage, decode_image
+from diffad_ray.images.limits import DEFAULT_MAX_PIXELS, SMALLEST_SIDE, ImageError
+from diffad_ray.images.names import IMAGE_SUFFIXES, is_named_image
+from diffad_ray.images.pixels import network_input, resized, same_depth
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "IMAGE_SUFFIXES",
+    "SMALLEST_SIDE",
+    "DecodedImage",
+    "ImageError",
+    "decode_image",
+    "is_named_image",
+    "network_input",
+    "resized",
+    "same_depth",
+]

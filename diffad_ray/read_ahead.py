@@ -1,0 +1,23 @@
+"""Files read by threads, ahead of whoever works on them, and no further ahead than memory allows."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def read_ahead(read: Callable[[T], R], items: Iterable[T], readers: int) -> Iterator[R]:
+    """`map(read, items)` by threads; at most `readers` results are being read or waiting at any time."""
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(readers) as pool:
+        for item in items:
+            if len(waiting) == readers:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(read, item))
+        while waiting:
+            yield waiting.popleft().result()

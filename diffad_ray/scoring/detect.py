@@ -1,0 +1,139 @@
+"""Stage 2, on actors that hold detectors, on a GPU where there is one: from pixels to scores and maps."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import torch
+
+from diffad_ray import storage
+from diffad_ray.detectors.bundle import load_bundle
+from diffad_ray.detectors.engine import Engine, default_device
+from diffad_ray.detectors.views import check_side
+from diffad_ray.images import ImageError
+from diffad_ray.scoring.attempts import Attempts
+from diffad_ray.scoring.isolated import IsolatedDecoder
+from diffad_ray.scoring.load import FOUND, LoadedImage, decode
+from diffad_ray.scoring.settings import ScoringSettings
+from diffad_ray.table.runs import Plan
+
+log = logging.getLogger(__name__)
+DETECTORS_HELD = 2
+"Shards come sorted by detector, so an actor needs one, and the next one at the border."
+
+
+class DetectShard:
+    """Detects in the images of a shard.
+
+    Adds `score`, `anomaly_map` as float16 bytes of [h,w] where a mask will be made of it, `map_width`, and
+    `network_mode`, how the networks ran; drops `data`.
+
+    Args:
+        thresholds: by fingerprint, the score from which an image is anomalous.
+        threads: of an actor on a CPU.
+        attempts: counts attempts at shards whose images are decoded here, because the detector sees tiles.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        settings: ScoringSettings,
+        storage_settings: storage.StorageSettings,
+        thresholds: dict[str, float],
+        threads: int,
+        attempts: Attempts,
+    ):
+        storage.configure(storage_settings)
+        self.device = default_device()
+        if self.device.type == "cpu":
+            torch.set_num_threads(threads)
+        self.locations = {detector.fingerprint: detector.location for detector in plan.detectors}
+        self.settings, self.thresholds, self.attempts = settings, thresholds, attempts
+        self.engines: dict[str, Engine] = {}
+
+    def _engine(self, fingerprint: str) -> Engine:
+        if fingerprint in self.engines:
+            return self.engines[fingerprint]
+        bundle = load_bundle(self.locations[fingerprint])
+        if bundle.fingerprint != fingerprint:
+            raise RuntimeError(f"the detector at {self.locations[fingerprint]} was replaced while the run went on")
+        if len(self.engines) == DETECTORS_HELD:
+            del self.engines[next(iter(self.engines))]
+        self.engines[fingerprint] = Engine(bundle.detector, self.device)
+        return self.engines[fingerprint]
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        started = time.process_time()
+        cv2.setNumThreads(1)
+        files = [buffer.as_py() for buffer in block["data"]]
+        found: dict[str, list[Any]] = {field.name: block[field.name].to_pylist() for field in FOUND}
+        scores: list[float | None] = [None] * len(files)
+        maps: list[bytes | None] = [None] * len(files)
+        widths: list[int | None] = [None] * len(files)
+        mode = None
+        readable = [row for row, data in enumerate(files) if data is not None]
+        if readable:
+            fingerprint = block["detector_fingerprint"][0].as_py()
+            engine = self._engine(fingerprint)
+            mode = str(engine.detector.mode)
+            if engine.detector.settings.view == "tiles":
+                images = self._decoded(files, found, block["shard"][0].as_py())
+            else:
+                side = engine.detector.settings.image_size
+                images = ((row, image_from_bytes(files[row], side)) for row in readable)
+            order: list[int] = []
+
+            def in_order() -> Iterator[np.ndarray]:
+                for row, pixels in images:
+                    order.append(row)
+                    yield pixels
+
+            for count, detection in enumerate(engine.detect_images(in_order(), with_reconstruction=False)):
+                # As the number that the commit will judge: a float32 beside the threshold would round it.
+                row = order[count]
+                scores[row] = exact = float(detection.score)
+                if self.settings.masks == "all" or exact >= self.thresholds[fingerprint]:
+                    maps[row] = detection.anomaly_map.astype(np.float16).tobytes()
+                    widths[row] = detection.anomaly_map.shape[1]
+        detected = block.drop_columns(["data"])
+        for field in FOUND:
+            column = pa.array(found[field.name], field.type)
+            detected = detected.set_column(detected.column_names.index(field.name), field, column)
+        detected = detected.append_column("score", pa.array(scores, pa.float32()))
+        detected = detected.append_column("anomaly_map", pa.array(maps, pa.large_binary()))
+        detected = detected.append_column("map_width", pa.array(widths, pa.int32()))
+        detected = detected.append_column("network_mode", pa.array([mode] * len(files), pa.string()))
+        spent = np.asarray(detected["seconds"]) + time.process_time() - started
+        return detected.set_column(detected.column_names.index("seconds"), "seconds", pa.array(spent))
+
+    def _decoded(
+        self, files: list[bytes | None], found: dict[str, list[Any]], shard: int
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Decode large images one by one, as they are wanted; what can't be decoded is noted in `found`."""
+        with IsolatedDecoder(self.settings.max_pixels) if self.attempts.begin(shard) else nullcontext() as isolated:
+            for row, data in enumerate(files):
+                if data is None:
+                    continue
+                image = decode(data, self.settings.max_pixels, isolated)
+                try:
+                    if image.pixels is not None:
+                        check_side(image.pixels)
+                except ImageError as error:
+                    image = LoadedImage(error.status, str(error))
+                for field in FOUND:
+                    found[field.name][row] = getattr(image, field.name)
+                if image.pixels is not None:
+                    yield row, image.pixels
+
+
+def image_from_bytes(data: bytes, side: int) -> np.ndarray:
+    """[S,S,3] from its bytes, whose number tells uint8 from uint16."""
+    deep = len(data) == 2 * side * side * 3
+    return np.frombuffer(data, np.uint16 if deep else np.uint8).reshape(side, side, 3)

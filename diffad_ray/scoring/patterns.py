@@ -1,0 +1,124 @@
+"""Patterns of paths: globs that choose images and detectors, and templates that make columns of a path's parts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from diffad_ray.errors import UserError
+from diffad_ray.table.layout import SCORES, quoted
+
+_GLOB_PART = re.compile(r"\*\*/|\*\*|\*|\?|\[!?[^\]]+\]")
+_FIELD = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
+_NAME = re.compile(r"[a-z_][a-z0-9_]*")
+_TIME_OF_DAY = re.compile(r"%[HIMSfpsc]")
+TAKEN = frozenset(SCORES.names) | {"run_date"}
+"Names of columns that a template or a manifest may not give."
+
+
+def glob_regex(pattern: str) -> str:
+    """A glob as a regular expression (RE2 and Python) for whole paths.
+
+    `*` and `?` stay within a folder, `**` does not, `[abc]` and `[!abc]` are sets. A pattern without a slash is one for
+    file names, in whatever folder.
+    """
+    anywhere = "" if "/" in pattern or pattern.startswith("**") else "(?:.*/)?"
+    return f"(?s){anywhere}{_globbed(pattern)}"
+
+
+def _globbed(pattern: str) -> str:
+    """The expression of a glob, part by part."""
+    expression, start = "", 0
+    for part in _GLOB_PART.finditer(pattern):
+        glob = part.group()
+        expression += re.escape(pattern[start : part.start()])
+        if glob.startswith("["):
+            expression += "[^" + glob[2:] if glob[1] == "!" else glob
+        else:
+            expression += {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}[glob]
+        start = part.end()
+    return expression + re.escape(pattern[start:])
+
+
+def matches_any(path: str, patterns: Sequence[str]) -> str:
+    """SQL: whether the column `path` matches one of the globs."""
+    return "(" + " OR ".join(f"regexp_full_match({path}, {quoted(glob_regex(p))})" for p in patterns) + ")"
+
+
+@dataclass(frozen=True)
+class TemplateColumn:
+    """A column that a template gives: its Arrow type, and the SQL of its value from the extracted parts."""
+
+    name: str
+    type: pa.DataType
+    sql: str
+
+
+@dataclass(frozen=True)
+class PathTemplate:
+    """A template such as `{line}/{camera}/{captured_at:%Y%m%d-%H%M%S}.png`, ready for SQL.
+
+    A field stands for a part of the path without a slash; one with a format of strptime becomes a date, or a moment in
+    UTC where the format has a time of day. `{}` stands for a part that becomes no column. Globs may stand between.
+    """
+
+    expression: str
+    fields: tuple[str, ...]
+    columns: tuple[TemplateColumn, ...]
+
+    @classmethod
+    def parse(cls, template: str) -> PathTemplate:
+        """Parse a template.
+
+        Raises:
+            UserError: a field's name is no column name, is taken, or stands twice.
+        """
+        expression, start = "(?s)", 0
+        fields: list[str] = []
+        columns: list[TemplateColumn] = []
+        for found in _FIELD.finditer(template):
+            name, form = found.groups()
+            expression += _globbed(template[start : found.start()])
+            start = found.end()
+            if not name:
+                expression += "[^/]+"
+                continue
+            if name in fields:
+                raise UserError(f"the template {template!r} names {name!r} twice")
+            check_column(name, f"the template {template!r}")
+            fields.append(name)
+            expression += "([^/]+)"
+            columns.append(_column(name, form))
+        expression += _globbed(template[start:])
+        if not fields:
+            raise UserError(f"the template {template!r} has no field: write one like {{line}}/{{camera}}/{{name}}")
+        return cls(expression, tuple(fields), tuple(columns))
+
+    def parts_sql(self, path: str) -> str:
+        """SQL: a struct with the text of each field; of a path that doesn't fit, empty texts."""
+        return f"regexp_extract({path}, {quoted(f'^{self.expression}$')}, [{', '.join(map(quoted, self.fields))}])"
+
+
+def check_column(name: str, origin: str) -> None:
+    """Whether a column may be added to the table.
+
+    Raises:
+        UserError: the name is taken, or not one that every engine takes without quotes.
+    """
+    if name in TAKEN:
+        raise UserError(f"{origin} gives a column {name!r}, which the table has already: take another name")
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{origin} gives a column {name!r}: take small letters, digits and _ for its name")
+
+
+def _column(name: str, form: str | None) -> TemplateColumn:
+    text = f"nullif(parts.{name}, '')"
+    if not form:
+        return TemplateColumn(name, pa.string(), text)
+    moment = f"try_strptime({text}, {quoted(form)})"
+    if _TIME_OF_DAY.search(form):
+        return TemplateColumn(name, pa.timestamp("us", "UTC"), f"{moment}::TIMESTAMP AT TIME ZONE 'UTC'")
+    return TemplateColumn(name, pa.date32(), f"{moment}::DATE")

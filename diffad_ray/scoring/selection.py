@@ -1,0 +1,178 @@
+"""The selection: which images of an archive a run is about, each with its detector and its columns.
+
+It is a Parquet file in a scratch folder, made by DuckDB with bounded memory; nothing is written to the table yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+import pyarrow as pa
+
+from diffad_ray.detectors.bundle import Bundle
+from diffad_ray.errors import UserError
+from diffad_ray.scoring.archive import Archive, open_archive
+from diffad_ray.scoring.patterns import PathTemplate, glob_regex, matches_any
+from diffad_ray.scoring.settings import ScoringSettings
+from diffad_ray.table.layout import image_id_sql, quoted
+from diffad_ray.table.reading import connect
+
+MEMORY = "1GB"
+"What DuckDB may hold while it selects and sorts; the rest is on disk."
+
+
+class Routed(NamedTuple):
+    """A detector of a run with the globs that lead to it; no globs: it scores what nothing else matches."""
+
+    location: str
+    bundle: Bundle
+    patterns: tuple[str, ...]
+
+
+class Selection(NamedTuple):
+    """The selected images.
+
+    Attributes:
+        connection: DuckDB, with which `rows` can be read, and the table too.
+        rows: SQL of a table with the columns of a manifest and `columns`, an image once.
+        images: number of rows.
+        columns: those beyond a manifest's own.
+        archive: what was selected from.
+        notes: what the user should know, in sentences.
+    """
+
+    connection: duckdb.DuckDBPyConnection
+    rows: str
+    images: int
+    columns: pa.Schema
+    archive: Archive
+    notes: list[str]
+
+
+def select_images(
+    location: str, table: str, detectors: Sequence[Routed], settings: ScoringSettings, scratch: Path
+) -> Selection:
+    """List an archive and choose its images.
+
+    Args:
+        table: read by the same connection later.
+        detectors: the first that matches an image scores it.
+        scratch: a local folder.
+
+    Raises:
+        UserError: the archive can't be listed, or holds no image that is chosen.
+    """
+    connection = connect(table, location)
+    connection.execute(f"SET temp_directory = {quoted(str(scratch))}")
+    connection.execute(f"SET memory_limit = {quoted(MEMORY)}")
+    archive = open_archive(location, connection, scratch)
+    template = PathTemplate.parse(settings.template) if settings.template else None
+    columns = _extra_columns(archive, template)
+    selected = quoted(str(scratch / "selected.parquet"))
+    sql = _selection(archive, template, detectors, settings, datetime.now(UTC))
+    connection.execute(f"COPY ({sql}) TO {selected} (FORMAT parquet)")
+    rows = f"read_parquet({selected})"
+    ((entries, images),) = connection.execute(f"SELECT count(*), count(DISTINCT image_id) FROM {rows}").fetchall()
+    if images == 0:
+        raise UserError(_nothing(location, archive, settings))
+    notes = _notes(connection, rows, template, entries - images)
+    if images < entries:
+        rows = f"(SELECT DISTINCT ON (image_id) * FROM {rows})"
+    return Selection(connection, rows, images, columns, archive, notes)
+
+
+def _extra_columns(archive: Archive, template: PathTemplate | None) -> pa.Schema:
+    columns = dict(archive.columns)
+    for column in template.columns if template else ():
+        if column.name in columns:
+            raise UserError(f"both the manifest and the template give a column {column.name!r}: rename one of them")
+        columns[column.name] = column.type
+    return pa.schema(list(columns.items()))
+
+
+def _selection(
+    archive: Archive,
+    template: PathTemplate | None,
+    detectors: Sequence[Routed],
+    settings: ScoringSettings,
+    now: datetime,
+) -> str:
+    """SQL of the chosen images, as rows of a manifest."""
+    conditions = ["true"]
+    if settings.include:
+        conditions.append(matches_any("path", settings.include))
+    if settings.exclude:
+        conditions.append(f"NOT {matches_any('path', settings.exclude)}")
+    if settings.since:
+        conditions.append(f"modified >= TIMESTAMPTZ {quoted(since(settings.since, now).isoformat())}")
+    if settings.sample < 1:
+        # By the name alone: an image stays in the sample, or out of it, whatever becomes of the others.
+        conditions.append(f"md5_number_lower(uri) % 1000000 < {round(settings.sample * 1_000_000)}")
+    limit = f"ORDER BY uri LIMIT {settings.limit}" if settings.limit else ""
+    chosen = f"SELECT * FROM ({archive.query}) WHERE {' AND '.join(conditions)} {limit}"
+
+    whens, default = [], "''"
+    for detector in detectors:
+        if not detector.patterns:
+            default = quoted(detector.bundle.fingerprint)
+        for pattern in detector.patterns:
+            fits = f"regexp_full_match(path, {quoted(glob_regex(pattern))})"
+            whens.append(f"WHEN {fits} THEN {quoted(detector.bundle.fingerprint)}")
+    route = f"CASE {' '.join(whens)} ELSE {default} END" if whens else default
+    parts = f", {template.parts_sql('path')} AS parts" if template else ""
+    extras = [f'"{name}"' for name in archive.columns]
+    extras += [f"{column.sql} AS {column.name}" for column in template.columns] if template else []
+    return (
+        f"SELECT {image_id_sql('uri', 'version')} AS image_id, uri AS image_uri, version AS image_version, "
+        f"coalesce(bytes, 0) AS image_bytes, modified AS image_modified, {route} AS detector_fingerprint"
+        f"{''.join(', ' + extra for extra in extras)} FROM (SELECT *{parts} FROM ({chosen}))"
+    )
+
+
+def since(text: str, now: datetime) -> datetime:
+    """The moment of a date, a moment in ISO 8601 (UTC where it names no zone), or an age such as `36h` or `7d`.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    units = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+    try:
+        if text[-1:] in units and text[:-1].replace(".", "", 1).isdigit():
+            return now - timedelta(**{units[text[-1]]: float(text[:-1])})
+        moment = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        raise UserError(f"since {text!r} is no moment: write 2026-11-20, 2026-11-20T22:00, 36h or 7d") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _nothing(location: str, archive: Archive, settings: ScoringSettings) -> str:
+    if settings.include or settings.exclude or settings.since or settings.sample < 1:
+        return f"no image of {location} is chosen: check include, exclude, since and sample"
+    return (
+        f"{location} holds no images ({archive.other_files} other files): give a folder or prefix of files ending in "
+        ".png, .jpg, .tif or alike, or a manifest of URIs"
+    )
+
+
+def _notes(
+    connection: duckdb.DuckDBPyConnection, selected: str, template: PathTemplate | None, doubles: int
+) -> list[str]:
+    """What the user should know of the archive."""
+    notes = [f"{doubles} entries of the manifest name an image a second time"] if doubles else []
+    if template:
+        unfit = " AND ".join(f"{column.name} IS NULL" for column in template.columns)
+        ((count, example),) = connection.execute(
+            f"SELECT count(*), min(image_uri) FROM {selected} WHERE {unfit}"
+        ).fetchall()
+        if count:
+            notes.append(f"{count} paths don't fit the template, such as {example}")
+    ((count, example),) = connection.execute(
+        f"SELECT count(*), min(image_uri) FROM {selected} WHERE detector_fingerprint = ''"
+    ).fetchall()
+    if count:
+        notes.append(f"no route leads {count} images to a detector, such as {example}: they get the status unrouted")
+    return notes

@@ -1,0 +1,66 @@
+"""How an archive is scored: the section `[scoring]` of a settings file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from diffad_ray.images import DEFAULT_MAX_PIXELS
+
+Status = Literal["ok", "missing", "unreadable", "too_large", "timeout", "denied", "failed", "unrouted"]
+PASSING: tuple[Status, ...] = ("timeout", "denied")
+"Statuses that may pass by themselves: the next run tries these images again."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """Images whose path below the archive matches the glob `pattern` are scored by the detector at a location."""
+
+    pattern: str
+    detector: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringSettings:
+    """How an archive is scored.
+
+    Attributes:
+        include, exclude: globs of paths below the archive; only images that match one of `include` (where there are
+            any) and none of `exclude` are scored. A glob without a slash is one for file names.
+        since: only images that changed at or after this: a date, a moment (`2026-11-20T22:00`, UTC) or an age (`36h`,
+            `7d`).
+        sample: a random share of the images in (0, 1], the same ones each time.
+        limit: only the first so many images of those, in the order of their URIs.
+        template: columns from path parts, such as `{line}/{camera}/{date:%Y-%m-%d}/{name}`.
+        routes: detectors by path; the first that matches counts, the run's own detector scores what none matches.
+        retry: statuses that are tried again beside `timeout` and `denied`.
+        masks: of which images PNG masks are written. Run lengths are in the regions table whatever this says.
+        threshold: score from which an image is anomalous; None takes the detector's.
+        max_pixels: images with more pixels are not decoded and get the status `too_large`.
+        readers: images of a shard that are fetched and decoded at the same time.
+        shard_images: images of a shard, which is what a crash of a worker costs at most; None decides by their number.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    since: str | None = None
+    sample: float = 1.0
+    limit: int | None = None
+    template: str | None = None
+    routes: tuple[Route, ...] = field(default_factory=tuple)
+    retry: tuple[Status, ...] = ()
+    masks: Literal["all", "anomalous", "none"] = "anomalous"
+    threshold: float | None = None
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    readers: int = 32
+    shard_images: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.masks not in ("all", "anomalous", "none"):
+            raise ValueError(f"masks must be all, anomalous or none, not {self.masks!r}")
+        if self.readers < 1 or self.max_pixels < 1 or (self.shard_images or 1) < 1 or (self.limit or 1) < 1:
+            raise ValueError("readers, max_pixels, shard_images and limit must be 1 or more")
+        if not 0 < self.sample <= 1:
+            raise ValueError(f"sample {self.sample} must lie in (0, 1]: 0.05 takes 5 % of the images")
+        if unknown := set(self.retry) - set(get_args(Status)):
+            raise ValueError(f"retry {unknown.pop()!r} is no status: take from {', '.join(get_args(Status))}")

@@ -1,0 +1,111 @@
+"""Failures of stores as OSErrors that say why, on one line and without anything secret."""
+
+from __future__ import annotations
+
+import re
+
+LONGEST = 300
+"Characters of a message."
+SLOW_DOWN_CODES = {
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "RequestLimitExceeded",
+    "TooManyRequests",
+    "ServerBusy",
+}
+PASSING_CODES = {"RequestTimeout", "InternalError", "OperationAborted", "ConditionalRequestConflict"}
+EXPIRED_CODES = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
+STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})")
+CODE = re.compile(r"<Code>(\w+)</Code>")
+MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
+BROKEN = re.compile(r"HttpError \{ kind: (\w+)")
+CAUSE = re.compile(r'(?:message|error): "?([\w ]{4,})')
+URL = re.compile(r"(https?://)(?:[^/\s@]*@)?([^/\s?]+)[^\s\"']*")
+
+
+class Unavailable(OSError):
+    """The store could not answer; it may at the next try."""
+
+
+class SlowDown(Unavailable):
+    """The store asks for fewer requests."""
+
+
+class Changed(FileNotFoundError):
+    """The object was replaced since it was listed."""
+
+
+def described(location: str, reason: str) -> str:
+    """A message of one line and at most 300 characters; long locations are shortened in their middle."""
+    if location.startswith("http"):
+        location = location.partition("?")[0]  # signed URLs carry their signature there
+    if len(location) > LONGEST // 2:
+        location = f"{location[:60]}…{location[-80:]}"
+    text = " ".join(f"{location}: {reason}".split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def without_secrets(text: str) -> str:
+    """Text with URLs cut down to their host: before it stand passwords, after it signatures."""
+    return URL.sub(r"\1\2", text)
+
+
+def from_status(status: int, code: str, reason: str, location: str) -> OSError:
+    """The failure that an HTTP status and the store's own code for it mean."""
+    if status == 404:
+        return FileNotFoundError(described(location, "no such bucket" if code == "NoSuchBucket" else "not found"))
+    if status in (401, 403) or code in EXPIRED_CODES:
+        return PermissionError(described(location, f"the store refuses access: {reason}"))
+    if status in (429, 503) or code in SLOW_DOWN_CODES:
+        return SlowDown(described(location, reason))
+    if status in (408, 500, 502, 504) or code in PASSING_CODES:
+        return Unavailable(described(location, reason))
+    return OSError(described(location, reason))
+
+
+def from_obstore(error: Exception, location: str) -> OSError:
+    """obstore tells most failures apart by their text alone."""
+    from obstore import exceptions
+
+    text = " ".join(str(error).split())
+    summary, _, debug = text.partition(" Debug source: ")
+    status, code, message = (pattern.search(summary) for pattern in (STATUS, CODE, MESSAGE))
+    if isinstance(error, exceptions.AlreadyExistsError | exceptions.PreconditionError):
+        if code and code[1] in PASSING_CODES:  # nobody has written it yet
+            return Unavailable(described(location, code[1]))
+        return FileExistsError(described(location, "exists already"))
+    if status or code:
+        # Nothing else of the answer is shown: S3 repeats tokens and what was signed in it.
+        parts = [f"HTTP {status[1]}" if status else "", code[1] if code else "", message[1] if message else ""]
+        reason = " ".join(part for part in parts if part)
+        return from_status(int(status[1]) if status else 200, code[1] if code else "", reason, location)
+    if isinstance(error, FileNotFoundError | exceptions.NotFoundError):
+        return FileNotFoundError(described(location, "not found"))
+    if isinstance(error, PermissionError | exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
+        return PermissionError(described(location, f"the store refuses access: {without_secrets(summary)}"))
+    if broken := BROKEN.search(debug):
+        if broken[1] == "Timeout":
+            return TimeoutError(described(location, "no answer in time"))
+        causes = CAUSE.findall(debug)
+        return Unavailable(described(location, f"the connection failed: {causes[-1] if causes else broken[1]}"))
+    return OSError(described(location, without_secrets(summary)))
+
+
+def from_fsspec(error: Exception, location: str) -> OSError:
+    """fsspec's file systems raise OSErrors and whatever their clients raise; HTTP errors carry a status."""
+    reason = f"{type(error).__name__}: {without_secrets(str(error))}"
+    status = getattr(error, "status", None)
+    if isinstance(status, int):
+        return from_status(status, "", reason, location)
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(described(location, "not found"))
+    if isinstance(error, PermissionError):
+        return PermissionError(described(location, f"the store refuses access: {reason}"))
+    if isinstance(error, TimeoutError):
+        return TimeoutError(described(location, "no answer in time"))
+    # Wrong arguments, missing operations and folders stay wrong however often they are tried.
+    lasting = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, ImportError)
+    if isinstance(error, (*lasting, IsADirectoryError, NotADirectoryError, FileExistsError)):
+        return OSError(described(location, reason))
+    return Unavailable(described(location, reason))

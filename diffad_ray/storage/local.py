@@ -1,0 +1,131 @@
+"""Files of this machine or of a network mount."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from diffad_ray.storage.failures import Changed
+from diffad_ray.storage.listings import FileInfo, Steps, depth_first, interleaved
+from diffad_ray.storage.locations import as_text, on_disk
+
+STEP_FILES = 200
+
+
+class LocalStore:
+    """Paths of this machine or of a network mount."""
+
+    def read(self, key: str, version: str | None) -> bytes:
+        with Path(on_disk(key)).open("rb") as file:
+            data = file.read()
+            # Looked at after reading, this also finds a file that was changed meanwhile.
+            if version is not None and version != _version(os.fstat(file.fileno())):
+                raise Changed(f"{key} was replaced since it was listed")
+        return data
+
+    @contextmanager
+    def _staged(self, path: Path, data: bytes) -> Iterator[Path]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+        staged = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+            staged.chmod(0o644)
+            yield staged
+        finally:
+            staged.unlink(missing_ok=True)
+
+    def write(self, key: str, data: bytes) -> None:
+        path = Path(on_disk(key))
+        with self._staged(path, data) as staged:
+            staged.replace(path)
+
+    def create(self, key: str, data: bytes) -> bool:
+        path = Path(on_disk(key))
+        # A hard link, unlike a rename, fails where the name is taken.
+        with self._staged(path, data) as staged:
+            try:
+                path.hardlink_to(staged)
+            except FileExistsError:
+                return False
+        return True
+
+    def delete(self, key: str) -> None:
+        Path(on_disk(key)).unlink(missing_ok=True)
+
+    def info(self, key: str) -> FileInfo:
+        status = Path(on_disk(key)).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(f"{key} is no file")
+        return _info(key, status)
+
+    def files(self, key: str, threads: int) -> Iterator[list[FileInfo]]:
+        root = on_disk(key)
+        if not Path(root).is_dir():
+            yield [self.info(key)]
+        elif threads == 1:
+            yield from ([file] for file in depth_first(root, _contents))
+        else:
+            yield from interleaved(_scan([root]), threads)
+
+
+def _scan(folders: list[str]) -> Steps:
+    """Folders and all below them; after each step another thread may take half of those that are left."""
+    files: list[FileInfo] = []
+    while folders:
+        for name, content in _contents(folders.pop()):
+            (folders if name.endswith("/") else files).append(content)
+            if len(files) >= STEP_FILES:
+                half = folders[::2]
+                del folders[::2]
+                yield files, [_scan(half)] if half else []
+                files = []
+    yield files, []
+
+
+def _contents(folder: str) -> Iterator[tuple[str, Any]]:
+    """What is in a folder and not hidden: files, and `name/` with the path of a folder.
+
+    Links to folders are not followed, so that a loop of links ends. What vanishes meanwhile is left out.
+    """
+    try:
+        entries = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield f"{as_text(entry.name)}/", entry.path
+            elif file := _file(entry):
+                yield as_text(entry.name), file
+
+
+def _file(entry: os.DirEntry[str]) -> FileInfo | None:
+    """A file, also through a link; None for devices, pipes and links to folders."""
+    path = as_text(entry.path)
+    try:
+        status = entry.stat()
+    except OSError as error:
+        if entry.is_symlink():
+            return FileInfo(path, 0, "dangling", None)  # so that it gets a row
+        if isinstance(error, FileNotFoundError):
+            return None
+        raise
+    return _info(path, status) if stat.S_ISREG(status.st_mode) else None
+
+
+def _info(path: str, status: os.stat_result) -> FileInfo:
+    return FileInfo(path, status.st_size, _version(status), datetime.fromtimestamp(status.st_mtime, UTC))
+
+
+def _version(status: os.stat_result) -> str:
+    return f"{status.st_size}-{status.st_mtime_ns}"

@@ -1,0 +1,197 @@
+"""Buckets of S3, GCS and Azure, through obstore."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+from diffad_ray.storage.failures import Changed, Unavailable, from_obstore
+from diffad_ray.storage.listings import FileInfo, Steps, interleaved
+from diffad_ray.storage.retry import Requests
+from diffad_ray.storage.s3 import obstore_arguments
+from diffad_ray.storage.settings import S3_SCHEMES, StorageSettings
+
+OBSTORE_SCHEMES = (*S3_SCHEMES, "gs", "az", "abfs", "abfss")
+PAGE_KEYS = 1000
+"As S3 and GCS give in an answer."
+MOST_PREFIXES = 10_000
+"Where there are more, their objects are few, and one listing of all takes fewer requests."
+LONGEST_REQUEST = timedelta(hours=1)
+"Even a store that sends a byte now and then must come to an end."
+
+
+class ObjectStore:
+    """A bucket; what the settings leave open comes from the environment."""
+
+    def __init__(self, scheme: str, bucket: str, settings: StorageSettings, requests: Requests):
+        from obstore.store import from_url
+
+        self.root = f"{scheme}://{bucket}/"
+        self.requests = requests
+        # S3's directory buckets have no order, and nobody promises that of Azure's hierarchical names: there a listing
+        # can't go on behind a key, and obstore must try its requests again itself.
+        self.ordered = scheme not in ("az", "abfs", "abfss") and not bucket.endswith("--x-s3")
+        arguments, client = obstore_arguments(settings.s3) if scheme in S3_SCHEMES else ({}, {})
+        patience = timedelta(seconds=settings.timeout)
+        client |= {"connect_timeout": patience, "read_timeout": patience, "timeout": LONGEST_REQUEST}
+        # Without obstore's retries ours see every failure, and the throttle does.
+        retries = {"max_retries": 0 if self.ordered else settings.attempts - 1}
+        arguments |= {"client_options": client, "retry_config": retries}
+        with self._translated(""):
+            self.store: Any = from_url(self.root, **arguments)
+
+    @contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        from obstore.exceptions import BaseError
+
+        try:
+            yield
+        # obstore's errors are left behind: their texts repeat what was sent, tokens included.
+        except (BaseError, OSError, ValueError) as error:
+            raise from_obstore(error, self.root + key) from None
+
+    def read(self, key: str, version: str | None) -> bytes:
+        def get() -> bytes:
+            with self._translated(key):
+                answer = self.store.get(key)
+            if version is not None and version != _version(answer.meta):
+                raise Changed(f"{self.root}{key} was replaced since it was listed")
+            with self._translated(key):
+                return bytes(answer.bytes())
+
+        return self.requests.run(get)
+
+    def write(self, key: str, data: bytes) -> None:
+        def put() -> None:
+            with self._translated(key):
+                self.store.put(key, data)
+
+        self.requests.run(put)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """As `storage.create`. An object that is there after a lost answer is ours if it holds our bytes."""
+        lost = False
+
+        def put() -> bool:
+            nonlocal lost
+            try:
+                with self._translated(key):
+                    self.store.put(key, data, mode="create")
+            except FileExistsError:
+                return False
+            except (Unavailable, TimeoutError):
+                lost = True
+                raise
+            return True
+
+        return self.requests.run(put) or (lost and self.read(key, None) == data)
+
+    def delete(self, key: str) -> None:
+        def delete() -> None:
+            try:
+                with self._translated(key):
+                    self.store.delete(key)
+            except FileNotFoundError:
+                pass  # S3 says nothing of it, GCS and Azure do
+
+        self.requests.run(delete)
+
+    def info(self, key: str) -> FileInfo:
+        def head() -> FileInfo:
+            with self._translated(key):
+                return self._info(self.store.head(key))
+
+        return self.requests.run(head)
+
+    def files(self, key: str, threads: int) -> Iterator[list[FileInfo]]:
+        prefix = key.rstrip("/")
+        found = False
+        pages = self._pages(prefix) if threads == 1 else interleaved(self._split(prefix, 1, threads), threads)
+        for page in pages:
+            found = found or bool(page)
+            yield page
+        if not found and not prefix:
+            raise FileNotFoundError(f"{self.root} is empty")
+        if not found:
+            yield [self.info(prefix)]
+
+    def _split(self, prefix: str, width: int, threads: int) -> Steps:
+        """A prefix, split into those one level below as long as there are fewer than threads.
+
+        Args:
+            prefix: what to list.
+            width: how many prefixes there are beside this one, itself included, if all were split alike.
+            threads: how many can be listed at once.
+        """
+        pages = self._pages(prefix)
+        first = next(pages, [])
+        if width < threads and self._goes_deeper(prefix, first):
+            folders, files = self._level(prefix)
+            if len(folders) <= MOST_PREFIXES:
+                yield files, [self._split(folder, width * len(folders), threads) for folder in folders]
+                return
+        yield first, []
+        yield from ((page, []) for page in pages)
+
+    def _goes_deeper(self, prefix: str, page: list[FileInfo]) -> bool:
+        """Whether the first page of a prefix is not all there is, and not all of it stands at one level."""
+        # Half a page is a full one: markers of folders are left out of it. What begins flat is taken to stay flat,
+        # because asking for its folders would bring all of its files in one answer.
+        start = len(self.root) + len(prefix) + 1
+        return len(page) > PAGE_KEYS // 2 and any("/" in file.uri[start:] for file in page)
+
+    def _level(self, prefix: str) -> tuple[list[str], list[FileInfo]]:
+        """The prefixes and objects directly below a prefix."""
+
+        def level() -> Any:
+            with self._translated(prefix):
+                return self.store.list_with_delimiter(prefix or None)
+
+        listed = self.requests.run(level)
+        return list(listed["common_prefixes"]), self._files(prefix, listed["objects"])
+
+    def _pages(self, prefix: str) -> Iterator[list[FileInfo]]:
+        """All objects below a prefix; after a failure the listing goes on behind the last key."""
+        stream: Any = None
+        last: str | None = None
+
+        def page() -> Sequence[Any] | None:
+            nonlocal stream
+            try:
+                with self._translated(prefix):
+                    stream = stream or self.store.list(prefix or None, offset=last, chunk_size=PAGE_KEYS)
+                    return next(stream, None)
+            except (Unavailable, TimeoutError) as error:
+                if last and not self.ordered:
+                    raise OSError(str(error)) from None
+                stream = None
+                raise
+
+        while metas := self.requests.run(page):
+            # obstore gives the marker `a/` as `a`, which sorts before `a.png` though it came later: going on behind it
+            # would repeat `a.png`, going on behind `a.png` repeats no more than the marker.
+            last = max(meta["path"] for meta in metas)
+            yield self._files(prefix, metas)
+
+    def _files(self, prefix: str, metas: Sequence[Any]) -> list[FileInfo]:
+        """Objects without the empty ones by which consoles mark folders.
+
+        Their keys end in a slash, which obstore drops; what follows in them gives them away.
+        """
+        following = [*(meta["path"] for meta in metas[1:]), ""]
+        return [
+            self._info(meta)
+            for meta, after in zip(metas, following, strict=False)
+            if meta["path"] != prefix and (meta["size"] or not after.startswith(f"{meta['path']}/"))
+        ]
+
+    def _info(self, meta: Any) -> FileInfo:
+        return FileInfo(self.root + meta["path"], meta["size"], _version(meta), meta["last_modified"])
+
+
+def _version(meta: Any) -> str:
+    modified: datetime = meta["last_modified"]
+    # Listings may give fractions of a second, answers to a read never do.
+    return (meta["e_tag"] or f"{meta['size']}-{modified.replace(microsecond=0).isoformat()}").strip('"')

@@ -1,0 +1,105 @@
+"""Whatever else fsspec knows: memory, sftp, hdfs, http and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from diffad_ray.storage.failures import from_fsspec
+from diffad_ray.storage.listings import FileInfo, depth_first
+from diffad_ray.storage.retry import Requests
+
+T = TypeVar("T")
+MODIFIED_KEYS = ("mtime", "LastModified", "last_modified", "modified", "created")
+
+
+class FsspecStore:
+    """A file system of fsspec at one authority (`host` or `user@host:port`, where the scheme has such).
+
+    Versions are not compared on reading, and whether writes are atomic depends on the system.
+    """
+
+    def __init__(self, scheme: str, authority: str, options: dict[str, Any], requests: Requests):
+        from fsspec.core import url_to_fs
+
+        self.root = f"{scheme}://{authority}/"
+        self.requests = requests
+        with self._translated(""):
+            self.fs, base = url_to_fs(self.root, **options)
+        self.base: str = base.rstrip("/")
+        "What stands before keys in the paths of this system."
+
+    @contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - each system raises what its client does
+            raise from_fsspec(error, self.root + key) from None
+
+    def _run(self, key: str, request: Callable[[str], T]) -> T:
+        def translated() -> T:
+            with self._translated(key):
+                return request(f"{self.base}/{key}" if key else self.base)
+
+        return self.requests.run(translated)
+
+    def read(self, key: str, version: str | None) -> bytes:
+        return self._run(key, self.fs.cat_file)
+
+    def write(self, key: str, data: bytes) -> None:
+        def put(path: str) -> None:
+            self.fs.makedirs(self.fs._parent(path), exist_ok=True)
+            self.fs.pipe_file(path, data)
+
+        self._run(key, put)
+
+    def create(self, key: str, data: bytes) -> bool:
+        if self._run(key, self.fs.exists):
+            return False
+        self.write(key, data)
+        return True
+
+    def delete(self, key: str) -> None:
+        self._run(key, lambda path: self.fs.rm_file(path) if self.fs.exists(path) else None)
+
+    def info(self, key: str) -> FileInfo:
+        return self._info(self._run(key, self.fs.info))
+
+    def files(self, key: str, threads: int) -> Iterator[list[FileInfo]]:
+        self.fs.invalidate_cache()
+        if not self._run(key, self.fs.isdir):
+            yield [self.info(key)]
+            return
+        found = False
+        for file in depth_first(key, self._contents):
+            found = True
+            yield [file]
+        if not found:
+            raise FileNotFoundError(f"{self.root}{key} is empty")
+
+    def _contents(self, folder: str) -> Iterator[tuple[str, Any]]:
+        """Files of a folder, and `name/` with the key of a folder."""
+        for meta in self._run(folder, lambda path: self.fs.ls(path, detail=True)):
+            key = self._key(meta["name"])
+            name = key.rpartition("/")[2]
+            if key == folder:  # some systems list the folder itself
+                continue
+            if meta["type"] == "directory":
+                yield f"{name}/", key
+            else:
+                yield name, self._info(meta)
+
+    def _key(self, path: str) -> str:
+        return path.removeprefix(self.base).strip("/")
+
+    def _info(self, meta: dict[str, Any]) -> FileInfo:
+        modified = next((meta[key] for key in MODIFIED_KEYS if meta.get(key)), None)
+        if isinstance(modified, int | float):
+            modified = datetime.fromtimestamp(modified, UTC)
+        version = str(meta.get("ETag") or f"{meta['size']}-{modified}").strip('"')
+        moment = modified if isinstance(modified, datetime) else None
+        if moment and moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return FileInfo(self.root + self._key(meta["name"]), meta["size"] or 0, version, moment)

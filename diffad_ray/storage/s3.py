@@ -1,0 +1,98 @@
+"""What the settings of S3 mean to its two clients: obstore for objects, s3fs for DuckDB."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from diffad_ray.errors import UserError
+from diffad_ray.storage.settings import S3Settings, StorageSettings
+
+KEYS_LIFETIME = timedelta(minutes=10)
+"obstore asks for keys again 5 minutes before they end; botocore gives none that end in less than 10."
+
+
+def obstore_arguments(s3: S3Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of obstore's store, and of its HTTP client.
+
+    Raises:
+        PermissionError: the profile gives no keys.
+        UserError: settings and environment name different endpoints, and the environment would win.
+    """
+    # As botocore has it: a profile that is asked for goes before keys in the environment, AWS_PROFILE goes after them.
+    profile = s3.profile or (os.environ.get("AWS_PROFILE") if "AWS_ACCESS_KEY_ID" not in os.environ else None)
+    config: dict[str, Any] = {}
+    arguments: dict[str, Any] = {"config": config}
+    found: dict[str, str] = {}
+    if profile and not s3.anonymous:
+        arguments["credential_provider"], found = _profile(profile)
+    endpoint, region = _endpoint(s3) or found.get("endpoint_url"), _region(s3) or found.get("region")
+    if endpoint:
+        config["endpoint"] = endpoint
+    if region:
+        config["region"] = region
+    if s3.anonymous:
+        config["skip_signature"] = True
+    if s3.requester_pays:
+        config["request_payer"] = True
+    if endpoint and os.environ.get("AWS_ENDPOINT_URL_S3", endpoint) != endpoint:
+        # obstore offers no way to say otherwise.
+        raise UserError("AWS_ENDPOINT_URL_S3 in the environment would win over [storage.s3] endpoint_url: unset it")
+    return arguments, {"allow_http": True} if endpoint and endpoint.startswith("http://") else {}
+
+
+def s3fs_arguments(settings: StorageSettings) -> dict[str, Any]:
+    """Arguments of s3fs that say the same; keys in the environment it finds itself."""
+    s3, region = settings.s3, _region(settings.s3)
+    return {
+        "anon": s3.anonymous,
+        "profile": s3.profile,
+        "endpoint_url": _endpoint(s3),
+        "requester_pays": s3.requester_pays,
+        "client_kwargs": {"region_name": region} if region else {},
+        "config_kwargs": {
+            "connect_timeout": settings.timeout,
+            "read_timeout": settings.timeout,
+            "retries": {"mode": "standard", "total_max_attempts": settings.attempts},
+        },
+    }
+
+
+def _endpoint(s3: S3Settings) -> str | None:
+    return s3.endpoint_url or _environment("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+
+
+def _region(s3: S3Settings) -> str | None:
+    return s3.region or _environment("AWS_REGION", "AWS_DEFAULT_REGION")
+
+
+def _environment(*names: str) -> str | None:
+    """The first of some variables that is set: the clients know different ones."""
+    return next((os.environ[name] for name in names if os.environ.get(name)), None)
+
+
+def _profile(profile: str) -> tuple[Callable[[], dict[str, Any]], dict[str, str]]:
+    """A function that gives the present keys of an AWS profile, and all that the profile sets."""
+    import botocore.exceptions
+    import botocore.session
+
+    def keys() -> dict[str, Any]:
+        # A new session each time, because other tools rewrite the files of profiles.
+        found = botocore.session.Session(profile=profile).get_credentials()
+        if found is None:
+            raise PermissionError(f"the AWS profile {profile} gives no keys")
+        frozen = found.get_frozen_credentials()
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(UTC) + KEYS_LIFETIME,
+        }
+
+    try:
+        keys()
+        return keys, botocore.session.Session(profile=profile).get_scoped_config()
+    except botocore.exceptions.BotoCoreError as error:
+        raise PermissionError(f"the AWS profile {profile} can't be used: {error}") from None

@@ -1,0 +1,197 @@
+"""Compaction: merges the many small files that scoring writes into few large ones, while readers read.
+
+A merger is written down first, in a journal that names its sources and its target; then the target is created whole,
+the sources are deleted, and the journal last. Each step can be taken again, so whoever finds a journal carries it out
+to its end. Between creation and deletion a row is there twice, alike in every column; the views show it once.
+All targets are created before the first source is deleted, because a deletion disturbs the queries that go on just
+then: they have to be made again, and one short time of deletions is one such disturbance.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import duckdb
+
+from diffad_ray import storage
+from diffad_ray.errors import UserError
+from diffad_ray.table.layout import quoted
+from diffad_ray.table.lease import Lease
+from diffad_ray.table.reading import connect_bounded, existing, rows_in
+from diffad_ray.table.runs import read_runs
+
+ROWS_PER_FILE = 200_000
+ORDER = {"manifests": "image_uri", "regions": "image_id, region", "scores": "image_uri"}
+"Rows are sorted by this within a file, so that a search for an image skips most of them."
+SHARD_NAME = re.compile(r"(?P<run>.+)-\d{5,}\.parquet")
+MERGED_NAME = re.compile(r"merged-[0-9a-f]{16}\.parquet")
+"No run is called so, so that no such file is taken for a shard that is done."
+DELETIONS = 16
+"At the same time: on object stores each one waits for an answer."
+
+
+@dataclass(frozen=True)
+class Merger:
+    """Which files become which one: paths within the table, because tables are moved; `rows` in each of both."""
+
+    kind: str
+    sources: list[str]
+    target: str
+    rows: int
+
+    @property
+    def journal(self) -> str:
+        return f"compactions/{Path(self.target).stem}.json"
+
+
+@dataclass(frozen=True)
+class CompactSummary:
+    """Parquet files of runs that are over, before and after; `rows` were copied, `left` files belong to other runs."""
+
+    files_before: int
+    files_after: int
+    rows: int
+    left: int
+
+
+def compact(table: str | Path, rows_per_file: int = ROWS_PER_FILE) -> CompactSummary:
+    """Merge small files of runs that are over into files of about `rows_per_file` rows, within their folders.
+
+    Files of unfinished runs stay as they are: that they exist says which shards are done. Rows are copied as they are;
+    a column that only some files have is null for the rows of the others. Killed at any moment, it loses nothing: the
+    next compaction or scoring run brings it to its end.
+
+    Raises:
+        UserError: no table, another process writes to it, or a file of it can't be read.
+    """
+    if rows_per_file < 1:
+        raise UserError(f"rows_per_file must be 1 or more, not {rows_per_file}")
+    location = existing(str(table))
+    with Lease(location, "compact") as lease:
+        finish_compactions(location)
+        folders, left = _files_of_ended_runs(location)
+        before = after = sum(map(len, folders.values()))
+        rows = 0
+        try:
+            for folder, paths in folders.items():
+                for merger in _mergers(location, folder, paths, rows_per_file):
+                    lease.check()
+                    storage.write(f"{location}/{merger.journal}", json.dumps(asdict(merger), indent=1).encode())
+                    _create(location, merger)
+                    rows += merger.rows
+                    after -= len(merger.sources) - 1
+        finally:
+            # After an error, too, rows must not stay double; that a lost lease is no hindrance is due to the journals.
+            finish_compactions(location)
+    return CompactSummary(before, after, rows, left)
+
+
+def finish_compactions(table: str) -> None:
+    """Carry out what killed compactions left to do; for the holder of the table's lease.
+
+    Raises:
+        UserError: a file can't be read; what was left to do with it is forgotten, nothing is lost.
+    """
+    mergers = [merger for merger in pending_mergers(table) if _create(table, merger)]
+    sources = [f"{table}/{path}" for merger in mergers for path in merger.sources]
+    with ThreadPoolExecutor(DELETIONS) as pool:
+        list(pool.map(storage.delete, sources))
+    for merger in mergers:
+        storage.delete(f"{table}/{merger.journal}")
+
+
+def pending_mergers(table: str) -> list[Merger]:
+    """What a compaction has still to do, be it under way or killed."""
+    return [Merger(**json.loads(storage.read(f"{table}/{path}"))) for path in _paths(table, "compactions")]
+
+
+def _paths(table: str, folder: str) -> list[str]:
+    """Paths within the table of the files below a folder, sorted."""
+    try:
+        return sorted(file.uri.removeprefix(f"{table}/") for file in storage.walk(f"{table}/{folder}"))
+    except FileNotFoundError:
+        return []
+
+
+def _files_of_ended_runs(table: str) -> tuple[dict[str, list[str]], int]:
+    """Paths by folder of the Parquet files of runs with a record, and the number of other Parquet files."""
+    ended = {run.plan.run_id for run in read_runs(table) if run.record}
+    folders: dict[str, list[str]] = {}
+    left = 0
+    for kind in ORDER:
+        for path in _paths(table, kind):
+            folder, _, name = path.rpartition("/")
+            shard = SHARD_NAME.fullmatch(name)
+            run = Path(folder).name if kind == "manifests" else shard and shard["run"]
+            if run in ended or MERGED_NAME.fullmatch(name):
+                folders.setdefault(folder, []).append(path)
+            else:
+                left += path.endswith(".parquet")
+    return folders, left
+
+
+def _mergers(table: str, folder: str, paths: list[str], rows_per_file: int) -> Iterator[Merger]:
+    """Which files of a folder to merge: in the order of their names, until there are rows enough."""
+    if len(paths) < 2:
+        return
+    files = ", ".join(quoted(glob.escape(f"{table}/{path}")) for path in paths)
+    with connect_bounded(table) as connection:
+        try:
+            footers = f"SELECT file_name, num_rows FROM parquet_file_metadata([{files}])"
+            rows = dict(connection.execute(footers).fetchall())
+        except duckdb.Error as error:
+            raise _unreadable(table, error) from error
+    group: list[str] = []
+    grouped = 0
+    for path in paths:
+        count = rows[f"{table}/{path}"]
+        if count < rows_per_file:
+            group.append(path)
+            grouped += count
+        if len(group) > 1 and (grouped >= rows_per_file or path == paths[-1]):
+            target = f"{folder}/merged-{secrets.token_hex(8)}.parquet"
+            yield Merger(folder.partition("/")[0], group, target, grouped)
+            group, grouped = [], 0
+
+
+def _create(table: str, merger: Merger) -> bool:
+    """Create the target of a merger, if it is not there; false where that can't be done any more."""
+    if storage.exists(f"{table}/{merger.target}"):
+        return True
+    try:
+        merged = _merge(table, merger)
+    except duckdb.Error as error:
+        # Nothing has been merged, and nothing will be.
+        storage.delete(f"{table}/{merger.journal}")
+        if all(storage.exists(f"{table}/{path}") for path in merger.sources):
+            raise _unreadable(table, error) from error
+        # Someone deleted rows by hand.
+        return False
+    # A name of its own: where it is taken, by a compactor who woke up, the same rows are in it.
+    storage.create(f"{table}/{merger.target}", merged)
+    return True
+
+
+def _merge(table: str, merger: Merger) -> bytes:
+    """The target's file; sorting spills to disk, so only the file itself, compressed, must fit into memory."""
+    files = rows_in([f"{table}/{path}" for path in merger.sources])
+    with connect_bounded(table) as connection, tempfile.NamedTemporaryFile(suffix=".parquet") as file:
+        merge = f"COPY (SELECT * FROM {files} ORDER BY {ORDER[merger.kind]}) TO {quoted(file.name)}"
+        ((copied,),) = connection.execute(f"{merge} (FORMAT parquet, COMPRESSION zstd)").fetchall()
+        if copied != merger.rows:
+            raise RuntimeError(f"{copied} rows were copied where {merger.rows} were counted: {merger}")
+        return Path(file.name).read_bytes()
+
+
+def _unreadable(table: str, error: duckdb.Error) -> UserError:
+    return UserError(
+        f"a file of the table can't be read: {error}\n`diffad-ray verify {table}` names damaged files; move them away"
+    )

@@ -1,0 +1,134 @@
+"""Reads the table: a DuckDB connection at its location, and the views that queries see."""
+
+from __future__ import annotations
+
+import glob
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import duckdb
+
+from diffad_ray import storage
+from diffad_ray.errors import UserError
+from diffad_ray.table.layout import quoted
+
+ATTEMPTS = 6
+"At reading a table whose files are being compacted."
+MEMORY_LIMIT = "2GB"
+"Of joins and sorts over a whole table; what needs more spills to the local disk."
+
+Result = TypeVar("Result")
+
+
+def connect(*locations: str) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection that can read and write at these locations."""
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    remote = {location.partition("://")[0]: location for location in locations if not storage.is_local(location)}
+    for location in remote.values():
+        filesystem = storage.filesystem(location)
+        # One instance may serve the whole process and remember listings, also of files that are gone since.
+        filesystem.invalidate_cache()
+        connection.register_filesystem(filesystem)
+    return connection
+
+
+@contextmanager
+def connect_bounded(*locations: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection for work on a table of any size: what does not fit into memory goes to a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="diffad-table-") as scratch, connect(*locations) as connection:
+        connection.execute(f"SET memory_limit = {quoted(MEMORY_LIMIT)}")
+        connection.execute(f"SET temp_directory = {quoted(scratch)}")
+        yield connection
+
+
+def has_rows(table: str) -> bool:
+    """Whether any run has written scores."""
+    return storage.has_files(f"{table}/scores")
+
+
+def existing(table: str) -> str:
+    """The normalised location of a table.
+
+    Raises:
+        UserError: there is none.
+    """
+    table = storage.normalised(table)
+    try:
+        found = has_rows(table)
+    except OSError as error:
+        raise UserError(f"the table {table} can't be read: {error}") from error
+    if not found:
+        raise UserError(
+            f"no table at {table}: it has no scores. Make one with "
+            f"`diffad-ray score ARCHIVE --detector DETECTOR --table {table}`"
+        )
+    return table
+
+
+def rows_of(table: str, kind: str) -> str:
+    """SQL for all rows of `scores` or `regions`, whatever run wrote them; `run_date` is a column.
+
+    While a compaction goes on, rows may come twice, alike in every column.
+    """
+    pattern = quoted(f"{glob.escape(table)}/{kind}/run_date=*/*.parquet")
+    return f"read_parquet({pattern}, hive_partitioning = true, union_by_name = true)"
+
+
+def rows_in(files: Sequence[str]) -> str:
+    """SQL for the rows of given Parquet files; columns that some of them lack are null there."""
+    listed = ", ".join(quoted(glob.escape(file)) for file in files)
+    return f"read_parquet([{listed}], union_by_name = true, hive_partitioning = false)"
+
+
+def open_table(table: str) -> duckdb.DuckDBPyConnection:
+    """Connect, with the views `scores` and `regions`: the last row of each image, and that row's regions.
+
+    An image that failed and was scored again by a later run has rows of both, and each run's regions.
+
+    Raises:
+        UserError: there is no table.
+    """
+    table = existing(table)
+    connection = connect(table)
+    connection.execute(
+        f"CREATE VIEW scores AS SELECT * FROM {rows_of(table, 'scores')} "
+        "QUALIFY row_number() OVER (PARTITION BY image_id, detector_fingerprint ORDER BY scored_at DESC, run_id) = 1"
+    )
+    connection.execute(
+        f"CREATE VIEW regions AS SELECT * FROM {rows_of(table, 'regions')} "
+        "SEMI JOIN scores USING (image_id, detector_fingerprint, run_id) "
+        "QUALIFY row_number() OVER (PARTITION BY image_id, detector_fingerprint, run_id, region) = 1"
+    )
+    return connection
+
+
+def lacks_file(table: str, error: duckdb.Error) -> bool:
+    """Whether a query may have failed because a file of the table went away after it was listed."""
+    # Of a file on an object store, the error has no class of its own, and does not say which one.
+    return (isinstance(error, duckdb.IOException) and table in str(error)) or "FileNotFoundError" in str(error)
+
+
+def read_views(table: str, use: Callable[[duckdb.DuckDBPyConnection], Result]) -> Result:
+    """What `use` makes of a table's views; it is called again if it did not get to its end.
+
+    A query lists the files first and reads them then. A compaction may delete one in between, having put its rows into
+    a larger file, which a new connection lists.
+
+    Raises:
+        UserError: there is no table.
+        duckdb.Error: the query is wrong, or a file stays unreadable.
+    """
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            with open_table(table) as connection:
+                return use(connection)
+        except duckdb.Error as error:
+            if not lacks_file(storage.normalised(table), error):
+                raise
+            time.sleep(0.1 * 2**attempt)
+    with open_table(table) as connection:
+        return use(connection)

@@ -1,0 +1,142 @@
+"""The runs of a table: what each set out to do, and what became of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+from diffad_ray import storage
+from diffad_ray.errors import UserError
+
+PLAN_SUFFIX = ".plan.json"
+
+
+@dataclass(frozen=True)
+class PlannedDetector:
+    """A detector of a run, and how many images it is to score; an empty location is no detector: no route led there."""
+
+    location: str
+    name: str
+    fingerprint: str
+    images: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run sets out to do.
+
+    Attributes:
+        run_id: sorts by time of start.
+        run_date: partition of the run's rows.
+        table, archive: locations.
+        detectors: what scores the images.
+        images: to score; `skipped`: the table has them already; `other_files`: files that are no images.
+        shards: number of manifest files.
+        checks_versions: whether versions are the store's, so that a fetch can tell that an object was replaced.
+        columns: names of the columns beyond those of every table; the manifests hold them.
+        notes: what the user should know of the archive, in sentences.
+        work: hash of everything that was asked for: the same command has the same one.
+        settings: resolved settings.
+    """
+
+    run_id: str
+    run_date: str
+    table: str
+    archive: str
+    detectors: list[PlannedDetector]
+    images: int
+    skipped: int
+    other_files: int
+    shards: int
+    checks_versions: bool
+    columns: list[str]
+    notes: list[str]
+    work: str
+    settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        # Read back from JSON, they are dictionaries.
+        detectors = [d if isinstance(d, PlannedDetector) else PlannedDetector(**d) for d in self.detectors]
+        object.__setattr__(self, "detectors", detectors)
+
+    @property
+    def plan_file(self) -> str:
+        return f"{self.table}/runs/{self.run_id}{PLAN_SUFFIX}"
+
+    @property
+    def record_file(self) -> str:
+        return f"{self.table}/runs/{self.run_id}.json"
+
+    def manifest_file(self, shard: int) -> str:
+        return f"{self.table}/manifests/{self.run_id}/{shard:05d}.parquet"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run did; kept beside its plan. A run without a record goes on, or was interrupted.
+
+    Attributes:
+        state: `finished`, or `abandoned` where a run of other work found it interrupted: its missing shards will never
+            be written, and the images in them belong to whichever run plans them next.
+        images: rows written; `skipped`: images that the table had already; `other_files`: files that are no images.
+        by_status: rows by status.
+        anomalous: images at or over the threshold.
+        modes: memory formats and precisions that the networks ran in, as the actors' trials chose.
+        seconds: of the last call; earlier, interrupted ones are not counted.
+        resumed: whether an interrupted run was finished.
+        processor_seconds: that the stages took in all workers, of the last call.
+    """
+
+    run_id: str
+    state: Literal["finished", "abandoned"]
+    images: int
+    skipped: int
+    other_files: int
+    by_status: dict[str, int]
+    anomalous: int
+    modes: list[str]
+    seconds: float
+    resumed: bool
+    finished_at: str
+    processor_seconds: float = 0.0
+
+
+class Run(NamedTuple):
+    """A run of a table; without a record it goes on or was interrupted."""
+
+    plan: Plan
+    record: RunRecord | None
+
+
+def read_runs(table: str) -> list[Run]:
+    """All runs of a table, the oldest first.
+
+    Raises:
+        UserError: the table can't be read.
+    """
+    try:
+        files = sorted(file.uri for file in storage.walk(f"{table}/runs"))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"the table {table} can't be read: {error}") from error
+    # A table may have been moved, or be reached by another path than when the run wrote it.
+    plans = [Plan(**{**json.loads(storage.read(uri)), "table": table}) for uri in files if uri.endswith(PLAN_SUFFIX)]
+    with_record = {uri for uri in files if not uri.endswith(PLAN_SUFFIX)}
+
+    def record(plan: Plan) -> RunRecord | None:
+        found = plan.record_file in with_record
+        return RunRecord(**json.loads(storage.read(plan.record_file))) if found else None
+
+    return [Run(plan, record(plan)) for plan in plans]
+
+
+def write_plan(plan: Plan) -> None:
+    """From this moment on the run exists."""
+    storage.write(plan.plan_file, json.dumps(asdict(plan), indent=1).encode())
+
+
+def write_record(plan: Plan, record: RunRecord) -> None:
+    """From this moment on the run is over."""
+    storage.write(plan.record_file, json.dumps(asdict(record), indent=1).encode())

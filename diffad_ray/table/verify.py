@@ -1,0 +1,244 @@
+"""Verification: whether a table holds what its runs set out to write and say that they wrote.
+
+DuckDB joins what was planned, the rows, the regions and the masks, so that memory stays bounded, whatever the table's
+size. Nothing is written, and no lease is taken: a run that goes on is left out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from diffad_ray import storage
+from diffad_ray.errors import UserError
+from diffad_ray.images import ImageError, decode_image
+from diffad_ray.table.compact import pending_mergers
+from diffad_ray.table.contents import READERS, list_contents, unreadable
+from diffad_ray.table.layout import MANIFEST, REGIONS, SCORES, quoted
+from diffad_ray.table.lease import holder_of
+from diffad_ray.table.reading import connect_bounded, existing, lacks_file, rows_in
+from diffad_ray.table.runs import Run, read_runs
+
+MASKS = 1000
+"Masks that are opened, unless more are asked for; whether it is there is looked up for every one."
+SCHEMAS = {"scores": SCORES, "regions": REGIONS, "manifests": MANIFEST}
+IMAGE_OF_RUN = "run_id, image_id, detector_fingerprint"
+EXAMPLE = "image_uri || ' (run ' || run_id || ')' AS example"
+CHECKS = {
+    "missing row": (
+        "images that a finished run planned have no row of it",
+        f"SELECT {EXAMPLE} FROM planned SEMI JOIN finished USING (run_id) ANTI JOIN scored USING ({IMAGE_OF_RUN})",
+    ),
+    "double row": (
+        "images have more than one row of a run",
+        f"SELECT any_value(image_uri) || ' (run ' || run_id || ')' AS example FROM scored GROUP BY {IMAGE_OF_RUN} "
+        "HAVING count(*) > 1",
+    ),
+    "unplanned row": (
+        "rows are of images that their run did not plan",
+        f"SELECT {EXAMPLE} FROM scored ANTI JOIN planned USING ({IMAGE_OF_RUN})",
+    ),
+    "region count": (
+        "images have another number of regions than their row says",
+        f"SELECT {EXAMPLE} FROM scored LEFT JOIN (SELECT {IMAGE_OF_RUN}, count(*) AS found FROM regions GROUP BY ALL) "
+        f"USING ({IMAGE_OF_RUN}) WHERE coalesce(region_count, 0) <> coalesce(found, 0)",
+    ),
+    "region without image": (
+        "regions belong to no row of their finished run",
+        "SELECT 'image_id ' || image_id || ' (run ' || run_id || ')' AS example FROM regions "
+        f"SEMI JOIN finished USING (run_id) ANTI JOIN scored USING ({IMAGE_OF_RUN})",
+    ),
+    "mask elsewhere": (
+        "masks lie outside the table",
+        "SELECT DISTINCT mask_uri AS example FROM scored WHERE NOT starts_with(mask_uri, getvariable('masks'))",
+    ),
+    "mask missing": (
+        "masks are not there",
+        "SELECT DISTINCT mask_uri AS example FROM scored ANTI JOIN mask_files USING (mask_uri) "
+        "WHERE starts_with(mask_uri, getvariable('masks'))",
+    ),
+}
+UNUSED_MASKS = "SELECT mask_uri AS example FROM mask_files ANTI JOIN scored USING (mask_uri)"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something found `count` times; the message has an example."""
+
+    kind: str
+    message: str
+    count: int
+
+
+@dataclass
+class Verification:
+    """What was looked at and found; the table is sound if there are no problems, whatever the notes say.
+
+    Attributes:
+        runs: finished and abandoned ones, and interrupted ones as far as they got.
+        files: Parquet files, all read; `rows`: of scores; `masks`: that are there; `masks_opened`: of these.
+        problems: what should not be; `notes`: what is no harm, such as interrupted runs and files left behind.
+    """
+
+    table: str
+    runs: int = 0
+    files: int = 0
+    rows: int = 0
+    masks: int = 0
+    masks_opened: int = 0
+    problems: list[Finding] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
+
+
+def verify(table: str | Path, masks: int | None = MASKS) -> Verification:
+    """Compare a table's plans, rows, regions, masks and records with each other; all its Parquet files are read.
+
+    Args:
+        masks: how many masks to open at most, spread evenly; None opens all.
+
+    Raises:
+        UserError: there is no table, or it is being compacted.
+    """
+    location = existing(str(table))
+    holder = holder_of(location)
+    if holder and holder.work == "compact":
+        raise UserError(f"{location} is being compacted since {holder.since}: wait for that to end, and verify again")
+    found = Verification(location)
+    # Before the files are listed, so that all that a finished run wrote is among them.
+    runs = read_runs(location)
+    for plan, record in runs:
+        state = record.state if record else "running" if holder else "interrupted"
+        if state != "finished":
+            found.notes.append(Finding(f"{state} run", f"run {plan.run_id} of {plan.archive} is {state}", 1))
+    still = [run for run in runs if run.record or not holder]
+    found.runs = len(still)
+    try:
+        with connect_bounded(location) as connection:
+            files = _look_through(location, still, connection, found)
+            _fill(location, files, still, connection)
+            for kind, (message, sql) in CHECKS.items():
+                _note(found.problems, kind, message, *_count(sql, connection))
+            if holder is None:
+                _note(found.notes, "unused mask", "masks belong to no row", *_count(UNUSED_MASKS, connection))
+            _compare_records(still, connection, found)
+            _open_masks(masks, connection, found)
+    except (duckdb.Error, FileNotFoundError) as error:
+        if isinstance(error, duckdb.Error) and not lacks_file(location, error):
+            raise
+        raise UserError(f"{location} changed while it was read, so verify it again: {error}") from error
+    return found
+
+
+def _look_through(
+    table: str, runs: list[Run], connection: duckdb.DuckDBPyConnection, found: Verification
+) -> dict[str, list[str]]:
+    """Readable Parquet files of these runs by kind; what else lies in the table is noted."""
+    mergers = pending_mergers(table)
+    if mergers:
+        message = f"{len(mergers)} steps of a compaction are left; `diffad-ray compact {table}` takes them"
+        found.notes.append(Finding("interrupted compaction", message, len(mergers)))
+    contents = list_contents(table, {run.plan.run_id for run in runs}, mergers, connection)
+    for findings, kind, message, paths in (
+        (found.problems, "unknown file", "files that queries read are of no run", contents.unknown),
+        (found.notes, "foreign file", "files are no part of a table", contents.foreign),
+        (found.notes, "temporary file", "files were left behind by writers that were killed", contents.parts),
+    ):
+        _note(findings, kind, message, len(paths), min(paths, default=None))
+    readable = {}
+    for kind, paths in contents.parquet.items():
+        broken = dict(unreadable(table, paths))
+        for path, reason in broken.items():
+            found.problems.append(Finding("unreadable file", f"{path} can't be read: {reason}", 1))
+        readable[kind] = [path for path in paths if path not in broken]
+        found.files += len(paths)
+    return readable
+
+
+def _note(findings: list[Finding], kind: str, message: str, count: int, example: str | None) -> None:
+    if count:
+        findings.append(Finding(kind, f"{count} {message}, such as {example}", count))
+
+
+def _count(sql: str, connection: duckdb.DuckDBPyConnection) -> tuple[int, str | None]:
+    ((count, example),) = connection.execute(f"SELECT count(*), min(example) FROM ({sql})").fetchall()
+    return count, example
+
+
+def _fill(table: str, files: dict[str, list[str]], runs: list[Run], connection: duckdb.DuckDBPyConnection) -> None:
+    """Make the views that the checks join."""
+    run_of_manifest = "regexp_extract(manifest_file, '/([^/]+)/[^/]+$', 1) AS run_id"
+    for kind, view, columns in (
+        ("scores", "scored", ""),
+        ("regions", "regions", ""),
+        ("manifests", "planned", f", {run_of_manifest}"),
+    ):
+        schema = SCHEMAS[kind]
+        source = rows_in([f"{table}/{path}" for path in files[kind]])
+        if kind == "manifests":
+            schema = schema.append(pa.field("manifest_file", pa.string()))
+            source = source.removesuffix(")") + ", filename = 'manifest_file')"
+        if not files[kind]:
+            source = f"no_{kind}"
+            connection.register(source, schema.empty_table())
+        # Equal where no detector was found for an image, so that such rows join too.
+        fingerprint = "coalesce(detector_fingerprint, '') AS detector_fingerprint"
+        connection.execute(f"CREATE VIEW {view} AS SELECT * REPLACE ({fingerprint}){columns} FROM {source}")
+    finished = [run.plan.run_id for run in runs if run.record and run.record.state == "finished"]
+    connection.register("finished", pa.table({"run_id": pa.array(finished, pa.string())}))
+    connection.execute(f"SET VARIABLE masks = {quoted(f'{table}/masks/')}")
+
+
+def _compare_records(runs: list[Run], connection: duckdb.DuckDBPyConnection, found: Verification) -> None:
+    """Numbers that plans and records tell, against the rows themselves."""
+    planned = dict(connection.execute("SELECT run_id, count(*) FROM planned GROUP BY 1").fetchall())
+    by_status: dict[str, Counter[str]] = defaultdict(Counter)
+    anomalous: Counter[str] = Counter()
+    counts = "SELECT run_id, status, count(*), count(*) FILTER (is_anomalous) FROM scored GROUP BY 1, 2"
+    for run_id, status, rows, marked in connection.execute(counts).fetchall():
+        found.rows += rows
+        by_status[run_id][status] += rows
+        anomalous[run_id] += marked
+    for plan, record in runs:
+        run_id, rows = plan.run_id, by_status[plan.run_id]
+        figures: list[tuple[str, str, object, object]] = [("plan", "images", plan.images, planned.get(run_id, 0))]
+        if record:
+            figures += [
+                ("record", "rows", record.images, rows.total()),
+                ("record", "statuses", record.by_status, dict(rows)),
+                ("record", "anomalous images", record.anomalous, anomalous[run_id]),
+            ]
+        for kind, of_what, said, counted in figures:
+            if said != counted:
+                message = f"the {kind} of run {run_id} says {said} {of_what}, the table has {counted}"
+                found.problems.append(Finding(kind, message, 1))
+
+
+def _open_masks(most: int | None, connection: duckdb.DuckDBPyConnection, found: Verification) -> None:
+    """Decode masks that are there and compare their sizes with their images'."""
+    ((found.masks,),) = connection.execute("SELECT count(*) FROM mask_files").fetchall()
+    limit = "" if most is None else f"LIMIT {most}"
+    # In the order of a hash, the first ones are spread evenly over all.
+    sample = connection.execute(
+        "SELECT mask_uri, any_value(width), any_value(height) FROM scored SEMI JOIN mask_files USING (mask_uri) "
+        f"GROUP BY 1 ORDER BY hash(mask_uri) {limit}"
+    )
+    with ThreadPoolExecutor(READERS) as pool:
+        while rows := sample.fetchmany(1000):
+            found.masks_opened += len(rows)
+            for (uri, _, _), problem in zip(rows, pool.map(_mask_problem, *zip(*rows, strict=True)), strict=True):
+                if problem:
+                    found.problems.append(Finding("mask damaged", f"the mask {uri} {problem}", 1))
+
+
+def _mask_problem(uri: str, width: int, height: int) -> str:
+    try:
+        mask = decode_image(storage.read(uri), max_pixels=width * height).pixels
+    except ImageError as error:
+        return f"can't be read: {error}"
+    size = (mask.shape[1], mask.shape[0])
+    return "" if size == (width, height) else f"has {size[0]} x {size[1]} pixels, its image {width} x {height}"

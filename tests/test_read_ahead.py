@@ -1,0 +1,34 @@
+"""Reading ahead: in order, and not further than it may."""
+
+from __future__ import annotations
+
+import time
+from threading import Lock
+
+import pytest
+
+from diffad_ray.read_ahead import read_ahead
+
+
+def test_results_come_in_order_and_few_wait() -> None:
+    started, lock = [], Lock()
+
+    def read(item: int) -> int:
+        with lock:
+            started.append(item)
+        time.sleep(0.01 * (item % 3))
+        return item**2
+
+    found = []
+    for result in read_ahead(read, range(20), readers=4):
+        found.append(result)
+        assert len(started) <= len(found) + 4
+    assert found == [item**2 for item in range(20)]
+    assert list(read_ahead(read, [], readers=4)) == []
+
+
+def test_an_error_reaches_the_reader() -> None:
+    results = read_ahead(lambda item: 1 // item, [1, 0, 1], readers=2)
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(results)

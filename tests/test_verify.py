@@ -1,0 +1,185 @@
+"""Verification: a sound table has no problems, and each kind of damage is found and named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hand_made_table import write_run
+
+from diffad_ray import UserError, storage
+from diffad_ray.table.compact import compact
+from diffad_ray.table.layout import parquet_bytes
+from diffad_ray.table.lease import Lease
+from diffad_ray.table.runs import read_runs, write_record
+from diffad_ray.table.verify import verify
+
+NAMES = [f"line/{k:02d}.png" for k in range(22)]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Two finished runs; the second tried an image again that had failed."""
+    write_run(str(tmp_path), 1, NAMES, failing=NAMES[4])
+    write_run(str(tmp_path), 2, [NAMES[4], "new.png"])
+    return tmp_path
+
+
+def shards(table: Path, kind: str = "scores") -> list[Path]:
+    return sorted(table.glob(f"{kind}/**/*.parquet"))
+
+
+def change(path: Path, change_rows: Callable[[list[dict]], list[dict]]) -> None:
+    """Rewrite the rows of a Parquet file."""
+    # As a buffer: with a path, the partition would become a column.
+    found = pq.read_table(pa.BufferReader(path.read_bytes()))
+    path.write_bytes(parquet_bytes(pa.Table.from_pylist(change_rows(found.to_pylist()), found.schema)))
+
+
+def masks(table: Path) -> list[Path]:
+    return sorted(table.glob("masks/**/*.png"))
+
+
+def kinds(table: Path) -> dict[str, int]:
+    return {problem.kind: problem.count for problem in verify(table).problems}
+
+
+def test_a_sound_table(table: Path) -> None:
+    found = verify(table)
+    assert (found.problems, found.notes) == ([], [])
+    assert (found.runs, found.files, found.rows) == (2, 3 * 6, 24)
+    assert found.masks == found.masks_opened == len(masks(table)) > 4
+    assert verify(table, masks=2).masks_opened == 2
+    compact(table)
+    found = verify(table, masks=None)
+    assert (found.problems, found.notes, found.rows) == ([], [], 24)
+
+
+def test_on_an_object_store(s3: str, tmp_path: Path) -> None:
+    table = f"{s3}/{tmp_path.name}"
+    write_run(table, 1, NAMES)
+    found = verify(table)
+    assert (found.problems, found.notes, found.rows) == ([], [], 22)
+    assert found.masks_opened > 4
+
+
+def test_rows_that_are_missing_double_or_unplanned(table: Path) -> None:
+    first, second = shards(table)[:2]
+    taken: list[dict] = []
+    change(first, lambda rows: [*rows[:-1], rows[0]] if not taken.append(rows[-1]) else [])  # type: ignore[func-returns-value]
+    change(second, lambda rows: [{**rows[0], "image_id": 12345}, *rows[1:]])
+    found = {problem.kind: problem for problem in verify(table).problems}
+    assert found["missing row"].count == 2
+    assert found["double row"].count == found["unplanned row"].count == 1
+    assert "/archive/line/00.png (run 20260101T030000-abc001)" in found["double row"].message
+    assert "line/05.png" in found["unplanned row"].message
+
+
+def test_a_missing_shard(table: Path) -> None:
+    shards(table)[0].unlink()
+    found = kinds(table)
+    assert found["missing row"] == 5
+    assert "record" in found
+
+
+def test_files_that_cannot_be_read(table: Path) -> None:
+    cut, garbled, no_manifest = (shards(table, kind)[1] for kind in ("scores", "regions", "manifests"))
+    cut.write_bytes(cut.read_bytes()[:-9])
+    data = bytearray(garbled.read_bytes())
+    data[4:300] = bytes(296)
+    garbled.write_bytes(data)
+    no_manifest.write_bytes(b"")
+    found = [problem for problem in verify(table).problems if problem.kind == "unreadable file"]
+    assert sorted(problem.message.split()[0] for problem in found) == sorted(
+        str(path.relative_to(table)) for path in (cut, garbled, no_manifest)
+    )
+
+
+def test_regions_that_do_not_fit(table: Path) -> None:
+    files = [path for path in shards(table, "regions") if pq.read_metadata(path).num_rows]
+    change(files[0], lambda rows: rows[1:])
+    change(files[1], lambda rows: [*rows, {**rows[0], "image_id": 777}])
+    assert kinds(table) == {"region count": 1, "region without image": 1}
+
+
+def test_records_that_do_not_fit(table: Path) -> None:
+    plan, record = read_runs(str(table))[0]
+    assert record is not None
+    write_record(plan, replace(record, images=23, anomalous=record.anomalous + 1))
+    first, second = verify(table).problems
+    assert first.message == f"the record of run {plan.run_id} says 23 rows, the table has 22"
+    assert "anomalous images" in second.message
+
+
+def test_masks(table: Path) -> None:
+    gone, cut, small, other = masks(table)[:4]
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:-20])
+    cv2.imwrite(str(small), np.zeros((5, 5), np.uint8))
+    moved = table / "masks" / "elsewhere.png"
+    change(
+        next(path for path in shards(table) if str(other) in str(pq.read_table(path)["mask_uri"].to_pylist())),
+        lambda rows: [{**row, "mask_uri": f"/{moved.name}"} if row["mask_uri"] == str(other) else row for row in rows],
+    )
+    found = verify(table)
+    assert kinds(table) == {"mask missing": 1, "mask elsewhere": 1, "mask damaged": 1}
+    messages = " ".join(problem.message for problem in found.problems)
+    assert str(gone) in messages
+    assert "cut off" in messages
+    assert "has 5 x 5 pixels, its image 40 x 20" in messages
+    assert [(note.kind, note.count) for note in found.notes] == [("unused mask", 1)]
+
+
+def test_what_is_left_over_is_noted(table: Path) -> None:
+    (table / "scores" / "run_date=2026-01-01" / ".x7.part").write_bytes(b"half")
+    (table / "README.txt").write_text("our scores")
+    storage.write(f"{table}/manifests/20250101T000000-000000/00000.parquet", b"")
+    assert verify(table).problems == []
+    assert {note.kind: note.count for note in verify(table).notes} == {"temporary file": 1, "foreign file": 2}
+    stranger = table / "scores" / "run_date=2026-01-01" / "mine.parquet"
+    stranger.write_bytes(shards(table)[0].read_bytes())
+    assert kinds(table) == {"unknown file": 1}
+
+
+def test_unfinished_runs_are_no_problem(table: Path) -> None:
+    plan = write_run(str(table), 3, NAMES, done=2, state=None)
+    write_run(str(table), 4, NAMES, done=1, state="abandoned")
+    found = verify(table)
+    assert found.problems == []
+    assert [note.kind for note in found.notes] == ["interrupted run", "abandoned run"]
+    assert plan.run_id in found.notes[0].message
+    assert found.rows == 24 + 10 + 5
+    with Lease(str(table), "score"):
+        shards(table)[-2].write_bytes(b"not yet looked at: this run goes on")
+        found = verify(table)
+        assert "running run" in [note.kind for note in found.notes]
+    with Lease(str(table), "compact"), pytest.raises(UserError, match="is being compacted"):
+        verify(table)
+
+
+def test_between_two_steps_of_a_compaction(table: Path) -> None:
+    """The journal and the target are there, and so are all sources."""
+    sources = {path: path.read_bytes() for path in shards(table)[:5]}
+    compact(table)
+    (target,) = (table / "scores" / "run_date=2026-01-01").glob("merged-*")
+    for path, data in sources.items():
+        path.write_bytes(data)
+    assert kinds(table)["double row"] == 22
+    journal = {
+        "kind": "scores",
+        "sources": [str(path.relative_to(table)) for path in sources],
+        "target": str(target.relative_to(table)),
+        "rows": 22,
+    }
+    storage.write(f"{table}/compactions/{target.stem}.json", json.dumps(journal).encode())
+    found = verify(table)
+    assert found.problems == []
+    assert [note.kind for note in found.notes] == ["interrupted compaction"]
+    assert "diffad-ray compact" in found.notes[0].message
