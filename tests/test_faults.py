@@ -78,7 +78,7 @@ def test_a_second_run_on_a_table_is_refused_while_the_first_goes_on(
         while not list(table.glob("leases/*.json")):
             assert time.monotonic() < deadline, "the run took no lease"
             time.sleep(0.02)
-        with pytest.raises(UserError, match="wait for it"):
+        with pytest.raises(UserError, match="Wait for it"):
             score(archive, detector=detector, table=table, actors=1)
         assert first.wait(120) == 0
     finally:

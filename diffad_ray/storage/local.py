@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -22,40 +24,36 @@ class LocalStore:
     """Paths of this machine or of a network mount."""
 
     def read(self, key: str, version: str | None) -> bytes:
-        with Path(on_disk(key)).open("rb") as file:
+        try:
+            # Without waiting: a pipe that nobody writes to would keep the reader for ever.
+            descriptor = os.open(on_disk(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise FileNotFoundError(f"{key} is a link that leads to itself") from error
+            raise
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise FileNotFoundError(f"{key} is no file")
             data = file.read()
             # Looked at after reading, this also finds a file that was changed meanwhile.
-            if version is not None and version != _version(os.fstat(file.fileno())):
+            if version is not None and version != _version(os.fstat(descriptor)):
                 raise Changed(f"{key} was replaced since it was listed")
         return data
 
-    @contextmanager
-    def _staged(self, path: Path, data: bytes) -> Iterator[Path]:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-        staged = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-            staged.chmod(0o644)
-            yield staged
-        finally:
-            staged.unlink(missing_ok=True)
-
     def write(self, key: str, data: bytes) -> None:
         path = Path(on_disk(key))
-        with self._staged(path, data) as staged:
-            staged.replace(path)
+        with _staged(path.parent, data) as staged:
+            if _linked(staged, path):
+                return
+            # The name is taken, so the file needs another one for the moment until it takes that.
+            beside = path.with_name(f".{secrets.token_hex(8)}.part")
+            _linked(staged, beside)
+            beside.replace(path)
 
     def create(self, key: str, data: bytes) -> bool:
         path = Path(on_disk(key))
-        # A hard link, unlike a rename, fails where the name is taken.
-        with self._staged(path, data) as staged:
-            try:
-                path.hardlink_to(staged)
-            except FileExistsError:
-                return False
-        return True
+        with _staged(path.parent, data) as staged:
+            return _linked(staged, path)
 
     def delete(self, key: str) -> None:
         Path(on_disk(key)).unlink(missing_ok=True)
@@ -74,6 +72,51 @@ class LocalStore:
             yield from ([file] for file in depth_first(root, _contents))
         else:
             yield from interleaved(_scan([root]), threads)
+
+
+@contextmanager
+def _staged(folder: Path, data: bytes) -> Iterator[int | Path]:
+    """A whole file in a folder, to be given its name. On Linux it has none yet, so it is gone if this process dies;
+    elsewhere, and on file systems that can't do that, it is a hidden file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+    except (AttributeError, IsADirectoryError, NotImplementedError):
+        descriptor = -1
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        descriptor = -1
+    if descriptor >= 0:
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            _write_all(file, data)
+            yield descriptor
+        return
+    staged = folder / f".{secrets.token_hex(8)}.part"
+    try:
+        staged.write_bytes(data)
+        yield staged
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def _write_all(file: io.FileIO, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _linked(staged: int | Path, path: Path) -> bool:
+    """Give a staged file a name; false if the name is taken. A hard link, unlike a rename, finds that out."""
+    try:
+        if isinstance(staged, Path):
+            path.hardlink_to(staged)
+        else:
+            # The descriptor serves to call linkat, which alone follows the link to the file; its value plays no role.
+            os.link(f"/proc/self/fd/{staged}", path, src_dir_fd=staged, follow_symlinks=True)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _scan(folders: list[str]) -> Steps:
