@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import cv2
@@ -18,9 +17,9 @@ from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.detectors.engine import Engine, default_device
 from diffad_ray.detectors.views import check_side
 from diffad_ray.images import ImageError
+from diffad_ray.read_ahead import read_ahead
 from diffad_ray.scoring.attempts import Attempts
-from diffad_ray.scoring.isolated import IsolatedDecoder
-from diffad_ray.scoring.load import FOUND, LoadedImage, decode
+from diffad_ray.scoring.load import FOUND, LoadedImage, decode, decoder_for, dies_if_stuck
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.table.runs import Plan
 
@@ -116,12 +115,17 @@ class DetectShard:
     def _decoded(
         self, files: list[bytes | None], found: dict[str, list[Any]], shard: int
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Decode large images one by one, as they are wanted; what can't be decoded is noted in `found`."""
-        with IsolatedDecoder(self.settings.max_pixels) if self.attempts.begin(shard) else nullcontext() as isolated:
-            for row, data in enumerate(files):
-                if data is None:
-                    continue
-                image = decode(data, self.settings.max_pixels, isolated)
+        """Decode large images one by one, one ahead of the networks; what can't be decoded is noted in `found`."""
+        max_pixels = self.settings.max_pixels
+        rows = [row for row, data in enumerate(files) if data is not None]
+
+        def decoded(row: int) -> LoadedImage:
+            with dies_if_stuck(1):
+                return decode(files[row] or b"", max_pixels, isolated)
+
+        with decoder_for(self.attempts, shard, max_pixels) as isolated:
+            images = read_ahead(decoded, rows, 1)
+            for row, image in zip(rows, images, strict=True):
                 try:
                     if image.pixels is not None:
                         check_side(image.pixels)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import faulthandler
 import time
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from diffad_ray import storage
 from diffad_ray.images import ImageError, decode_image, network_input
+from diffad_ray.read_ahead import read_ahead
 from diffad_ray.scoring.attempts import Attempts
 from diffad_ray.scoring.isolated import DecoderDied, IsolatedDecoder
 from diffad_ray.scoring.settings import ScoringSettings
@@ -24,8 +24,8 @@ from diffad_ray.table.runs import Plan
 
 MAX_BYTES = 512 * 2**20
 "A larger file is refused before it is fetched."
-STUCK_SECONDS = 300.0
-"A shard none of whose images comes to an end for so long holds one whose decoder hangs."
+STUCK_SECONDS, LONG_SECONDS = 120.0, 2.0
+"A shard that takes so long, and so long an image, has an image whose decoder hangs."
 FOUND = [SCORES.field(name) for name in ("status", "error", "width", "height", "mode")]
 "Columns that loading an image fills in."
 
@@ -106,7 +106,7 @@ class LoadShard:
     def run(self, block: pa.Table) -> pa.Table:
         started = time.process_time()
         storage.configure(self.storage_settings)
-        # Threads of our own decode many images at once; OpenCV's would only get in their way.
+        # There are as many processes as cores; OpenCV's threads would only get in their way.
         cv2.setNumThreads(1)
         (place,) = block["id"].to_pylist()
         shard = int(self.pending[place])
@@ -126,20 +126,30 @@ class LoadShard:
         if not fingerprint:
             return [(LoadedImage("unrouted", "no route leads it to a detector"), None)] * len(manifest)
         side, max_pixels = self.sides[fingerprint], self.settings.max_pixels
+        files = self._fetched(manifest)
+        if side is None:
+            return [(file, None) if isinstance(file, LoadedImage) else (LoadedImage("ok"), file) for file in files]
+        with (
+            decoder_for(self.attempts, shard, max_pixels) as isolated,
+            dies_if_stuck(len(manifest)),
+        ):
+            return [
+                (file, None) if isinstance(file, LoadedImage) else _stretched(decode(file, max_pixels, isolated), side)
+                for file in files
+            ]
+
+    def _fetched(self, manifest: pa.Table) -> Iterator[bytes | LoadedImage]:
+        """The files of a manifest in its order, fetched by threads. Decoding is left to this thread: it keeps a core
+        busy, and many threads that decode would wait for each other's turn at Python more than they work."""
         versions = manifest["image_version"].to_pylist()
         wanted = [v or None for v in versions] if self.plan.checks_versions else [None] * len(versions)
         rows = list(zip(manifest["image_uri"].to_pylist(), manifest["image_bytes"].to_pylist(), wanted, strict=True))
-
-        def load(row: tuple[str, int, str | None]) -> tuple[LoadedImage, bytes | None]:
-            data = fetch(*row)
-            if isinstance(data, LoadedImage):
-                return data, None
-            return (LoadedImage("ok"), data) if side is None else _stretched(decode(data, max_pixels, isolated), side)
-
-        # Who decodes counts. A decoder in a process of its own takes one image at a time.
-        is_careful = side is not None and self.attempts.begin(shard)
-        with IsolatedDecoder(max_pixels) if is_careful else nullcontext() as isolated:
-            return _all_done(load, rows, 1 if is_careful else self.settings.readers)
+        readers = self.settings.readers
+        # Handing over a file costs as much as reading a small one, so many files are handed over a few at a time.
+        few = max(1, len(rows) // (4 * readers))
+        groups = (rows[start : start + few] for start in range(0, len(rows), few))
+        for group in read_ahead(lambda group: [fetch(*row) for row in group], groups, readers):
+            yield from group
 
 
 def _stretched(image: LoadedImage, side: int) -> tuple[LoadedImage, bytes | None]:
@@ -151,14 +161,17 @@ def _stretched(image: LoadedImage, side: int) -> tuple[LoadedImage, bytes | None
         return LoadedImage(error.status, str(error)), None
 
 
-def _all_done(load: Callable[[Any], Any], rows: list[Any], threads: int) -> list[Any]:
-    """`load` of all rows in threads. If none of them comes to an end for minutes, this process dies: a thread can't be
-    stopped, and the shard's next attempt is a careful one."""
-    with ThreadPoolExecutor(threads) as pool:
-        futures: list[Future[Any]] = [pool.submit(load, row) for row in rows]
-        waiting = set(futures)
-        while waiting:
-            ended, waiting = wait(waiting, timeout=STUCK_SECONDS, return_when=FIRST_COMPLETED)
-            if not ended:
-                os._exit(1)
-    return [future.result() for future in futures]
+def decoder_for(attempts: Attempts, shard: int, max_pixels: int) -> AbstractContextManager[IsolatedDecoder | None]:
+    """Count an attempt at decoding a shard; a decoder in a process of its own if the earlier ones killed theirs."""
+    return IsolatedDecoder(max_pixels) if attempts.begin(shard) else nullcontext()
+
+
+@contextmanager
+def dies_if_stuck(images: int) -> Iterator[None]:
+    """End this process if decoding so many images takes much longer than any number of images should: a decoder that
+    hangs can't be stopped otherwise. The shard's next attempt counts it."""
+    faulthandler.dump_traceback_later(STUCK_SECONDS + images * LONG_SECONDS, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
