@@ -1,6 +1,6 @@
 """What an image costs the pipeline as the archive grows, and what listing and comparing cost.
 
-    python benchmarks/scale.py --images 10000 100000 1000000 --listing 1000000 --table-rows 10000000
+    python benchmarks/scale.py --images 10000 100000 1000000 --masks 20000 --listing 1000000 --table-rows 10000000
 
 The detector is a stub, so the figures are of the pipeline: fetch, decode, score, mask, regions, table. The archive is a
 manifest over 1,000 files of 64 x 64 pixels, each named again and again under another version; 1 % are anomalous. Each
@@ -15,6 +15,7 @@ import argparse
 import json
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ import pyarrow.parquet as pq
 FILES = 1000
 SIDE = 64
 SAMPLE_SECONDS = 1.0
+MASK_ROUNDS = 3
 
 
 def make_files(folder: Path) -> None:
@@ -124,6 +126,26 @@ def run_once(manifest: Path, detector: Path, table: Path) -> dict[str, Any]:
     }
 
 
+def price_of_masks(manifest: Path, detector: Path, folder: Path) -> dict[str, Any]:
+    """Processor seconds of the stages with masks and without, in turns."""
+    from stub import connect_with_stub
+
+    from diffad_ray import score
+
+    connect_with_stub()
+    seconds: dict[str, list[float]] = {"none": [], "anomalous": []}
+    share = 0.0
+    for number in range(2 * MASK_ROUNDS + 1):
+        masks = "anomalous" if number % 2 else "none"
+        record = score(manifest, detector=detector, table=folder / f"masks-{number}", masks=masks).record
+        assert record is not None
+        share = record.anomalous / record.images
+        if number:  # the first one warms up
+            seconds[masks].append(record.processor_seconds)
+    without, with_masks = (statistics.median(seconds[masks]) for masks in ("none", "anomalous"))
+    return {"share": share, "price": with_masks / without - 1, "seconds": seconds}
+
+
 def list_and_compare(images: int, rows: int, folder: Path, detector: Path) -> dict[str, Any]:
     """Plan a prefix of empty files against a table that has all but 1,000 of them among its rows."""
     from stub import register
@@ -181,16 +203,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--listing", type=int, default=1_000_000)
+    parser.add_argument("--masks", type=int, default=20_000, help="images on which the price of masks is measured")
     parser.add_argument("--table-rows", type=int, default=10_000_000)
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
         name, *rest = arguments.part
-        figures = (
-            run_once(*map(Path, rest))
-            if name == "run"
-            else list_and_compare(int(rest[0]), int(rest[1]), Path(rest[2]), Path(rest[3]))
-        )
+        if name == "list":
+            figures = list_and_compare(int(rest[0]), int(rest[1]), Path(rest[2]), Path(rest[3]))
+        else:
+            part = {"run": run_once, "masks": price_of_masks}[name]
+            figures = part(*map(Path, rest))
         print(json.dumps(figures))
         return
     from stub import make_stub
@@ -213,6 +236,12 @@ def main() -> None:
                 f"{f['driver_mb']:.0f} ({f['driver_half_mb']:.0f}) | {f['worker_mb']:.0f} | {f['files']:,} | "
                 f"{f['megabytes']:.0f} |",
                 flush=True,
+            )
+        if arguments.masks:
+            make_manifest(folder / "files", arguments.masks, folder / "masks.parquet")
+            f = in_process("masks", folder / "masks.parquet", folder / "detector", folder)
+            print(
+                f"\nmasks of the {f['share']:.1%} anomalous images: {f['price']:+.1%} processor time ({f['seconds']})"
             )
         if arguments.listing:
             f = in_process("list", arguments.listing, arguments.table_rows, folder, folder / "detector")

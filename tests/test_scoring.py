@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from diffad_ray import query, score, storage
-from diffad_ray.detectors.bundle import Bundle
+from diffad_ray import query, score, storage, train
+from diffad_ray.detectors.bundle import Bundle, load_bundle
 from diffad_ray.detectors.engine import Engine
 from diffad_ray.images import decode_image, network_input
 from diffad_ray.scoring.masks import mask_from_runs
@@ -89,6 +89,68 @@ def test_only_new_and_changed_images_are_scored(archive: Path, detector: Path, t
     some[1].write_bytes(some[2].read_bytes() + b"\0")
     plan = score(tmp_path / "archive", detector=detector, table=tmp_path / "table", actors=1).plan
     assert (plan.images, plan.skipped) == (2, len(some) - 1)
+
+
+def test_routes_columns_and_a_manifest_in_one_run(archive: Path, detector: Path, normals: Path, tmp_path: Path) -> None:
+    other = tmp_path / "tiled"
+    settings = ["detector.view=tiles"]
+    train(normals, other, preset="tiny", image_size=32, steps=2, batch_size=4, workers=0, overrides=settings)
+    run = score(
+        archive,
+        table=tmp_path / "table",
+        routes={"camera0/**": detector, "camera1/*": other},
+        template="{camera}/{number}.png",
+        include=["camera*/**"],
+        limit=35,
+        threshold=ALWAYS,
+        actors=1,
+    )
+    assert run.record is not None
+    assert run.plan.images == 35
+    found = rows(tmp_path / "table", "SELECT * FROM scores ORDER BY image_uri")
+    bundles = {"camera0": load_bundle(str(detector)), "camera1": load_bundle(str(other))}
+    for row in found:
+        path = Path(row["image_uri"])
+        assert (row["camera"], row["number"]) == (path.parent.name, path.stem)
+        if path.parent.name not in bundles:
+            assert (row["status"], row["score"], row["detector_fingerprint"]) == ("unrouted", None, "")
+            continue
+        bundle = bundles[path.parent.name]
+        assert (row["status"], row["detector_fingerprint"]) == ("ok", bundle.fingerprint)
+        (detection,) = Engine(bundle.detector).detect_images([decode_image(path.read_bytes()).pixels])
+        assert row["score"] == pytest.approx(detection.score, abs=1e-5)
+        mask = cv2.imread(row["mask_uri"], cv2.IMREAD_UNCHANGED)
+        assert mask.shape == (row["height"], row["width"]) == (64, 64)
+    assert {row["detector"] for row in found} == {"weave", "tiled", ""}
+    again = score(
+        archive,
+        table=tmp_path / "table",
+        detector=detector,
+        routes={"camera1/*": other},
+        include=["camera*/**"],
+        limit=35,
+        threshold=ALWAYS,
+        actors=1,
+    )
+    unrouted = sum(row["status"] == "unrouted" for row in found)
+    assert (again.plan.images, again.plan.skipped) == (unrouted, 35 - unrouted)
+
+
+def test_failures_are_tried_again(detector: Path, archive: Path, tmp_path: Path) -> None:
+    image = next((archive / "camera0").glob("*.png"))
+    (tmp_path / "list.csv").write_text(f"uri\n{image}\nlate.png\nbroken.png\n")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    options = {"detector": detector, "table": tmp_path / "table", "actors": 1}
+    first = score(tmp_path / "list.csv", **options).record
+    assert first is not None
+    assert first.by_status == {"missing": 1, "ok": 1, "unreadable": 1}
+    assert score(tmp_path / "list.csv", **options).plan.images == 0
+    shutil.copy(image, tmp_path / "late.png")
+    second = score(tmp_path / "list.csv", retry=["missing"], **options).record
+    assert second is not None
+    assert second.by_status == {"ok": 1}
+    statuses = rows(tmp_path / "table", "SELECT status, count(*) AS n FROM scores GROUP BY 1 ORDER BY 1")
+    assert statuses == [{"status": "ok", "n": 2}, {"status": "unreadable", "n": 1}]
 
 
 def test_a_killed_run_is_finished_by_the_same_command(archive: Path, detector: Path, tmp_path: Path) -> None:
