@@ -17,7 +17,7 @@ from diffad_ray.detectors.tiling import block_maximum
 from diffad_ray.errors import UserError
 from diffad_ray.images import decode_image, resized
 from diffad_ray.scoring.masks import anomaly_mask
-from diffad_ray.table.reading import open_table
+from diffad_ray.table.reading import read_views
 
 COLUMNS = ("image", "without its anomaly", "anomaly map", "marked")
 LONGEST_SIDE = 512
@@ -44,12 +44,11 @@ def worst_images(table: str | Path, detector: str | Path, count: int) -> list[Wo
         UserError: no table, no detector, or no image with a score of that detector.
     """
     bundle = load_bundle(str(detector))
-    relation = open_table(str(table)).sql(
+    sql = (
         "SELECT image_uri, score, threshold FROM scores WHERE detector_fingerprint = ? AND status = 'ok' "
-        f"ORDER BY score DESC LIMIT {count}",
-        params=[bundle.fingerprint],
+        f"ORDER BY score DESC LIMIT {count}"
     )
-    rows = relation.fetchall()
+    rows = read_views(str(table), lambda views: views.execute(sql, [bundle.fingerprint]).fetchall())
     if not rows:
         raise UserError(f"the table {table} has no scores of the detector {detector} ({bundle.fingerprint})")
     engine = Engine(bundle.detector, default_device())

@@ -7,7 +7,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from diffad_ray.table.reading import open_table
+import duckdb
+
+from diffad_ray.table.reading import read_views
 
 WORST = 10
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -46,8 +48,10 @@ def summarise(table: str | Path, worst: int = WORST) -> list[DetectorSummary]:
     Raises:
         UserError: there is no table.
     """
-    connection = open_table(str(table))
+    return read_views(str(table), lambda connection: _summaries(connection, worst))
 
+
+def _summaries(connection: duckdb.DuckDBPyConnection, worst: int) -> list[DetectorSummary]:
     def rows(sql: str, *values: object) -> list[tuple[Any, ...]]:
         # By way of Arrow: DuckDB's own rows need a package more for moments with a time zone.
         return [tuple(row.values()) for row in connection.sql(sql, params=list(values)).to_arrow_table().to_pylist()]

@@ -7,6 +7,7 @@ never in this process's own.
 
 from __future__ import annotations
 
+import glob
 import json
 import posixpath
 import re
@@ -105,7 +106,8 @@ def _manifest(location: str, connection: duckdb.DuckDBPyConnection) -> Archive:
     if not storage.exists(location):
         raise FileNotFoundError(f"{location} does not exist")
     is_parquet = location.lower().endswith(".parquet")
-    reader = f"read_parquet({quoted(location)})" if is_parquet else f"read_csv({quoted(location)}, all_varchar = true)"
+    file = quoted(glob.escape(location))
+    reader = f"read_parquet({file})" if is_parquet else f"read_csv({file}, all_varchar = true)"
     described = connection.execute(f"DESCRIBE SELECT * FROM {reader}").fetchall()
     names = [row[0] for row in described]
     known = {column: next((n for n in names if n.lower() in accepted), None) for column, accepted in _NAMES.items()}
@@ -158,7 +160,7 @@ def _inventory(location: str, connection: duckdb.DuckDBPyConnection, scratch: Pa
     files = [f"{scheme}://{target}/{key}" for key in keys] if scheme else [_beside(location, key) for key in keys]
     if form == "orc":
         files = [_orc_as_parquet(file, scratch / f"inventory-{k}.parquet") for k, file in enumerate(files)]
-    listed = "[" + ", ".join(map(quoted, files)) + "]"
+    listed = "[" + ", ".join(quoted(glob.escape(file)) for file in files) + "]"
     if form == "csv":
         names = "[" + ", ".join(quoted(_snake(name)) for name in fields) + "]"
         reader = f"read_csv({listed}, header = false, all_varchar = true, names = {names})"

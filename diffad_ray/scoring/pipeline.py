@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import tempfile
@@ -184,7 +185,7 @@ def _count(plan: Plan, state: Literal["finished", "abandoned"]) -> RunRecord:
     by_status: dict[str, int] = {}
     anomalous = 0
     if plan.shards:
-        files = quoted(f"{plan.table}/scores/run_date={plan.run_date}/{plan.run_id}-*.parquet")
+        files = quoted(f"{glob.escape(plan.table)}/scores/run_date={plan.run_date}/{plan.run_id}-*.parquet")
         counts = "SELECT status, count(*), count(*) FILTER (is_anomalous)"
         query = f"{counts} FROM read_parquet({files}) GROUP BY status ORDER BY status"
         for status, count, found in connect(plan.table).execute(query).fetchall():

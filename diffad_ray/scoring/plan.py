@@ -29,7 +29,7 @@ WRITERS = 16
 
 
 def make_plan(
-    location: str,
+    archive: str,
     table: str,
     selection: Selection,
     detectors: Sequence[Routed],
@@ -42,7 +42,7 @@ def make_plan(
     The plan exists once its file does. Neither the selection nor the table is ever held in memory as a whole.
 
     Args:
-        location: of the archive.
+        archive: its location.
         work: hash of what was asked for.
         force: score everything, whatever the table has.
 
@@ -54,8 +54,12 @@ def make_plan(
     pending = selection.rows if force else f"{selection.rows} ANTI JOIN {_done(table, settings)} USING {_KEY}"
     found = selection.connection.execute(f"SELECT detector_fingerprint, count(*) FROM {pending} GROUP BY ALL")
     counts = dict(found.fetchall())
-    names = {d.bundle.fingerprint: (d.location, d.bundle.name) for d in reversed(detectors)} | {"": ("", "")}
-    planned = [PlannedDetector(*names[print_], print_, counts[print_]) for print_ in names if print_ in counts]
+    places = {d.bundle.fingerprint: (d.location, d.bundle.name) for d in detectors} | {"": ("", "")}
+    planned = [
+        PlannedDetector(location, name, fingerprint, counts[fingerprint])
+        for fingerprint, (location, name) in places.items()
+        if fingerprint in counts
+    ]
     total = sum(counts.values())
     limits = {d.bundle.fingerprint: shard_limits(total, d.bundle, settings.shard_images) for d in detectors}
     limits[""] = ShardLimits(settings.shard_images or READ_ROWS, None)
@@ -65,7 +69,7 @@ def make_plan(
             run_id=run_id,
             run_date=f"{now:%Y-%m-%d}",
             table=table,
-            archive=location,
+            archive=archive,
             detectors=planned,
             images=total,
             skipped=selection.images - total,
