@@ -1,0 +1,61 @@
+"""Between plan and fetch anything may happen to an image: the row says what."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from diffad_ray import storage
+from diffad_ray.scoring import load
+from diffad_ray.scoring.load import LoadedImage, fetch
+
+
+def reason(uri: str, version: str | None, size: int = 10) -> tuple[str, str]:
+    found = fetch(uri, size, version)
+    assert isinstance(found, LoadedImage)
+    assert found.pixels is None
+    return found.status, found.error or ""
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_deleted_and_replaced(place: str, s3: str, tmp_path: Path) -> None:
+    folder = f"{s3}/between" if place == "s3" else str(tmp_path / "between")
+    storage.write(f"{folder}/a.png", b"listed")
+    (file,) = storage.walk(folder)
+    assert fetch(file.uri, file.bytes, file.version) == b"listed"
+    storage.write(file.uri, b"replaced by something else")
+    status, error = reason(file.uri, file.version)
+    assert status == "missing"
+    assert "replaced" in error
+    assert fetch(file.uri, file.bytes, None) == b"replaced by something else"
+    storage.delete(file.uri)
+    assert reason(file.uri, file.version)[0] == "missing"
+
+
+def test_forbidden(s3: str, monkeypatch: pytest.MonkeyPatch, refusing_store: str, tmp_path: Path) -> None:
+    if os.geteuid():
+        (tmp_path / "locked.png").write_bytes(b"x")
+        (tmp_path / "locked.png").chmod(0)
+        assert reason(str(tmp_path / "locked.png"), None)[0] == "denied"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", refusing_store)
+    assert reason("s3://elsewhere/a.png", None)[0] == "denied"
+
+
+def test_nobody_answers(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    before = storage.settings()
+    try:
+        storage.configure(storage.StorageSettings(attempts=2, timeout=1))
+        status, error = reason("s3://silent/a.png", None)
+    finally:
+        storage.configure(before)
+    assert status == "timeout"
+    assert "silent" in error
+
+
+def test_too_large_to_fetch() -> None:
+    status, error = reason("s3://nowhere/a.png", None, size=load.MAX_BYTES + 1)
+    assert status == "too_large"
+    assert str(load.MAX_BYTES) in error
