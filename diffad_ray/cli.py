@@ -138,23 +138,42 @@ def score(
 
 @app.command()
 def evaluate(
-    detector: Annotated[str, typer.Argument(help="Folder or URI of the detector.")],
-    dataset: Annotated[str, typer.Argument(help="Folder or URI in MVTec layout: test/<kind>, ground_truth/<kind>.")],
+    detector: Annotated[str | None, typer.Argument(help="Folder or URI of the detector.")] = None,
+    dataset: Annotated[
+        str | None, typer.Argument(help="Labelled images: MVTec AD, MPDD, BTAD, VisA, DAGM 2007, or a table of labels.")
+    ] = None,
+    table: Annotated[str | None, typer.Option(help="Folder or URI of a table: take its scores, open no image.")] = None,
+    labels: Annotated[str | None, typer.Option(help="With --table: CSV or Parquet file with uri and label.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Replaces the detector's threshold.")] = None,
+    html: Annotated[str | None, typer.Option(help="File or URI of a page to write: curves, figures, images.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a detector with labelled images: AUROC and AP of images and pixels, figures at the threshold.
+    """Compare a detector, or the scores of a table, with labels: AUROC, AP, AUPRO, figures at the threshold.
 
-    Copy: `diffad-ray evaluate detectors/part parts`
+    Copy: `diffad-ray evaluate detectors/part parts --html part.html`
+
+    Copy: `diffad-ray evaluate --table scores --labels labels.csv`
     """
     from diffad_ray.analytics.report import print_evaluation
     from diffad_ray.evaluation.evaluate import evaluate as run
+    from diffad_ray.evaluation.scored_table import evaluate_table
 
-    found = run(detector, dataset, threshold=threshold, show_progress=True)
+    if table is not None and labels is not None and dataset is None:
+        found = evaluate_table(table, labels, detector=detector, threshold=threshold)
+    elif table is None and labels is None and detector is not None and dataset is not None:
+        found = run(detector, dataset, threshold=threshold, show_progress=True)
+    else:
+        raise UserError("give DETECTOR and DATASET, or --table and --labels (and DETECTOR, where several have scored)")
+    if html is not None:
+        from diffad_ray.analytics.evaluation_page import write_page
+
+        write_page(found, html, detector)
     if as_json:
         _print_json(asdict(found))
-    else:
-        print_evaluation(found, console)
+        return
+    print_evaluation(found, console)
+    if html is not None:
+        console.print(f"wrote {html}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -295,6 +314,65 @@ def demo(
     from diffad_ray.demo.demo import run_demo
 
     run_demo(output, images=images, steps=steps, seed=seed, console=console)
+
+
+@app.command()
+def import_checkpoint(
+    checkpoint: Annotated[str, typer.Argument(help="File or URI of a checkpoint of the released DiffusionAD.")],
+    detector: Annotated[str, typer.Option(help="Folder or URI to write the detector to.")],
+    normals: Annotated[str | None, typer.Option(help="Folder or URI of normal images that set the threshold.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels, for a file that does not say.")] = None,
+    t_small: Annotated[int | None, typer.Option(help="Lower noise step. [default: the file's, else 200]")] = None,
+    t_big: Annotated[int | None, typer.Option(help="Higher noise step. [default: the file's, else 400]")] = None,
+) -> None:
+    """Make a detector of a checkpoint of the released DiffusionAD code; nothing in the file is run.
+
+    Copy: `diffad-ray import-checkpoint params-best.pt --detector detectors/part --normals parts/good`
+    """
+    from diffad_ray.training.import_checkpoint import import_checkpoint as run
+
+    if normals is None:
+        raise UserError("a checkpoint has no threshold: give --normals FOLDER with images of good parts that set one")
+    bundle = run(
+        checkpoint,
+        detector,
+        normals=normals,
+        image_size=image_size,
+        t_small=t_small,
+        t_big=t_big,
+        show_progress=True,
+    )
+    calibration, unreadable = bundle.calibration, bundle.facts["unreadable"]
+    lines = [
+        f"{bundle.name} {bundle.fingerprint}",
+        f"  threshold {calibration.threshold:.4f}: {calibration.false_alarm_rate:.1%} of good parts may score higher, "
+        f"judged by {calibration.images} images",
+        *(f"  could not be read: {uri}: {reason}" for uri, reason in unreadable.items()),
+        f"Next: diffad-ray score ARCHIVE --detector {detector} --table TABLE",
+    ]
+    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command()
+def contact_sheet(
+    normals: Annotated[str, typer.Argument(help="Folder or URI of images of good parts.")],
+    output: Annotated[str, typer.Option(help="PNG file or URI to write.")],
+    textures: Annotated[str | None, typer.Option(help="Folder or URI of textures for pseudo-anomalies.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels that networks see. [default: 128]")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Samples to show.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the images and anomalies.")] = 0,
+    override: Overrides = None,
+) -> None:
+    """Draw what the networks are taught: rows of a normal image, its pseudo-anomaly and the mask.
+
+    Copy: `diffad-ray contact-sheet parts/good --output sheet.png`
+    """
+    from diffad_ray.analytics.contact_sheet import contact_sheet as run
+    from diffad_ray.analytics.overlay import write_png
+
+    sheet = run(normals, textures=textures, image_size=image_size, count=count, seed=seed, overrides=override or ())
+    write_png(sheet, output)
+    console.print(f"wrote {output}", highlight=False, soft_wrap=True)
 
 
 def _print_json(value: Any) -> None:

@@ -257,6 +257,17 @@ NAMES = (
     f"{LONG}/{'n' * (900 - len(LONG) - 5)}.png",
 )
 "Names of readable images, all of the same picture."
+KEYS = (
+    "bell\a.png",
+    "return\r.png",
+    "a//b.png",
+    "a/./b.png",
+    "a/../b.png",
+    "./b.png",
+    "../b.png",
+    "/b.png",
+)
+"More keys in an object store, of the same picture; most are no paths of a disk."
 OTHER_FILES = ("notes.txt", "png", "image.png.part", "image.png ", "Thumbs.db")
 "Names that no image has."
 

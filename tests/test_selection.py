@@ -19,13 +19,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffad_ray import UserError
+from diffad_ray import UserError, storage
 from diffad_ray.detectors.bundle import Bundle
 from diffad_ray.scoring.patterns import PathTemplate, glob_regex, matches_any
-from diffad_ray.scoring.plan import ShardLimits, make_plan
+from diffad_ray.scoring.plan import ShardLimits, make_plan, remove_half_plans
 from diffad_ray.scoring.selection import Routed, Selection, select_images, since
 from diffad_ray.scoring.settings import ScoringSettings
-from diffad_ray.table.layout import image_id, image_id_sql
+from diffad_ray.table.layout import SCORES, image_id, image_id_sql
 from diffad_ray.table.runs import Plan
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -92,7 +92,7 @@ def test_templates() -> None:
     }
     assert parts("{line}/{name}", "too/many/parts.png") == {"line": None, "name": None}
     assert parts("{day:%Y-%m-%d}.png", "no-date.png") == {"day": None}
-    with pytest.raises(UserError, match="has already"):
+    with pytest.raises(UserError, match="taken already"):
         PathTemplate.parse("{score}/{name}")
     with pytest.raises(UserError, match="twice"):
         PathTemplate.parse("{a}/{a}")
@@ -280,3 +280,122 @@ def test_shards_keep_their_limits(sizes: list[int], images: int, file_bytes: int
     for shard in shards:
         assert 1 <= len(shard) <= images
         assert sum(shard) <= file_bytes or len(shard) == 1
+
+
+def test_a_table_within_its_archive_is_not_scored(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
+    mask = archive / "scores" / "masks" / ("f" * 16) / "00" / "0.png"
+    mask.parent.mkdir(parents=True)
+    mask.write_bytes(b"")
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    found = select_images(
+        str(archive), str(archive / "scores"), [Routed("detector", bundle, ())], ScoringSettings(), folder
+    )
+    assert found.images == 40
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "uris"),
+    [
+        ("plain.csv", "/a/1.png\n/a/2.png\n", ["/a/1.png", "/a/2.png"]),
+        ("odd;names.csv", "uri\n/a/1;x.png\n/a/2|y.png\n", ["/a/1;x.png", "/a/2|y.png"]),
+        ("quoted.csv", 'uri,note\n"/a/1,2.png","a ""b"""\n', ["/a/1,2.png"]),
+        ("two.csv", "id,uri\n7,/a/1.png\n", ["/a/1.png"]),
+        ("tabs.tsv", "uri\tsize\n/a/1.png\t5\n", ["/a/1.png"]),
+        ("one.csv", "image\n/a/1.png\n", ["/a/1.png"]),
+    ],
+)
+def test_csv_manifests(name: str, text: str, uris: list[str], bundle: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / "day=2026-11-21"
+    folder.mkdir()
+    (folder / name).write_text(text.replace("id,uri", "part,uri"))
+    found, rows = selected(folder / name, bundle, tmp_path)
+    assert [row["image_uri"] for row in rows] == uris
+    assert "day" not in found.columns.names
+
+
+@pytest.mark.parametrize(
+    ("text", "because"),
+    [
+        ("uri\nsftp://user:hush@host/a.png\n", "with a password"),
+        ("uri\ns3://a/b.png?x-amz-signature=hush\n", "signed"),
+        ("uri,shard\n/a.png,1\n", "taken already"),
+        ("uri,My Column\n/a.png,1\n", "small letters"),
+    ],
+)
+def test_refused_manifests(text: str, because: str, bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(UserError, match=because) as error:
+        selected(tmp_path / "list.csv", bundle, tmp_path)
+    assert "hush" not in str(error.value)
+
+
+def test_refused_settings(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no glob"):
+        selected(archive, bundle, tmp_path, include=("[z-a].png",))
+    with pytest.raises(UserError, match="no images can be chosen"):
+        selected(archive, bundle, tmp_path, template="{day:%Q}.png")
+    for wrong in ({"limit": 0}, {"sample": 0.0}, {"threshold": float("nan")}, {"shard_images": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            ScoringSettings(**wrong)
+
+
+def test_words_of_sql_are_names_of_columns(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
+    found, rows = selected(archive, bundle, tmp_path, template="{order}/{group}/{table}.png")
+    assert found.columns.names == ["order", "group", "table"]
+    assert rows[0]["order"] == "line1"
+
+
+def test_what_a_later_run_leaves_out(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
+    """An image is done if its last row says so, whatever came before."""
+    table = tmp_path / "line=7" / "table"
+    routed = [Routed("a", bundle, ())]
+
+    def planned(**settings: Any) -> Plan:
+        folder = tmp_path / "scratch"
+        folder.mkdir(exist_ok=True)
+        wanted = ScoringSettings(limit=4, template="{line}/**/*.png", **settings)
+        selection = select_images(str(archive), str(table), routed, wanted, folder)
+        return make_plan(str(archive), str(table), selection, routed, wanted, "work", force=False)
+
+    first = planned()
+    rows = [row for shard in shards_of(first) for row in shard]
+    histories = (["ok"], ["failed"], ["failed", "timeout"], ["timeout", "ok"])
+    table_rows = [
+        {**row, "status": status, "run_id": "r", "scored_at": NOW + timedelta(days=k)}
+        for row, history in zip(rows, histories, strict=True)
+        for k, status in enumerate(history)
+    ]
+    path = table / "scores" / "run_date=2026-01-01" / "r-00000.parquet"
+    path.parent.mkdir(parents=True)
+    schema = SCORES.append(pa.field("line", pa.string()))
+    pq.write_table(pa.Table.from_pylist(table_rows, schema=schema), path)
+    again = planned()
+    assert [row["image_uri"] for shard in shards_of(again) for row in shard] == [rows[2]["image_uri"]]
+    assert planned(retry=("failed",)).images == 2
+    assert [str(file) for file in table.glob("runs/*.planning")] == []
+
+
+def test_a_column_keeps_its_type(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
+    table = tmp_path / "table"
+    path = table / "scores" / "run_date=2026-01-01" / "r-00000.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist([{"line": 1}], schema=SCORES.append(pa.field("line", pa.int64()))), path)
+    routed, settings = [Routed("a", bundle, ())], ScoringSettings(template="{line}/**/*.png")
+    selection = select_images(str(archive), str(table), routed, settings, tmp_path)
+    with pytest.raises(UserError, match="would be string"):
+        make_plan(str(archive), str(table), selection, routed, settings, "work", force=False)
+
+
+def test_half_a_plan_is_removed(tmp_path: Path) -> None:
+    table = str(tmp_path)
+    storage.write(f"{table}/runs/killed.planning", b"")
+    storage.write(f"{table}/manifests/killed/00000.parquet", b"x")
+    storage.write(f"{table}/runs/whole.plan.json", b"{}")
+    storage.write(f"{table}/runs/whole.planning", b"")
+    storage.write(f"{table}/manifests/whole/00000.parquet", b"x")
+    remove_half_plans(table)
+    assert {file.uri.removeprefix(table) for file in storage.walk(table)} == {
+        "/runs/whole.plan.json",
+        "/manifests/whole/00000.parquet",
+    }

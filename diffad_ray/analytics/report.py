@@ -9,13 +9,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from diffad_ray.evaluation.figures import METRICS
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from diffad_ray.analytics.history import RunState
     from diffad_ray.analytics.summary import DetectorSummary
     from diffad_ray.detectors.bundle import Bundle
-    from diffad_ray.evaluation.evaluate import Evaluation
+    from diffad_ray.evaluation.result import Evaluation
     from diffad_ray.table.compact import CompactSummary
     from diffad_ray.table.runs import Run
     from diffad_ray.table.verify import Verification
@@ -103,31 +105,43 @@ def print_summary(summaries: Sequence[DetectorSummary], console: Console) -> Non
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Figures by kind of defect."""
-    columns = ("kind", "images", "image AUROC", "image AP", "pixel AUROC", "pixel AP", "precision", "recall")
-    table = Table(*columns, box=None)
-    for kind, figures in evaluation.figures.items():
-        values = (
-            figures.image_auroc,
-            figures.image_ap,
-            figures.pixel_auroc,
-            figures.pixel_ap,
-            figures.precision,
-            figures.recall,
-        )
-        shown = ["-" if value is None else f"{value:.4f}" for value in values]
-        table.add_row(escape(kind), str(figures.images), *shown)
-    console.print(table)
-    overall = next(iter(evaluation.figures.values()))
-    alarms = "-" if overall.false_alarm_rate is None else f"{overall.false_alarm_rate:.2%}"
-    console.print(
-        f"{evaluation.good} good images, false alarms {alarms} at threshold {evaluation.threshold:.4f}; "
-        f"pixels at {evaluation.image_size} x {evaluation.image_size}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    for uri, reason in evaluation.unreadable.items():
-        console.print(f"left out {escape(uri)}: {escape(reason)}", highlight=False, soft_wrap=True)
+    """Figures by product and kind of defect, those of images first; undefined ones are "-"."""
+    images = Table("Images", "", box=None)
+    for column in ("AUROC", "95 %", "AP", "F1-max*", "precision", "recall", "F1", "false alarms"):
+        images.add_column(column, justify="right")
+    pixels = Table("Pixels", "", box=None)
+    for column in ("AUROC", "AP", "F1-max*", "AUPRO"):
+        pixels.add_column(column, justify="right")
+    for name, figures in evaluation.rows():
+        low, high = figures.intervals.get("image_auroc", (None, None))
+        bounds = "-" if low is None else f"{low:.3f} - {high:.3f}"
+        shown = [_figure(getattr(figures, metric)) for metric in METRICS]
+        images.add_row(escape(name), str(figures.images), shown[0], bounds, *shown[1:7])
+        pixels.add_row(escape(name), str(figures.images), *shown[7:])
+    # However narrow the terminal, figures cut off are none.
+    wide = Console(file=console.file, width=WIDE, color_system=console.color_system)  # type: ignore[arg-type]
+    wide.print(images)
+    if any(figures.pixel_auroc is not None for _, figures in evaluation.rows()):
+        wide.print()
+        wide.print(pixels)
+    threshold = "the threshold of each" if evaluation.threshold is None else f"threshold {evaluation.threshold:.4f}"
+    size = {
+        "whole": f"; pixels at {evaluation.image_size} x {evaluation.image_size}",
+        "tiles": "; pixels at the size of the images",
+    }.get(evaluation.view or "", "")
+    lines = [
+        f"{evaluation.good} good images; precision, recall, F1 and false alarms at {threshold}{size}",
+        "* an oracle: F1 at the threshold that the labels would choose",
+        *(f"[yellow]note[/] {escape(note)}" for note in evaluation.notes),
+    ]
+    left_out = [f"left out {escape(uri)}: {escape(why)}" for uri, why in evaluation.unreadable.items()]
+    if len(left_out) > MOST_REASONS:
+        left_out = [*left_out[:MOST_REASONS], f"... and {len(left_out) - MOST_REASONS} more: --json names them all"]
+    console.print("\n".join(lines + left_out), highlight=False, soft_wrap=True)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def print_runs(states: Sequence[RunState], console: Console) -> None:

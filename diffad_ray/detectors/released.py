@@ -1,4 +1,4 @@
-"""Parameters of the released DiffusionAD code, under our names."""
+"""Parameters of the released DiffusionAD code, under our names and back."""
 
 from __future__ import annotations
 
@@ -7,40 +7,69 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-_DENOISER = (
-    (r"^down\.0\.0\.", "conv_in."),
-    (r"^down\.(\d+)\.", lambda m: f"down.{int(m[1]) - 1}."),
-    (r"^time_embedding\.1\.", "time_embedding.layer1."),
-    (r"^time_embedding\.3\.", "time_embedding.layer2."),
-    (r"^out\.0\.", "norm_out."),
-    (r"^out\.2\.", "conv_out."),
-    (r"\.in_layers\.0\.", ".norm1."),
-    (r"\.in_layers\.2\.", ".conv1."),
-    (r"\.embed_layers\.1\.", ".time."),
-    (r"\.out_layers\.0\.", ".norm2."),
-    (r"\.out_layers\.3\.", ".conv2."),
-    (r"\.skip_connection\.", ".skip."),
-    (r"\.to_qkv\.", ".qkv."),
-    (r"\.proj_out\.", ".out."),
-)
-_LEVELS = {"b": 0, "1": 1, "2": 2, "3": 3, "4": 4}
-_SEGMENTER = (
-    (r"^encoder_segment\.block(\d)\.", lambda m: f"encoder.{int(m[1]) - 1}."),
-    (r"^decoder_segment\.up_?(b|\d)\.", lambda m: f"up.{_LEVELS[m[1]]}."),
-    (r"^decoder_segment\.db_?(b|\d)\.", lambda m: f"decoder.{_LEVELS[m[1]]}."),
-    (r"^decoder_segment\.fin_out\.0\.", "conv_out."),
-)
+DENOISER, SEGMENTER = "unet_model_state_dict", "seg_model_state_dict"
+"Entries of a released checkpoint that hold the networks."
+_OURS = {DENOISER: "denoiser.", SEGMENTER: "segmenter."}
+_MOST_STAGES = 100
+"More than any denoiser has."
+
+# What a name begins with, in the released code and in ours. Its denoiser counts the first convolution as a stage.
+_BEGINNINGS = {
+    DENOISER: {
+        "down.0.0": "conv_in",
+        **{f"down.{k}": f"down.{k - 1}" for k in range(1, _MOST_STAGES)},
+        "time_embedding.1": "time_embedding.layer1",
+        "time_embedding.3": "time_embedding.layer2",
+        "out.0": "norm_out",
+        "out.2": "conv_out",
+    },
+    SEGMENTER: {
+        **{f"encoder_segment.block{k + 1}": f"encoder.{k}" for k in range(6)},
+        **{f"decoder_segment.up{level}": f"up.{k}" for k, level in enumerate(("_b", 1, 2, 3, 4))},
+        **{f"decoder_segment.db{level}": f"decoder.{k}" for k, level in enumerate(("_b", 1, 2, 3, 4))},
+        "decoder_segment.fin_out.0": "conv_out",
+    },
+}
+_LAYERS = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "embed_layers.1": "time",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "skip",
+    "to_qkv": "qkv",
+    "proj_out": "out",
+}
+"What follows the number of a block."
 
 
-def _renamed(state: Mapping[str, Tensor], rules: tuple, prefix: str) -> dict[str, Tensor]:
-    renamed = {}
-    for name, tensor in state.items():
-        for pattern, replacement in rules:
-            name = re.sub(pattern, replacement, name)
-        renamed[prefix + name] = tensor.float() if tensor.is_floating_point() else tensor
-    return renamed
+def _replaced(name: str, table: Mapping[str, str], where: str) -> str:
+    """`name` with the whole parts that stand at `where` replaced by what the table has for them."""
+    known = "|".join(map(re.escape, table))
+    return re.sub(rf"{where}(?:{known})(?=\.)", lambda found: table[found[0]], name)
+
+
+def _translated(name: str, beginnings: Mapping[str, str], layers: Mapping[str, str]) -> str:
+    return _replaced(_replaced(name, beginnings, "^"), layers, r"(?<=\.\d\.)")
+
+
+def _reversed(table: Mapping[str, str]) -> dict[str, str]:
+    return {ours: theirs for theirs, ours in table.items()}
 
 
 def from_released(denoiser: Mapping[str, Tensor], segmenter: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State of our `DiffusionAD` from the released `unet_model_state_dict` and `seg_model_state_dict`."""
-    return _renamed(denoiser, _DENOISER, "denoiser.") | _renamed(segmenter, _SEGMENTER, "segmenter.")
+    """State of our `DiffusionAD` from the released `unet_model_state_dict` and `seg_model_state_dict`, in float32."""
+    return {
+        _OURS[entry] + _translated(name, _BEGINNINGS[entry], _LAYERS): (
+            tensor.float() if tensor.is_floating_point() else tensor
+        )
+        for entry, state in ((DENOISER, denoiser), (SEGMENTER, segmenter))
+        for name, tensor in state.items()
+    }
+
+
+def released_name(ours: str) -> tuple[str, str]:
+    """Where a released checkpoint holds a parameter of our `DiffusionAD`: the entry, and the name in it."""
+    entry = DENOISER if ours.startswith(_OURS[DENOISER]) else SEGMENTER
+    name = ours.removeprefix(_OURS[entry])
+    return entry, _translated(name, _reversed(_BEGINNINGS[entry]), _reversed(_LAYERS))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,90 +13,50 @@ from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.detectors.engine import Engine, default_device
 from diffad_ray.detectors.views import check_side, grid_of
 from diffad_ray.errors import UserError
-from diffad_ray.evaluation.datasets import GOOD, LabelledImage, read_mvtec
-from diffad_ray.evaluation.metrics import at_threshold, auroc, average_precision
+from diffad_ray.evaluation.datasets import LabelledImage
+from diffad_ray.evaluation.figures import ScoredImage
 from diffad_ray.evaluation.pixels import PixelCounts
+from diffad_ray.evaluation.reading import read_dataset
+from diffad_ray.evaluation.result import Evaluation, conclude
 from diffad_ray.images import ImageError, decode_image, resized
 from diffad_ray.progress import ProgressBar
 from diffad_ray.read_ahead import read_ahead
 
 READERS = 8
-OVERALL = "overall"
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Figures of one kind of defect against all good images, or of all kinds together; None where undefined."""
-
-    images: int
-    "images of the kind; the good ones not counted"
-    image_auroc: float | None
-    image_ap: float | None
-    pixel_auroc: float | None
-    pixel_ap: float | None
-    precision: float | None
-    recall: float | None
-    false_alarm_rate: float | None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a detector does on a labelled dataset.
-
-    Attributes:
-        detector, fingerprint, dataset: which on which.
-        image_size, view: of the detector. Pixel figures are taken at the size of the maps: image_size x image_size in
-            the view `whole`, that of the (shrunk) image, up to 4 megapixels, in the view `tiles`. Masks are resized to
-            it by area means and binarised at 0.5.
-        threshold: the score from which an image is called anomalous; from the detector's calibration unless given.
-        good: number of good images.
-        figures: by kind of defect, and `overall`.
-        unreadable: reason by image that could not be used.
-        scores: (location, kind, score) of each image, worst first.
-    """
-
-    detector: str
-    fingerprint: str
-    dataset: str
-    image_size: int
-    view: str
-    threshold: float
-    good: int
-    figures: dict[str, Figures]
-    unreadable: dict[str, str]
-    scores: list[tuple[str, str, float]] = field(repr=False)
 
 
 def evaluate(
     detector: str | Path, dataset: str | Path, *, threshold: float | None = None, show_progress: bool = False
 ) -> Evaluation:
-    """Score the test images of a product in MVTec layout and compare with their labels and masks.
+    """Score labelled test images and compare with their labels and masks.
 
     Args:
         detector: folder or URI of a bundle.
-        dataset: folder or URI with `test` and `ground_truth`.
+        dataset: folder or URI of a product, or of several, in a layout that `read_dataset` knows; or a table of labels.
         threshold: replaces the calibrated one.
 
     Raises:
-        UserError: the dataset is not as it must be, or has no readable image.
+        UserError: the dataset is not as it must be, has no readable image, or a mask of another size than its image.
     """
-    dataset = storage.normalised(dataset)
-    images = read_mvtec(dataset)
+    found = read_dataset(dataset)
+    images = found.images
     bundle = load_bundle(str(detector))
     settings = bundle.detector.settings
     engine = Engine(bundle.detector, default_device())
     threshold = bundle.calibration.threshold if threshold is None else threshold
-
     unreadable: dict[str, str] = {}
 
     def load(image: LabelledImage) -> tuple[np.ndarray, np.ndarray | None] | None:
         try:
             pixels = decode_image(storage.read(image.uri)).pixels
             check_side(pixels)
-            return pixels, _mask(image, *grid_of(pixels.shape[0], pixels.shape[1], settings).map_size)
+            mask = _mask(image, *pixels.shape[:2])
         except (ImageError, OSError) as error:
             unreadable[image.uri] = str(error)
             return None
+        # As numbers, not as int() of a blurred mask, which would erode it.
+        height, width = grid_of(pixels.shape[0], pixels.shape[1], settings).map_size
+        return pixels, None if mask is None else resized(mask, width, height) >= 0.5
 
     in_flight: deque[tuple[LabelledImage, np.ndarray | None]] = deque()
 
@@ -109,70 +68,62 @@ def evaluate(
                 in_flight.append((image, mask))
                 yield pixels
 
-    used: list[LabelledImage] = []
-    scores: list[float] = []
-    pixels_by_kind: dict[str, PixelCounts] = {}
-    without_mask: set[str] = set()
+    scored: list[ScoredImage] = []
+    counts: dict[tuple[str, str], PixelCounts] = {}
+    without_mask: dict[tuple[str, str], int] = {}
+    vanished = 0
     with ProgressBar("evaluating", len(images), show_progress) as bar:
-        for found in engine.detect_images(readable(bar), with_reconstruction=False):
+        for detection in engine.detect_images(readable(bar), with_reconstruction=False):
             image, mask = in_flight.popleft()
-            used.append(image)
-            scores.append(found.score)
+            tail = float(bundle.calibration.tail_probability(np.array([detection.score]))[0])
+            scored.append(
+                ScoredImage(image.uri, image.product, image.kind, detection.score, threshold, tail, image.mask_uri)
+            )
+            key = (image.product, image.kind)
             if mask is None:
-                without_mask.add(image.kind)
+                without_mask[key] = without_mask.get(key, 0) + 1
             else:
-                pixels_by_kind.setdefault(image.kind, PixelCounts()).add(found.anomaly_map, mask)
+                counts.setdefault(key, PixelCounts()).add(detection.anomaly_map, mask)
+                vanished += image.is_anomalous and not mask.any()
         bar.update(len(images))
-    if not used:
+    if not scored:
         reasons = "; ".join(f"{uri}: {reason}" for uri, reason in list(unreadable.items())[:3])
         raise UserError(f"none of the {len(images)} test images can be used: {reasons}")
-
-    all_scores, kinds = np.array(scores), np.array([image.kind for image in used])
-    figures = {}
-    for kind in [OVERALL, *sorted(set(kinds) - {GOOD})]:
-        chosen_kinds = set(kinds) if kind == OVERALL else {GOOD, kind}
-        chosen = np.isin(kinds, list(chosen_kinds))
-        counts = None
-        if not chosen_kinds & without_mask:
-            counts = PixelCounts.sum(pixels_by_kind[k] for k in chosen_kinds & pixels_by_kind.keys())
-        figures[kind] = _figures(all_scores[chosen], kinds[chosen] != GOOD, counts, threshold)
-    order = np.argsort(-all_scores, kind="stable")
-    return Evaluation(
+    notes = [
+        f"{product}, {kind}: {number} defective images have no mask, so that the kind has no pixel figures"
+        for (product, kind), number in without_mask.items()
+    ]
+    if vanished:
+        notes.append(f"{vanished} masks of defective images hold no defect, or none that is left at the maps' size")
+    return conclude(
+        scored,
+        {**counts, **dict.fromkeys(without_mask)},
         detector=storage.normalised(detector),
         fingerprint=bundle.fingerprint,
-        dataset=dataset,
+        dataset=found.location,
+        layout=found.layout,
         image_size=settings.image_size,
         view=settings.view,
-        threshold=threshold,
-        good=int((kinds == GOOD).sum()),
-        figures=figures,
         unreadable=unreadable,
-        scores=[(used[i].uri, used[i].kind, float(all_scores[i])) for i in order],
+        notes=[*found.notes, *notes],
     )
 
 
 def _mask(image: LabelledImage, height: int, width: int) -> np.ndarray | None:
-    """Ground truth bool [H,W]; None where a defective image has no mask."""
+    """Ground truth [H,W] float32 of an image of height x width, 1 where it is defective; None where it has no mask."""
     if not image.is_anomalous:
-        return np.zeros((height, width), dtype=bool)
+        return np.zeros((height, width), np.float32)
     if image.mask_uri is None:
         return None
-    pixels = decode_image(storage.read(image.mask_uri)).pixels[..., 0]
-    # As numbers, not as int() of a blurred mask, which would erode it.
-    share = resized(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max, width, height)
-    return share >= 0.5
-
-
-def _figures(scores: np.ndarray, labels: np.ndarray, pixels: PixelCounts | None, threshold: float) -> Figures:
-    """Figures of images [N]; pixel figures only where every defective image has a mask."""
-    judged = at_threshold(scores, labels, threshold)
-    return Figures(
-        images=int(labels.sum()),
-        image_auroc=auroc(scores, labels),
-        image_ap=average_precision(scores, labels),
-        pixel_auroc=pixels.auroc() if pixels else None,
-        pixel_ap=pixels.average_precision() if pixels else None,
-        precision=judged.precision,
-        recall=judged.recall,
-        false_alarm_rate=judged.false_alarm_rate,
-    )
+    try:
+        pixels = decode_image(storage.read(image.mask_uri)).pixels.max(axis=2)
+    except (ImageError, OSError) as error:
+        raise ImageError("unreadable", f"its mask {image.mask_uri} can't be read: {error}") from error
+    if pixels.shape != (height, width):
+        raise UserError(
+            f"the mask {image.mask_uri} has {pixels.shape[1]} x {pixels.shape[0]} pixels, "
+            f"its image {image.uri} has {width} x {height}: they must be alike"
+        )
+    share = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
+    # Masks such as VisA's hold numbers of classes, from 1 up, instead of white.
+    return share if share.max() >= 0.5 else (pixels > 0).astype(np.float32)

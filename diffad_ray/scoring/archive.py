@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
-from diffad_ray.images import IMAGE_SUFFIXES
+from diffad_ray.images import IMAGE_SUFFIXES, is_named_image
 from diffad_ray.scoring.patterns import check_column
 from diffad_ray.table.layout import quoted
 
@@ -36,7 +36,8 @@ _NAMES = {
 }
 "What a manifest may call the columns that we know."
 _TYPES = {"uri": "VARCHAR", "version": "VARCHAR", "bytes": "BIGINT", "modified": "TIMESTAMPTZ"}
-_SIGNED = r"[?&](X-Amz-Signature|X-Goog-Signature|sig|Signature)="
+_SIGNED = r"(?i)[?&](X-Amz-Signature|X-Goog-Signature|sig|Signature)="
+_PASSWORD = r"(?i)^[a-z0-9+.-]+://[^/@]*:[^/@]*@"
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,16 @@ def _listed(location: str, connection: duckdb.DuckDBPyConnection, scratch: Path)
     with pq.ParquetWriter(listing, storage.LISTING, compression="zstd") as writer:
         for chunk in storage.listing(location):
             writer.write_table(chunk)
-    endings = "|".join(re.escape(suffix.removeprefix(".")) for suffix in sorted(IMAGE_SUFFIXES))
-    is_image = f"regexp_full_match(lower(uri), '(?s).*\\.({endings})')"
     files = f"read_parquet({quoted(str(listing))})"
-    query = f"SELECT uri, version, bytes, modified, {_path_sql(location)} AS path FROM {files} WHERE {is_image}"
-    ((others,),) = connection.execute(f"SELECT count(*) FROM {files} WHERE NOT {is_image}").fetchall()
+    query = f"SELECT uri, version, bytes, modified, {_path_sql(location)} AS path FROM {files} WHERE {_is_image('uri')}"
+    ((others,),) = connection.execute(f"SELECT count(*) FROM {files} WHERE NOT {_is_image('uri')}").fetchall()
     return Archive(query, other_files=others)
+
+
+def _is_image(column: str) -> str:
+    """SQL: whether a name ends like an image's."""
+    endings = "|".join(re.escape(suffix.removeprefix(".")) for suffix in sorted(IMAGE_SUFFIXES))
+    return f"regexp_full_match(lower({column}), '(?s).*\\.({endings})')"
 
 
 def _path_sql(location: str) -> str:
@@ -105,17 +110,16 @@ def _manifest(location: str, connection: duckdb.DuckDBPyConnection) -> Archive:
     """A table of URIs; relative ones are taken from the manifest's folder."""
     if not storage.exists(location):
         raise FileNotFoundError(f"{location} does not exist")
-    is_parquet = location.lower().endswith(".parquet")
-    file = quoted(glob.escape(location))
-    reader = f"read_parquet({file})" if is_parquet else f"read_csv({file}, all_varchar = true)"
+    reader = _manifest_reader(location, connection)
     described = connection.execute(f"DESCRIBE SELECT * FROM {reader}").fetchall()
-    names = [row[0] for row in described]
-    known = {column: next((n for n in names if n.lower() in accepted), None) for column, accepted in _NAMES.items()}
+    names = {row[0].lower(): row[0] for row in reversed(described)}
+    known = {column: next((names[n] for n in accepted if n in names), None) for column, accepted in _NAMES.items()}
     if known["uri"] is None and len(names) == 1:
-        known["uri"] = names[0]
+        (known["uri"],) = names.values()
     if known["uri"] is None:
-        raise UserError(f"the manifest {location} has the columns {', '.join(names)}: call the one of the URIs `uri`")
-    extra = [name for name in names if name not in known.values()]
+        listed = ", ".join(row[0] for row in described)
+        raise UserError(f"the manifest {location} has the columns {listed}: call the one of the URIs `uri`")
+    extra = [row[0] for row in described if row[0] not in known.values()]
     for name in extra:
         check_column(name, f"the manifest {location}")
     selected = [
@@ -131,17 +135,32 @@ def _manifest(location: str, connection: duckdb.DuckDBPyConnection) -> Archive:
         "regexp_replace(uri, '^[a-z0-9+.-]+://[^/]*/|^/', '') AS path "
         f"FROM (SELECT {', '.join(selected)} FROM {reader}) WHERE coalesce(uri, '') <> ''"
     )
-    ((signed,),) = connection.execute(
-        f"SELECT count(*) FROM ({query}) WHERE regexp_matches(uri, {quoted(_SIGNED)})"
-    ).fetchall()
-    if signed:
-        raise UserError(
-            f"{signed} URIs of the manifest {location} are signed: whoever reads the table could use them. Give plain "
-            "URIs (s3://bucket/key), and credentials through the environment"
-        )
+    for pattern, kind in ((_SIGNED, "signed"), (_PASSWORD, "with a password")):
+        secret = f"SELECT count(*) FROM ({query}) WHERE regexp_matches(uri, {quoted(pattern)})"
+        ((count,),) = connection.execute(secret).fetchall()
+        if count:
+            raise UserError(
+                f"{count} URIs of the manifest {location} are {kind}: whoever reads the table could use them. Give "
+                "plain URIs (s3://bucket/key), and credentials through the environment"
+            )
     types = connection.sql(f"SELECT {', '.join(map(_identifier, extra)) or 1} FROM ({query}) LIMIT 0").to_arrow_table()
     columns = {name: types.schema.field(name).type for name in extra}
     return Archive(query, is_listed=False, columns=columns)
+
+
+def _manifest_reader(location: str, connection: duckdb.DuckDBPyConnection) -> str:
+    """SQL that reads a manifest's file. Of a CSV nothing is guessed but whether its first line is a header: it names a
+    column that we know, or its one column looks like no image."""
+    file = quoted(glob.escape(location))
+    if location.lower().endswith(".parquet"):
+        return f"read_parquet({file}, hive_partitioning = false)"
+    delimiter = r"e'\t'" if location.lower().endswith(".tsv") else "','"
+    options = f"all_varchar = true, delim = {delimiter}, quote = '\"', escape = '\"', hive_partitioning = false"
+    first = connection.execute(f"SELECT * FROM read_csv({file}, {options}, header = false) LIMIT 1").fetchall()
+    values = [str(value or "") for value in first[0]] if first else []
+    is_named = any(value.strip().lower() in accepted for value in values for accepted in _NAMES.values())
+    has_header = is_named or len(values) != 1 or not ("/" in values[0] or is_named_image(values[0]))
+    return f"read_csv({file}, {options}, header = {str(has_header).lower()})"
 
 
 def _inventory(location: str, connection: duckdb.DuckDBPyConnection, scratch: Path) -> Archive:
@@ -163,27 +182,26 @@ def _inventory(location: str, connection: duckdb.DuckDBPyConnection, scratch: Pa
     listed = "[" + ", ".join(quoted(glob.escape(file)) for file in files) + "]"
     if form == "csv":
         names = "[" + ", ".join(quoted(_snake(name)) for name in fields) + "]"
-        reader = f"read_csv({listed}, header = false, all_varchar = true, names = {names})"
+        form_of_csv = "header = false, all_varchar = true, delim = ',', quote = '\"', hive_partitioning = false"
+        reader = f"read_csv({listed}, {form_of_csv}, names = {names})"
         # Keys of a CSV inventory are URL-encoded, blanks as plus signs.
         key = "url_decode(replace(key, '+', ' '))"
     else:
-        reader, key = f"read_parquet({listed}, union_by_name = true)", "key"
+        reader, key = f"read_parquet({listed}, union_by_name = true, hive_partitioning = false)", "key"
     names_found = {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {reader}").fetchall()}
     kept = "coalesce(is_latest::VARCHAR, 'true') = 'true'" if "is_latest" in names_found else "true"
     if "is_delete_marker" in names_found:
         kept += " AND coalesce(is_delete_marker::VARCHAR, 'false') = 'false'"
     columns = {"e_tag": "''", "size": "0", "last_modified_date": "NULL"}
     columns |= {name: name for name in columns if name in names_found}
-    endings = "|".join(re.escape(suffix.removeprefix(".")) for suffix in sorted(IMAGE_SUFFIXES))
-    is_image = f"regexp_full_match(lower(path), '(?s).*\\.({endings})')"
     source = (
         f"SELECT {quoted(f's3://{bucket}/')} || {key} AS uri, coalesce({columns['e_tag']}, '') AS version, "
         f"TRY_CAST({columns['size']} AS BIGINT) AS bytes, "
         f"TRY_CAST({columns['last_modified_date']} AS TIMESTAMPTZ) AS modified, {key} AS path "
         f"FROM {reader} WHERE {kept}"
     )
-    ((others,),) = connection.execute(f"SELECT count(*) FROM ({source}) WHERE NOT {is_image}").fetchall()
-    return Archive(f"SELECT * FROM ({source}) WHERE {is_image}", other_files=others)
+    ((others,),) = connection.execute(f"SELECT count(*) FROM ({source}) WHERE NOT {_is_image('path')}").fetchall()
+    return Archive(f"SELECT * FROM ({source}) WHERE {_is_image('path')}", other_files=others)
 
 
 def _beside(location: str, key: str) -> str:

@@ -99,8 +99,7 @@ class CommitShard:
         columns = {name: block[name] for name in block.column_names if name not in PASSED_ON} | filled
         fields = [*SCORES, *(block.schema.field(name) for name in plan.columns)]
         table = pa.table({field.name: columns[field.name].cast(field.type) for field in fields}, pa.schema(fields))
-        storage.create(shard_file(plan.table, "regions", *place), parquet_bytes(to_table(regions, REGIONS)))
-        storage.create(shard_file(plan.table, "scores", *place), parquet_bytes(table))
+        self._publish(place, parquet_bytes(to_table(regions, REGIONS)), parquet_bytes(table))
         summary = ShardSummary(
             shard=shard,
             images=rows,
@@ -110,6 +109,16 @@ class CommitShard:
             seconds=block["seconds"][0].as_py() + time.process_time() - started,
         )
         return pa.Table.from_pylist([summary._asdict()])
+
+    def _publish(self, place: tuple[str, str, int], regions: bytes, scores: bytes) -> None:
+        """Write the files of a shard, unless it is done. A worker that outlived its run must not write any more: once
+        a compaction has merged the run's files, their names are free again."""
+        regions_file, scores_file = (shard_file(self.plan.table, kind, *place) for kind in ("regions", "scores"))
+        if storage.exists(scores_file) or storage.exists(self.plan.record_file):
+            return
+        # An earlier attempt may have written regions and died; it may have found other images readable than this one.
+        storage.write(regions_file, regions)
+        storage.create(scores_file, scores)
 
     def _marked(self, block: pa.Table, row: int, is_anomalous: bool, threshold: float) -> _Marks:
         """Mask and regions of an image, in pixels of the original."""

@@ -21,7 +21,6 @@ from diffad_ray.read_ahead import read_ahead
 from diffad_ray.scoring.attempts import Attempts
 from diffad_ray.scoring.load import FOUND, LoadedImage, decode, decoder_for, dies_if_stuck
 from diffad_ray.scoring.settings import ScoringSettings
-from diffad_ray.table.runs import Plan
 
 log = logging.getLogger(__name__)
 DETECTORS_HELD = 2
@@ -35,6 +34,7 @@ class DetectShard:
     `network_mode`, how the networks ran; drops `data`.
 
     Args:
+        locations: by fingerprint, where the detectors are.
         thresholds: by fingerprint, the score from which an image is anomalous.
         threads: of an actor on a CPU.
         attempts: counts attempts at shards whose images are decoded here, because the detector sees tiles.
@@ -42,7 +42,7 @@ class DetectShard:
 
     def __init__(
         self,
-        plan: Plan,
+        locations: dict[str, str],
         settings: ScoringSettings,
         storage_settings: storage.StorageSettings,
         thresholds: dict[str, float],
@@ -53,8 +53,7 @@ class DetectShard:
         self.device = default_device()
         if self.device.type == "cpu":
             torch.set_num_threads(threads)
-        self.locations = {detector.fingerprint: detector.location for detector in plan.detectors}
-        self.settings, self.thresholds, self.attempts = settings, thresholds, attempts
+        self.locations, self.settings, self.thresholds, self.attempts = locations, settings, thresholds, attempts
         self.engines: dict[str, Engine] = {}
 
     def _engine(self, fingerprint: str) -> Engine:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffad_ray import storage
+from diffad_ray.errors import UserError
 from diffad_ray.images import ImageError, decode_image, network_input
 from diffad_ray.read_ahead import read_ahead
 from diffad_ray.scoring.attempts import Attempts
@@ -24,8 +25,9 @@ from diffad_ray.table.runs import Plan
 
 MAX_BYTES = 512 * 2**20
 "A larger file is refused before it is fetched."
+SMALL_BYTES = 200_000
 STUCK_SECONDS, LONG_SECONDS = 120.0, 2.0
-"A shard that takes so long, and so long an image, has an image whose decoder hangs."
+"Decoding that takes so long, and so long an image, hangs."
 FOUND = [SCORES.field(name) for name in ("status", "error", "width", "height", "mode")]
 "Columns that loading an image fills in."
 
@@ -46,12 +48,13 @@ def fetch(uri: str, size_in_bytes: int, version: str | None) -> bytes | LoadedIm
     """The bytes of an object, or an image that says why there are none; never raises for what a store may do.
 
     Args:
+        size_in_bytes: as listed; 0 where nobody knew.
         version: what the object must still be; None takes whatever is there.
     """
     if size_in_bytes > MAX_BYTES:
-        return LoadedImage("too_large", f"the file has {size_in_bytes} bytes, more than {MAX_BYTES}")
+        return _too_large(size_in_bytes)
     try:
-        return storage.read(uri, version)
+        data = storage.read(uri, version)
     except storage.Changed:
         return LoadedImage("missing", "the image was replaced since it was listed; the next run scores the new one")
     except FileNotFoundError:
@@ -61,6 +64,13 @@ def fetch(uri: str, size_in_bytes: int, version: str | None) -> bytes | LoadedIm
     except OSError as error:
         # Whatever else a disk or a store answers may pass: no answer, too many requests, a reset connection.
         return LoadedImage("timeout", f"{type(error).__name__}: {error}")
+    except (ValueError, UserError) as error:
+        return LoadedImage("failed", f"no location that can be read: {error}")
+    return _too_large(len(data)) if len(data) > MAX_BYTES else data
+
+
+def _too_large(size_in_bytes: int) -> LoadedImage:
+    return LoadedImage("too_large", f"the file has {size_in_bytes} bytes, more than {MAX_BYTES}")
 
 
 def decode(data: bytes, max_pixels: int, isolated: IsolatedDecoder | None) -> LoadedImage:
@@ -126,30 +136,32 @@ class LoadShard:
         if not fingerprint:
             return [(LoadedImage("unrouted", "no route leads it to a detector"), None)] * len(manifest)
         side, max_pixels = self.sides[fingerprint], self.settings.max_pixels
-        files = self._fetched(manifest)
+        loaded: list[tuple[LoadedImage, bytes | None]] = []
         if side is None:
-            return [(file, None) if isinstance(file, LoadedImage) else (LoadedImage("ok"), file) for file in files]
-        with (
-            decoder_for(self.attempts, shard, max_pixels) as isolated,
-            dies_if_stuck(len(manifest)),
-        ):
-            return [
-                (file, None) if isinstance(file, LoadedImage) else _stretched(decode(file, max_pixels, isolated), side)
-                for file in files
-            ]
+            for group in self._fetched(manifest):
+                loaded += [(f, None) if isinstance(f, LoadedImage) else (LoadedImage("ok"), f) for f in group]
+            return loaded
+        with decoder_for(self.attempts, shard, max_pixels) as isolated:
+            for group in self._fetched(manifest):
+                with dies_if_stuck(len(group)):
+                    for file in group:
+                        found = file if isinstance(file, LoadedImage) else decode(file, max_pixels, isolated)
+                        loaded.append(_stretched(found, side))
+        return loaded
 
-    def _fetched(self, manifest: pa.Table) -> Iterator[bytes | LoadedImage]:
-        """The files of a manifest in its order, fetched by threads. Decoding is left to this thread: it keeps a core
-        busy, and many threads that decode would wait for each other's turn at Python more than they work."""
+    def _fetched(self, manifest: pa.Table) -> Iterator[list[bytes | LoadedImage]]:
+        """The files of a manifest in its order, a few at a time, fetched by threads. Decoding is left to this thread:
+        it keeps a core busy, and many threads that decode would wait for each other's turn at Python."""
         versions = manifest["image_version"].to_pylist()
         wanted = [v or None for v in versions] if self.plan.checks_versions else [None] * len(versions)
-        rows = list(zip(manifest["image_uri"].to_pylist(), manifest["image_bytes"].to_pylist(), wanted, strict=True))
+        sizes = manifest["image_bytes"].to_pylist()
+        rows = list(zip(manifest["image_uri"].to_pylist(), sizes, wanted, strict=True))
         readers = self.settings.readers
-        # Handing over a file costs as much as reading a small one, so many files are handed over a few at a time.
-        few = max(1, len(rows) // (4 * readers))
+        # Handing over a file costs as much as reading a small one, so many small files are handed over a few at a time.
+        small = max(sizes) <= SMALL_BYTES and min(sizes) > 0
+        few = max(1, len(rows) // (4 * readers)) if small else 1
         groups = (rows[start : start + few] for start in range(0, len(rows), few))
-        for group in read_ahead(lambda group: [fetch(*row) for row in group], groups, readers):
-            yield from group
+        return read_ahead(lambda group: [fetch(*row) for row in group], groups, readers)
 
 
 def _stretched(image: LoadedImage, side: int) -> tuple[LoadedImage, bytes | None]:

@@ -15,8 +15,9 @@ _GLOB_PART = re.compile(r"\*\*/|\*\*|\*|\?|\[!?[^\]]+\]")
 _FIELD = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
 _NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _TIME_OF_DAY = re.compile(r"%[HIMSfpsc]")
-TAKEN = frozenset(SCORES.names) | {"run_date"}
-"Names of columns that a template or a manifest may not give."
+TAKEN = frozenset(SCORES.names) | {"run_date", "uri", "version", "bytes", "modified", "path", "parts"}
+TAKEN |= {"shard", "id", "data", "seconds", "network_mode", "anomaly_map", "map_width"}
+"Names of columns that a template or a manifest may not give: the table has them, or its making does."
 
 
 def glob_regex(pattern: str) -> str:
@@ -24,9 +25,17 @@ def glob_regex(pattern: str) -> str:
 
     `*` and `?` stay within a folder, `**` does not, `[abc]` and `[!abc]` are sets. A pattern without a slash is one for
     file names, in whatever folder.
+
+    Raises:
+        UserError: a set in it makes no sense.
     """
     anywhere = "" if "/" in pattern or pattern.startswith("**") else "(?:.*/)?"
-    return f"(?s){anywhere}{_globbed(pattern)}"
+    expression = f"(?s){anywhere}{_globbed(pattern)}"
+    try:
+        re.compile(expression)
+    except re.error as error:
+        raise UserError(f"the pattern {pattern!r} is no glob: {error}") from error
+    return expression
 
 
 def _globbed(pattern: str) -> str:
@@ -109,13 +118,13 @@ def check_column(name: str, origin: str) -> None:
         UserError: the name is taken, or not one that every engine takes without quotes.
     """
     if name in TAKEN:
-        raise UserError(f"{origin} gives a column {name!r}, which the table has already: take another name")
+        raise UserError(f"{origin} gives a column {name!r}, a name that is taken already: take another one")
     if not _NAME.fullmatch(name):
         raise UserError(f"{origin} gives a column {name!r}: take small letters, digits and _ for its name")
 
 
 def _column(name: str, form: str | None) -> TemplateColumn:
-    text = f"nullif(parts.{name}, '')"
+    text = f"nullif(parts.\"{name}\", '')"
     if not form:
         return TemplateColumn(name, pa.string(), text)
     moment = f"try_strptime({text}, {quoted(form)})"

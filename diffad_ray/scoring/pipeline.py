@@ -5,25 +5,28 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-import tempfile
+import logging
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import ray.exceptions
+from ray.data.exceptions import ExecutionTimeoutError
 
 from diffad_ray import storage
 from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.errors import UserError
 from diffad_ray.progress import ProgressBar
 from diffad_ray.scoring.commit import ShardSummary
-from diffad_ray.scoring.plan import make_plan, pending_shards
+from diffad_ray.scoring.plan import WRITERS, make_plan, pending_shards, remove_half_plans
 from diffad_ray.scoring.selection import Routed, Selection, select_images
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.scoring.stages import run_shards
+from diffad_ray.scratch import scratch_folder
 from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
 from diffad_ray.table.compact import finish_compactions
 from diffad_ray.table.layout import REGIONS, SCORES, parquet_bytes, quoted, shard_file
@@ -31,6 +34,7 @@ from diffad_ray.table.lease import Lease
 from diffad_ray.table.reading import connect
 from diffad_ray.table.runs import Plan, Run, RunRecord, read_runs, write_record
 
+log = logging.getLogger(__name__)
 SECTIONS = ("scoring", "storage")
 
 
@@ -71,7 +75,6 @@ def score(
         UserError: an input is not as it must be, and nothing has been written then; another process writes to the
             table; or the cluster failed, and the same call goes on.
     """
-    started = time.monotonic()
     if routes:
         given = [{"pattern": pattern, "detector": str(location)} for pattern, location in routes.items()]
         scoring = scoring | {"routes": given}
@@ -79,52 +82,82 @@ def score(
     storage.configure(storage_settings)
     archive, table = storage.normalised(archive), storage.normalised(table)
     detectors = _detectors(settings, detector)
-    asked = [archive, force, asdict(settings), [(d.patterns, d.bundle.fingerprint) for d in detectors]]
-    work = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    work = _work(archive, force, settings, detectors)
 
-    with tempfile.TemporaryDirectory(prefix="diffad-plan-") as scratch:
+    def go_through(plan: Plan, resumed: bool) -> Run:
+        return _go_through(plan, resumed, lease, settings, storage_settings, detectors, actors, show_progress)
+
+    with scratch_folder() as scratch:
 
         def select() -> Selection:
-            return select_images(archive, table, detectors, settings, Path(scratch))
+            return select_images(archive, table, detectors, settings, scratch)
 
         # A first run whose archive can't be read leaves nothing behind; later ones learn first whether they may write.
         selection = None if _is_begun(table) else select()
         with Lease(table, "score") as lease:
             finish_compactions(table)
-            plan = _interrupted(table, work)
-            resumed = plan is not None
-            plan = plan or make_plan(archive, table, selection or select(), detectors, settings, work, force)
-            pending = pending_shards(plan)
-            summaries: list[ShardSummary] = []
-            with ProgressBar("scoring", plan.images, show_progress and bool(pending)) as bar:
-                done = at_start = plan.images * (plan.shards - len(pending)) // max(1, plan.shards)
-                bar.update(done)
-                start = time.monotonic()
-                try:
-                    shards = run_shards(plan, pending, settings, storage_settings, detectors, actors) if pending else ()
-                    for summary in shards:
-                        lease.check()
-                        summaries.append(summary)
-                        done = min(done + summary.images, plan.images)
-                        failed = sum(summary.failed for summary in summaries)
-                        rate = (done - at_start) / (time.monotonic() - start)
-                        bar.update(done, f"{failed} failed  {rate:.1f} images/s")
-                except ray.exceptions.RayError as error:
-                    reason = str(error).strip().splitlines()[-1]
-                    raise UserError(f"scoring stopped: {reason}\nThe same command finishes the run") from error
-            lease.check()
-            modes = sorted({summary.network_mode for summary in summaries if summary.network_mode})
-            record = replace(
-                _count(plan, "finished"),
-                modes=modes,
-                seconds=round(time.monotonic() - started, 2),
-                resumed=resumed,
-                processor_seconds=round(sum(summary.seconds for summary in summaries), 2),
-            )
-            if sum(record.by_status.values()) != plan.images:
-                raise RuntimeError(f"{plan.images} images were planned and {record.images} rows written")
-            if plan.images:
-                write_record(plan, record)
+            interrupted = _interrupted(table, work)
+            finished = go_through(interrupted, resumed=True) if interrupted else None
+            # The archive may have changed since that one was planned.
+            selection = selection or select()
+            plan = make_plan(archive, table, selection, detectors, settings, work, force and not finished)
+            if finished and not plan.images:
+                return finished
+            if finished:
+                log.warning("run %s is finished now; going on with what is new", finished.plan.run_id)
+            return go_through(plan, resumed=False)
+
+
+def _work(archive: str, force: bool, settings: ScoringSettings, detectors: Sequence[Routed]) -> str:
+    """Hash of everything that makes a difference to the rows: who asks for it again goes on with an interrupted run."""
+    rows = {name: value for name, value in asdict(settings).items() if name not in ("readers", "shard_images")}
+    judges = [(d.patterns, d.bundle.fingerprint, asdict(d.bundle.calibration)) for d in detectors]
+    return hashlib.sha256(json.dumps([archive, force, rows, judges]).encode()).hexdigest()[:16]
+
+
+def _go_through(
+    plan: Plan,
+    resumed: bool,
+    lease: Lease,
+    settings: ScoringSettings,
+    storage_settings: storage.StorageSettings,
+    detectors: Sequence[Routed],
+    actors: int | None,
+    show_progress: bool,
+) -> Run:
+    """Score the shards of a plan that are missing, and write its record."""
+    started = time.monotonic()
+    # To plan may have taken long.
+    lease.confirm()
+    pending = pending_shards(plan)
+    summaries: list[ShardSummary] = []
+    with ProgressBar("scoring", plan.images, show_progress and bool(pending)) as bar:
+        done = at_start = plan.images * (plan.shards - len(pending)) // max(1, plan.shards)
+        bar.update(done)
+        try:
+            shards = run_shards(plan, pending, settings, storage_settings, detectors, actors) if pending else ()
+            for summary in shards:
+                lease.check()
+                summaries.append(summary)
+                done = min(done + summary.images, plan.images)
+                failed = sum(summary.failed for summary in summaries)
+                rate = (done - at_start) / (time.monotonic() - started)
+                bar.update(done, f"{failed} failed  {rate:.1f} images/s")
+        except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(f"scoring stopped: {reason}\nThe same command finishes the run") from error
+    lease.confirm()
+    record = replace(
+        _count(plan, "finished"),
+        modes=sorted({summary.network_mode for summary in summaries if summary.network_mode}),
+        seconds=round(time.monotonic() - started, 2),
+        resumed=resumed,
+        processor_seconds=round(sum(summary.seconds for summary in summaries), 2),
+    )
+    if record.images != plan.images:
+        raise RuntimeError(f"{plan.images} images were planned and {record.images} rows written")
+    if plan.images:
+        write_record(plan, record)
     return Run(plan, record)
 
 
@@ -163,6 +196,7 @@ def _is_begun(table: str) -> bool:
 def _interrupted(table: str, work: str) -> Plan | None:
     """The interrupted run of the same work, or None. One of other work is brought to an end as it is, so that workers
     of it that still live somewhere can't write images that this run plans too."""
+    remove_half_plans(table)
     unfinished = [run.plan for run in read_runs(table) if run.record is None]
     same = [plan for plan in unfinished if plan.work == work]
     for plan in unfinished:
@@ -173,10 +207,16 @@ def _interrupted(table: str, work: str) -> Plan | None:
 
 def _abandon(plan: Plan) -> None:
     """Take the names of a plan's missing shards by empty files, then write its record."""
-    for shard in pending_shards(plan):
+
+    def close(shard: int) -> None:
         place = (plan.run_date, plan.run_id, shard)
         if storage.create(shard_file(plan.table, "scores", *place), parquet_bytes(SCORES.empty_table())):
             storage.write(shard_file(plan.table, "regions", *place), parquet_bytes(REGIONS.empty_table()))
+
+    pending = pending_shards(plan)
+    log.warning("run %s was interrupted; its %d missing shards are given up for this run", plan.run_id, len(pending))
+    with ThreadPoolExecutor(WRITERS) as pool:
+        list(pool.map(close, pending))
     write_record(plan, _count(plan, "abandoned"))
 
 
@@ -187,7 +227,7 @@ def _count(plan: Plan, state: Literal["finished", "abandoned"]) -> RunRecord:
     if plan.shards:
         files = quoted(f"{glob.escape(plan.table)}/scores/run_date={plan.run_date}/{plan.run_id}-*.parquet")
         counts = "SELECT status, count(*), count(*) FILTER (is_anomalous)"
-        query = f"{counts} FROM read_parquet({files}) GROUP BY status ORDER BY status"
+        query = f"{counts} FROM read_parquet({files}, hive_partitioning = false) GROUP BY status ORDER BY status"
         for status, count, found in connect(plan.table).execute(query).fetchall():
             by_status[status] = count
             anomalous += found

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import NamedTuple
 
+import duckdb
 import pyarrow as pa
 
 from diffad_ray import storage
@@ -19,12 +20,14 @@ from diffad_ray.scoring.selection import Routed, Selection
 from diffad_ray.scoring.settings import PASSING, ScoringSettings
 from diffad_ray.table.layout import MANIFEST, parquet_bytes, quoted
 from diffad_ray.table.reading import has_rows, rows_of
-from diffad_ray.table.runs import Plan, PlannedDetector, write_plan
+from diffad_ray.table.runs import PLAN_SUFFIX, PLANNING_SUFFIX, Plan, PlannedDetector, write_plan
 
 READ_ROWS = 50_000
 SHARD_BYTES = 48_000_000
 "Largest size of a shard's pixels, or files where they pass undecoded: as one Ray Data block it must not be cut."
 SMALLEST_SHARD, WANTED_SHARDS = 16, 64
+MOST_LARGE_IMAGES, UNKNOWN_BYTES = 64, 4_000_000
+"Of images that are seen in tiles: how many make a shard at most, and the size of one where nobody knows it."
 WRITERS = 16
 
 
@@ -47,8 +50,9 @@ def make_plan(
         force: score everything, whatever the table has.
 
     Raises:
-        UserError: the table can't be written.
+        UserError: the table can't be read or written, or has other types.
     """
+    _check_types(selection, table)
     now = datetime.now(UTC)
     run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     pending = selection.rows if force else f"{selection.rows} ANTI JOIN {_done(table, settings)} USING {_KEY}"
@@ -64,6 +68,7 @@ def make_plan(
     limits = {d.bundle.fingerprint: shard_limits(total, d.bundle, settings.shard_images) for d in detectors}
     limits[""] = ShardLimits(settings.shard_images or READ_ROWS, None)
     try:
+        storage.write(f"{table}/runs/{run_id}{PLANNING_SUFFIX}", b"")
         shards = _write_manifests(selection, pending, f"{table}/manifests/{run_id}", planned, limits)
         plan = Plan(
             run_id=run_id,
@@ -83,9 +88,23 @@ def make_plan(
         )
         if total:
             write_plan(plan)
-    except OSError as error:
-        raise UserError(f"the table {table} can't be written: {error}") from error
+        storage.delete(f"{table}/runs/{run_id}{PLANNING_SUFFIX}")
+    except (OSError, duckdb.Error) as error:
+        raise UserError(f"the plan can't be written to the table {table}: {error}") from error
     return plan
+
+
+def _check_types(selection: Selection, table: str) -> None:
+    """Whether the table can take the selection's columns: of two types in one column, no engine reads both."""
+    if not selection.columns.names or not has_rows(table):
+        return
+    found = selection.connection.sql(f"SELECT * FROM {rows_of(table, 'scores')} LIMIT 0").to_arrow_table().schema
+    for column in selection.columns:
+        if column.name in found.names and (before := found.field(column.name).type) != column.type:
+            raise UserError(
+                f"the column {column.name!r} is {before} in the table {table} and would be {column.type} now: call it "
+                "otherwise in the template or manifest"
+            )
 
 
 _KEY = "(image_id, detector_fingerprint)"
@@ -97,7 +116,8 @@ def _done(table: str, settings: ScoringSettings) -> str:
         return "(SELECT 0::BIGINT AS image_id, '' AS detector_fingerprint WHERE false)"
     retried = ", ".join(map(quoted, {*PASSING, *settings.retry}))
     rows = rows_of(table, "scores")
-    return f"(SELECT image_id, detector_fingerprint FROM {rows} WHERE status NOT IN ({retried}))"
+    last = f"SELECT image_id, detector_fingerprint, arg_max(status, scored_at) AS status FROM {rows} GROUP BY ALL"
+    return f"(SELECT image_id, detector_fingerprint FROM ({last}) WHERE status NOT IN ({retried}))"
 
 
 class ShardLimits(NamedTuple):
@@ -113,7 +133,7 @@ def shard_limits(images: int, bundle: Bundle, wanted: int | None) -> ShardLimits
     even = wanted or max(SMALLEST_SHARD, -(-images // WANTED_SHARDS))
     if settings.view == "tiles":
         # Large images pass as they are stored, to be decoded one by one.
-        return ShardLimits(min(even, READ_ROWS), SHARD_BYTES)
+        return ShardLimits(min(even, MOST_LARGE_IMAGES), SHARD_BYTES)
     fitting = max(SMALLEST_SHARD, SHARD_BYTES // (settings.image_size**2 * 3))
     return ShardLimits(min(fitting, even), None)
 
@@ -162,10 +182,27 @@ def _fitting(rows: pa.Table, limits: ShardLimits) -> int:
         return len(head)
     total = 0
     for count, size in enumerate(head["image_bytes"].to_pylist()):
-        total += size
+        total += size or UNKNOWN_BYTES
         if total > limits.file_bytes and count:
             return count
     return len(head)
+
+
+def remove_half_plans(table: str) -> None:
+    """Remove the manifests of plans that were never finished; by the holder of the lease, so that none is being made.
+
+    A run's plan file is written after its manifests, and after that its mark of planning is removed.
+    """
+    if not storage.has_files(f"{table}/runs"):
+        return
+    files = {file.uri for file in storage.walk(f"{table}/runs")}
+    for mark in sorted(uri for uri in files if uri.endswith(PLANNING_SUFFIX)):
+        run = mark.removesuffix(PLANNING_SUFFIX)
+        folder = f"{table}/manifests/{run.rsplit('/', 1)[-1]}"
+        if f"{run}{PLAN_SUFFIX}" not in files and storage.has_files(folder):
+            for file in list(storage.walk(folder)):
+                storage.delete(file.uri)
+        storage.delete(mark)
 
 
 def pending_shards(plan: Plan) -> list[int]:

@@ -5,6 +5,7 @@ It is a Parquet file in a scratch folder, made by DuckDB with bounded memory; no
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +22,7 @@ from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.table.layout import image_id_sql, quoted
 from diffad_ray.table.reading import connect
 
-MEMORY = "1GB"
+MEMORY, MOST_THREADS = "1GB", 4
 "What DuckDB may hold while it selects and sorts; the rest is on disk."
 
 
@@ -69,17 +70,23 @@ def select_images(
     connection = connect(table, location)
     connection.execute(f"SET temp_directory = {quoted(str(scratch))}")
     connection.execute(f"SET memory_limit = {quoted(MEMORY)}")
-    archive = open_archive(location, connection, scratch)
+    # Each thread that sorts needs its share of the memory.
+    connection.execute(f"SET threads = {min(MOST_THREADS, os.cpu_count() or 1)}")
     template = PathTemplate.parse(settings.template) if settings.template else None
+    archive = open_archive(location, connection, scratch)
     columns = _extra_columns(archive, template)
     selected = quoted(str(scratch / "selected.parquet"))
-    sql = _selection(archive, template, detectors, settings, datetime.now(UTC))
-    connection.execute(f"COPY ({sql}) TO {selected} (FORMAT parquet)")
-    rows = f"read_parquet({selected})"
-    ((entries, images),) = connection.execute(f"SELECT count(*), count(DISTINCT image_id) FROM {rows}").fetchall()
-    if images == 0:
-        raise UserError(_nothing(location, archive, settings))
-    notes = _notes(connection, rows, template, entries - images)
+    sql = _selection(archive, table, template, detectors, settings, datetime.now(UTC))
+    rows = f"read_parquet({selected}, hive_partitioning = false)"
+    try:
+        connection.execute(f"COPY ({sql}) TO {selected} (FORMAT parquet)")
+        counts = connection.execute(f"SELECT count(*), count(DISTINCT image_id) FROM {rows}")
+        ((entries, images),) = counts.fetchall()
+        if images == 0:
+            raise UserError(_nothing(location, archive, settings))
+        notes = _notes(connection, rows, template, entries - images)
+    except duckdb.Error as error:
+        raise UserError(f"no images can be chosen from {location}: {error}") from error
     if images < entries:
         rows = f"(SELECT DISTINCT ON (image_id) * FROM {rows})"
     return Selection(connection, rows, images, columns, archive, notes)
@@ -96,24 +103,28 @@ def _extra_columns(archive: Archive, template: PathTemplate | None) -> pa.Schema
 
 def _selection(
     archive: Archive,
+    table: str,
     template: PathTemplate | None,
     detectors: Sequence[Routed],
     settings: ScoringSettings,
     now: datetime,
 ) -> str:
     """SQL of the chosen images, as rows of a manifest."""
-    conditions = ["true"]
+    # A table may lie within the archive; its masks are no images of the plant.
+    conditions = [f"NOT starts_with(uri, {quoted(table + '/')})"]
     if settings.include:
         conditions.append(matches_any("path", settings.include))
     if settings.exclude:
         conditions.append(f"NOT {matches_any('path', settings.exclude)}")
     if settings.since:
-        conditions.append(f"modified >= TIMESTAMPTZ {quoted(since(settings.since, now).isoformat())}")
+        moment = quoted(since(settings.since, now).isoformat())
+        conditions.append(f"coalesce(modified >= TIMESTAMPTZ {moment}, true)")
     if settings.sample < 1:
         # By the name alone: an image stays in the sample, or out of it, whatever becomes of the others.
         conditions.append(f"md5_number_lower(uri) % 1000000 < {round(settings.sample * 1_000_000)}")
-    limit = f"ORDER BY uri LIMIT {settings.limit}" if settings.limit else ""
-    chosen = f"SELECT * FROM ({archive.query}) WHERE {' AND '.join(conditions)} {limit}"
+    chosen = f"SELECT * FROM ({archive.query}) WHERE {' AND '.join(conditions)}"
+    if settings.limit is not None:
+        chosen = f"SELECT DISTINCT ON (uri, version) * FROM ({chosen}) ORDER BY uri, version LIMIT {settings.limit}"
 
     whens, default = [], "''"
     for detector in detectors:
@@ -125,7 +136,7 @@ def _selection(
     route = f"CASE {' '.join(whens)} ELSE {default} END" if whens else default
     parts = f", {template.parts_sql('path')} AS parts" if template else ""
     extras = [f'"{name}"' for name in archive.columns]
-    extras += [f"{column.sql} AS {column.name}" for column in template.columns] if template else []
+    extras += [f'{column.sql} AS "{column.name}"' for column in template.columns] if template else []
     return (
         f"SELECT {image_id_sql('uri', 'version')} AS image_id, uri AS image_uri, version AS image_version, "
         f"coalesce(bytes, 0) AS image_bytes, modified AS image_modified, {route} AS detector_fingerprint"
@@ -164,7 +175,7 @@ def _notes(
     """What the user should know of the archive."""
     notes = [f"{doubles} entries of the manifest name an image a second time"] if doubles else []
     if template:
-        unfit = " AND ".join(f"{column.name} IS NULL" for column in template.columns)
+        unfit = " AND ".join(f'"{column.name}" IS NULL' for column in template.columns)
         ((count, example),) = connection.execute(
             f"SELECT count(*), min(image_uri) FROM {selected} WHERE {unfit}"
         ).fetchall()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -28,7 +29,7 @@ class ScoringSettings:
         include, exclude: globs of paths below the archive; only images that match one of `include` (where there are
             any) and none of `exclude` are scored. A glob without a slash is one for file names.
         since: only images that changed at or after this: a date, a moment (`2026-11-20T22:00`, UTC) or an age (`36h`,
-            `7d`).
+            `7d`). Images of unknown age are taken too.
         sample: a random share of the images in (0, 1], the same ones each time.
         limit: only the first so many images of those, in the order of their URIs.
         template: columns from path parts, such as `{line}/{camera}/{date:%Y-%m-%d}/{name}`.
@@ -37,7 +38,7 @@ class ScoringSettings:
         masks: of which images PNG masks are written. Run lengths are in the regions table whatever this says.
         threshold: score from which an image is anomalous; None takes the detector's.
         max_pixels: images with more pixels are not decoded and get the status `too_large`.
-        readers: images of a shard that are fetched and decoded at the same time.
+        readers: images of a shard that are fetched at the same time.
         shard_images: images of a shard, which is what a crash of a worker costs at most; None decides by their number.
     """
 
@@ -58,8 +59,11 @@ class ScoringSettings:
     def __post_init__(self) -> None:
         if self.masks not in ("all", "anomalous", "none"):
             raise ValueError(f"masks must be all, anomalous or none, not {self.masks!r}")
-        if self.readers < 1 or self.max_pixels < 1 or (self.shard_images or 1) < 1 or (self.limit or 1) < 1:
-            raise ValueError("readers, max_pixels, shard_images and limit must be 1 or more")
+        for name in ("readers", "max_pixels", "shard_images", "limit"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be 1 or more, not {value}")
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise ValueError(f"threshold {self.threshold} is no number to compare scores with")
         if not 0 < self.sample <= 1:
             raise ValueError(f"sample {self.sample} must lie in (0, 1]: 0.05 takes 5 % of the images")
         if unknown := set(self.retry) - set(get_args(Status)):

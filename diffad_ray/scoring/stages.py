@@ -19,8 +19,8 @@ from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.storage import StorageSettings
 from diffad_ray.table.runs import Plan
 
-NO_PROGRESS_SECONDS = 600.0
-"A run in which no shard ends for so long is ended with an error."
+NO_PROGRESS_SECONDS, SLOW_IMAGE_SECONDS, SLOW_TILES_SECONDS = 600.0, 10.0, 6 * 3600.0
+"A run in which no shard ends for so long is ended with an error: a shard of the slowest networks on a CPU may still."
 CPUS_A_STAGE = 0.5
 "Of Ray's logical CPUs; small, so that all stages find a place on a machine of few cores."
 
@@ -40,7 +40,9 @@ def run_shards(
     context.execution_options.preserve_order = False
     # A shard is a block from end to end: cut in two it could not be written whole.
     context.target_max_block_size = None
-    context.execution_no_progress_timeout_s = NO_PROGRESS_SECONDS
+    views = {detector.bundle.detector.settings.view for detector in detectors}
+    slowest = SLOW_TILES_SECONDS if "tiles" in views else SLOW_IMAGE_SECONDS * plan.images / plan.shards
+    context.execution_no_progress_timeout_s = max(NO_PROGRESS_SECONDS, slowest)
     gpus = int(ray.cluster_resources().get("GPU", 0))
     count = actors or gpus or max(1, min(len(pending), processors()))
     attempts = Attempts()
@@ -52,6 +54,7 @@ def run_shards(
         threshold = bundle.calibration.threshold if settings.threshold is None else settings.threshold
         judges[bundle.fingerprint] = Judge(bundle.name, bundle.calibration, threshold)
         sides[bundle.fingerprint] = own.image_size if own.view == "whole" else None
+    locations = {detector.bundle.fingerprint: detector.location for detector in detectors}
     thresholds = {fingerprint: judge.threshold for fingerprint, judge in judges.items()}
 
     numbers = np.asarray(pending, np.int32)
@@ -62,7 +65,7 @@ def run_shards(
     stages = stages.map_batches(load.run, batch_size=None, batch_format="pyarrow", num_cpus=CPUS_A_STAGE)
     stages = stages.map_batches(
         DetectShard,
-        fn_constructor_args=(plan, settings, storage_settings, thresholds, max(1, cores() // count), attempts),
+        fn_constructor_args=(locations, settings, storage_settings, thresholds, max(1, cores() // count), attempts),
         # Where a node is lost, the run goes on with the actors that are left.
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count, initial_size=count),
         batch_size=None,

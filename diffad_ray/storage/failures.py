@@ -21,6 +21,9 @@ CODE = re.compile(r"<Code>(\w+)</Code>")
 MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
 BROKEN = re.compile(r"HttpError \{ kind: (\w+)")
 CAUSE = re.compile(r'(?:message|error): "?([\w ]{4,})')
+BAD_CHARACTER = "Got invalid list response: invalid character reference"
+"A key with a character, as NUL, that XML can't hold."
+NAMED_PATH = re.compile(r'Path "(.*?)"(?:: | contained )', re.DOTALL)
 URL = re.compile(r"(https?://)(?:[^/\s@]*@)?([^/\s?]+)[^\s\"']*")
 
 
@@ -30,6 +33,10 @@ class Unavailable(OSError):
 
 class SlowDown(Unavailable):
     """The store asks for fewer requests."""
+
+
+class RefusedKey(OSError):
+    """obstore takes no such key; the object itself may be all right."""
 
 
 class Changed(FileNotFoundError):
@@ -51,6 +58,13 @@ def without_secrets(text: str) -> str:
     return URL.sub(r"\1\2", text)
 
 
+def refused_key(location: str, key: str) -> RefusedKey:
+    reason = (
+        "keys with control characters, or with parts that are empty, `.` or `..`, we take of S3's buckets only: rename"
+    )
+    return RefusedKey(described(location, f"{reason} {key!r}"))
+
+
 def from_status(status: int, code: str, reason: str, location: str) -> OSError:
     """The failure that an HTTP status and the store's own code for it mean."""
     if status == 404:
@@ -70,6 +84,9 @@ def from_obstore(error: Exception, location: str) -> OSError:
 
     text = " ".join(str(error).split())
     summary, _, debug = text.partition(" Debug source: ")
+    if isinstance(error, exceptions.InvalidPathError) or BAD_CHARACTER in summary:
+        named = NAMED_PATH.search(str(error))
+        return refused_key(location, named[1] if named else "what is there")
     status, code, message = (pattern.search(summary) for pattern in (STATUS, CODE, MESSAGE))
     if isinstance(error, exceptions.AlreadyExistsError | exceptions.PreconditionError):
         if code and code[1] in PASSING_CODES:  # nobody has written it yet
@@ -90,6 +107,26 @@ def from_obstore(error: Exception, location: str) -> OSError:
         causes = CAUSE.findall(debug)
         return Unavailable(described(location, f"the connection failed: {causes[-1] if causes else broken[1]}"))
     return OSError(described(location, without_secrets(summary)))
+
+
+def from_botocore(error: Exception, location: str) -> OSError:
+    """botocore's errors hold the answer of the store, or stand for requests without one."""
+    from botocore import exceptions
+
+    if isinstance(error, exceptions.ClientError):
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        code, message = (error.response["Error"].get(name, "") for name in ("Code", "Message"))
+        if status == 412:
+            return FileExistsError(described(location, "exists already"))
+        return from_status(status, code, f"HTTP {status} {code} {message}", location)
+    if isinstance(error, exceptions.ConnectTimeoutError | exceptions.ReadTimeoutError):
+        return TimeoutError(described(location, "no answer in time"))
+    reason = without_secrets(str(error))
+    if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError | exceptions.IncompleteReadError):
+        return Unavailable(described(location, f"the connection failed: {reason}"))
+    if isinstance(error, exceptions.NoCredentialsError | exceptions.CredentialRetrievalError):
+        return PermissionError(described(location, f"the store refuses access: {reason}"))
+    return OSError(described(location, reason))
 
 
 def from_fsspec(error: Exception, location: str) -> OSError:

@@ -90,11 +90,15 @@ def _staged(folder: Path, data: bytes) -> Iterator[int | Path]:
     if descriptor >= 0:
         with os.fdopen(descriptor, "wb", buffering=0) as file:
             _write_all(file, data)
+            # After a power cut, a name without its data would count as a shard that is done.
+            os.fsync(descriptor)
             yield descriptor
         return
     staged = folder / f".{secrets.token_hex(8)}.part"
     try:
-        staged.write_bytes(data)
+        with staged.open("wb", buffering=0) as file:
+            _write_all(file, data)
+            os.fsync(file.fileno())
         yield staged
     finally:
         staged.unlink(missing_ok=True)
@@ -167,7 +171,11 @@ def _file(entry: os.DirEntry[str]) -> FileInfo | None:
 
 
 def _info(path: str, status: os.stat_result) -> FileInfo:
-    return FileInfo(path, status.st_size, _version(status), datetime.fromtimestamp(status.st_mtime, UTC))
+    try:
+        modified = datetime.fromtimestamp(status.st_mtime, UTC)
+    except (ValueError, OverflowError, OSError):
+        modified = None  # a clock was off by millennia
+    return FileInfo(path, status.st_size, _version(status), modified)
 
 
 def _version(status: os.stat_result) -> str:

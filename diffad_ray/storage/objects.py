@@ -1,4 +1,4 @@
-"""Buckets of S3, GCS and Azure, through obstore."""
+"""Buckets of S3, GCS and Azure, through obstore; of S3 also what obstore can't name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from diffad_ray.storage.failures import Changed, Unavailable, from_obstore
+from diffad_ray.storage.any_key import AnyKeyClient, is_refused
+from diffad_ray.storage.failures import Changed, RefusedKey, Unavailable, from_botocore, from_obstore, refused_key
 from diffad_ray.storage.listings import FileInfo, Steps, interleaved
 from diffad_ray.storage.retry import Requests
 from diffad_ray.storage.s3 import obstore_arguments
@@ -41,21 +42,35 @@ class ObjectStore:
         arguments |= {"client_options": client, "retry_config": retries}
         with self._translated(""):
             self.store: Any = from_url(self.root, **arguments)
+        self.any_key: Any = AnyKeyClient(bucket, settings) if scheme in S3_SCHEMES and self.ordered else None
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:
+        from botocore.exceptions import BotoCoreError, ClientError
         from obstore.exceptions import BaseError
 
         try:
             yield
+        except RefusedKey:
+            raise
+        except (BotoCoreError, ClientError) as error:
+            raise from_botocore(error, self.root + key) from None
         # obstore's errors are left behind: their texts repeat what was sent, tokens included.
         except (BaseError, OSError, ValueError) as error:
             raise from_obstore(error, self.root + key) from None
 
+    def _client(self, key: str) -> Any:
+        """The client that takes a key."""
+        if not is_refused(key):
+            return self.store
+        if self.any_key is None:
+            raise refused_key(self.root, key)
+        return self.any_key
+
     def read(self, key: str, version: str | None) -> bytes:
         def get() -> bytes:
             with self._translated(key):
-                answer = self.store.get(key)
+                answer = self._client(key).get(key)
             if version is not None and version != _version(answer.meta):
                 raise Changed(f"{self.root}{key} was replaced since it was listed")
             with self._translated(key):
@@ -66,7 +81,7 @@ class ObjectStore:
     def write(self, key: str, data: bytes) -> None:
         def put() -> None:
             with self._translated(key):
-                self.store.put(key, data)
+                self._client(key).put(key, data)
 
         self.requests.run(put)
 
@@ -78,7 +93,7 @@ class ObjectStore:
             nonlocal lost
             try:
                 with self._translated(key):
-                    self.store.put(key, data, mode="create")
+                    self._client(key).put(key, data, mode="create")
             except FileExistsError:
                 return False
             except (Unavailable, TimeoutError):
@@ -92,7 +107,7 @@ class ObjectStore:
         def delete() -> None:
             try:
                 with self._translated(key):
-                    self.store.delete(key)
+                    self._client(key).delete(key)
             except FileNotFoundError:
                 pass  # S3 says nothing of it, GCS and Azure do
 
@@ -101,12 +116,12 @@ class ObjectStore:
     def info(self, key: str) -> FileInfo:
         def head() -> FileInfo:
             with self._translated(key):
-                return self._info(self.store.head(key))
+                return self._info(self._client(key).head(key))
 
         return self.requests.run(head)
 
     def files(self, key: str, threads: int) -> Iterator[list[FileInfo]]:
-        prefix = key.rstrip("/")
+        prefix = f"{key}/" if key else ""
         found = False
         pages = self._pages(prefix) if threads == 1 else interleaved(self._split(prefix, 1, threads), threads)
         for page in pages:
@@ -115,13 +130,13 @@ class ObjectStore:
         if not found and not prefix:
             raise FileNotFoundError(f"{self.root} is empty")
         if not found:
-            yield [self.info(prefix)]
+            yield [self.info(key)]
 
     def _split(self, prefix: str, width: int, threads: int) -> Steps:
         """A prefix, split into those one level below as long as there are fewer than threads.
 
         Args:
-            prefix: what to list.
+            prefix: what to list; empty, or with its slash at the end.
             width: how many prefixes there are beside this one, itself included, if all were split alike.
             threads: how many can be listed at once.
         """
@@ -139,29 +154,54 @@ class ObjectStore:
         """Whether the first page of a prefix is not all there is, and not all of it stands at one level."""
         # Half a page is a full one: markers of folders are left out of it. What begins flat is taken to stay flat,
         # because asking for its folders would bring all of its files in one answer.
-        start = len(self.root) + len(prefix) + 1
+        start = len(self.root) + len(prefix)
         return len(page) > PAGE_KEYS // 2 and any("/" in file.uri[start:] for file in page)
 
     def _level(self, prefix: str) -> tuple[list[str], list[FileInfo]]:
         """The prefixes and objects directly below a prefix."""
 
-        def level() -> Any:
+        def level(client: Any) -> tuple[list[str], list[FileInfo]]:
             with self._translated(prefix):
-                return self.store.list_with_delimiter(prefix or None)
+                listed = client.list_with_delimiter(prefix)
+            return [f"{folder}/" for folder in listed["common_prefixes"]], self._files(prefix, listed["objects"])
 
-        listed = self.requests.run(level)
-        return list(listed["common_prefixes"]), self._files(prefix, listed["objects"])
+        client = self._lister(prefix)
+        try:
+            return self.requests.run(lambda: level(client))
+        except RefusedKey:
+            if self.any_key is None:
+                raise
+        return self.requests.run(lambda: level(self.any_key))
 
     def _pages(self, prefix: str) -> Iterator[list[FileInfo]]:
-        """All objects below a prefix; after a failure the listing goes on behind the last key."""
+        """All objects below a prefix, as obstore lists them.
+
+        The answers with keys that obstore refuses are asked for once more, from botocore.
+        """
+        last, more = "", True
+        client = self._lister(prefix)
+        while more:
+            if client is self.store and not is_refused(last):
+                try:
+                    for page in self._quick_pages(prefix, last):
+                        files, last = page
+                        yield files
+                    return
+                except RefusedKey:
+                    if self.any_key is None:
+                        raise
+            files, last, more = self._any_page(prefix, last)
+            yield files
+
+    def _quick_pages(self, prefix: str, last: str) -> Iterator[tuple[list[FileInfo], str]]:
+        """The objects behind a key, and the last key so far; after a failure the listing goes on behind it."""
         stream: Any = None
-        last: str | None = None
 
         def page() -> Sequence[Any] | None:
             nonlocal stream
             try:
                 with self._translated(prefix):
-                    stream = stream or self.store.list(prefix or None, offset=last, chunk_size=PAGE_KEYS)
+                    stream = stream or self.store.list(prefix or None, offset=last or None, chunk_size=PAGE_KEYS)
                     return next(stream, None)
             except (Unavailable, TimeoutError) as error:
                 if last and not self.ordered:
@@ -172,19 +212,39 @@ class ObjectStore:
         while metas := self.requests.run(page):
             # obstore gives the marker `a/` as `a`, which sorts before `a.png` though it came later: going on behind it
             # would repeat `a.png`, going on behind `a.png` repeats no more than the marker.
-            last = max(meta["path"] for meta in metas)
-            yield self._files(prefix, metas)
+            last = max(last, *(meta["path"] for meta in metas))
+            yield self._files(prefix, metas), last
+
+    def _any_page(self, prefix: str, last: str) -> tuple[list[FileInfo], str, bool]:
+        """The next objects behind a key, the last key so far, and whether there are more, from botocore."""
+
+        def page() -> tuple[list[FileInfo], str, bool]:
+            with self._translated(prefix):
+                metas, key, more = self.any_key.page(prefix, last)
+            return [self._info(meta) for meta in metas], key, more
+
+        return self.requests.run(page)
+
+    def _lister(self, prefix: str) -> Any:
+        """The client to list a prefix with."""
+        # Where keys begin with a slash, obstore drops it without a word.
+        if not prefix and self.any_key is not None and self._any_page("/", "")[1]:
+            return self.any_key
+        return self._client(f"{prefix}_")
 
     def _files(self, prefix: str, metas: Sequence[Any]) -> list[FileInfo]:
         """Objects without the empty ones by which consoles mark folders.
 
-        Their keys end in a slash, which obstore drops; what follows in them gives them away.
+        Their keys end in a slash, which obstore drops; what follows in them gives them away, or an object of that name.
         """
-        following = [*(meta["path"] for meta in metas[1:]), ""]
+        named: dict[str, Any] = {}
+        for meta in metas:
+            named.setdefault(meta["path"], meta)
+        following = [*list(named)[1:], ""]
         return [
             self._info(meta)
-            for meta, after in zip(metas, following, strict=False)
-            if meta["path"] != prefix and (meta["size"] or not after.startswith(f"{meta['path']}/"))
+            for (path, meta), after in zip(named.items(), following, strict=False)
+            if f"{path}/" != prefix and (meta["size"] or not after.startswith(f"{path}/"))
         ]
 
     def _info(self, meta: Any) -> FileInfo:

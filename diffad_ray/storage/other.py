@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,7 +19,9 @@ MODIFIED_KEYS = ("mtime", "LastModified", "last_modified", "modified", "created"
 class FsspecStore:
     """A file system of fsspec at one authority (`host` or `user@host:port`, where the scheme has such).
 
-    Versions are not compared on reading, and whether writes are atomic depends on the system.
+    Versions are not compared on reading. A file is written beside its place and moved there; on systems whose moves are
+    copies, a killed process may still leave half a file. `create` looks first and writes then: of two racing calls both
+    may win, so a table on such a system takes one writer.
     """
 
     def __init__(self, scheme: str, authority: str, options: dict[str, Any], requests: Requests):
@@ -50,8 +53,12 @@ class FsspecStore:
 
     def write(self, key: str, data: bytes) -> None:
         def put(path: str) -> None:
-            self.fs.makedirs(self.fs._parent(path), exist_ok=True)
-            self.fs.pipe_file(path, data)
+            folder = self.fs._parent(path)
+            self.fs.makedirs(folder, exist_ok=True)
+            # A process that is killed while it uploads must not leave half a file under the final name.
+            staged = f"{folder}/.{secrets.token_hex(8)}.part"
+            self.fs.pipe_file(staged, data)
+            self.fs.mv(staged, path)
 
         self._run(key, put)
 

@@ -1,4 +1,4 @@
-"""What the settings of S3 mean to its two clients: obstore for objects, s3fs for DuckDB."""
+"""What the settings of S3 mean to its clients: obstore, botocore for keys that obstore refuses, s3fs for DuckDB."""
 
 from __future__ import annotations
 
@@ -58,6 +58,28 @@ def s3fs_arguments(settings: StorageSettings) -> dict[str, Any]:
             "retries": {"mode": "standard", "total_max_attempts": settings.attempts},
         },
     }
+
+
+def botocore_client(settings: StorageSettings) -> Any:
+    """botocore's client, set the same, that tries each request once.
+
+    Raises:
+        botocore.exceptions.BotoCoreError: the profile is missing.
+    """
+    import botocore.config
+    import botocore.session
+
+    config = botocore.config.Config(
+        connect_timeout=settings.timeout,
+        read_timeout=settings.timeout,
+        retries={"mode": "standard", "total_max_attempts": 1},
+        max_pool_connections=settings.requests,
+        signature_version=botocore.UNSIGNED if settings.s3.anonymous else None,
+    )
+    session = botocore.session.Session(profile=settings.s3.profile)
+    return session.create_client(
+        "s3", region_name=_region(settings.s3), endpoint_url=_endpoint(settings.s3), config=config
+    )
 
 
 def _endpoint(s3: S3Settings) -> str | None:

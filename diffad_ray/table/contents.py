@@ -21,7 +21,7 @@ READERS = 8
 CHUNK = 50_000
 "Masks of a listing that are held in memory."
 PLACES = re.compile(
-    r"(scores|regions)/run_date=\d{4}-\d\d-\d\d/[^/]+\.parquet|manifests/[^/]+/[^/]+\.parquet|runs/[^/]+\.json|"
+    r"(scores|regions)/run_date=\d{4}-\d\d-\d\d/[^/]+\.parquet|manifests/[^/]+/[^/]+\.parquet|runs/[^/]+\.(json|planning)|"
     r"masks/[^/]+/[0-9a-f]{2}/[0-9a-f]{16}\.png|leases/\d{8,}\.json|compactions/merged-[0-9a-f]{16}\.json"
 )
 

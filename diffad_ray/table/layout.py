@@ -4,9 +4,10 @@
     TABLE/regions/run_date=2026-11-21/<run>-00012.parquet    a row a connected region
     TABLE/masks/<fingerprint>/<xx>/<image_id>.png            masks, by policy
     TABLE/manifests/<run>/00012.parquet                      what a run set out to score
+    TABLE/runs/<run>.planning                                while its manifests are written
     TABLE/runs/<run>.plan.json                               its plan
     TABLE/runs/<run>.json                                    its record, written last
-    TABLE/leases/00000007.json                               who may write, while a run goes on
+    TABLE/leases/00000007.json                               who writes, or wrote last
 
 A shard's scores file is the mark that the shard is done, so everything else of the shard is written before it.
 """

@@ -24,6 +24,7 @@ from typing import Literal
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
+from diffad_ray.table.documents import parsed
 
 log = logging.getLogger(__name__)
 DEAD_AFTER = 30.0
@@ -124,11 +125,20 @@ class Lease:
         Raises:
             LeaseLost: it may not.
         """
-        if not self._lost and time.monotonic() - self._renewed > self.dead_after:
+        if not self._lost and _now() - self._renewed > self.dead_after:
             # Woken after a long sleep, before the heartbeat was.
             self._renew()
         if self._lost:
             raise LeaseLost(self._lost)
+
+    def confirm(self) -> None:
+        """`check`, by a look at the store: for the moments before something that another process could not bear.
+
+        Raises:
+            LeaseLost: this process may not go on writing.
+        """
+        self._renew()
+        self.check()
 
     def _take(self) -> None:
         """Create the next generation, once nobody holds the lease."""
@@ -141,7 +151,7 @@ class Lease:
                     f"{found.pid}, writes to it. Wait for it to end, or stop it, and try again"
                 )
             self._generation = last + 1
-            self._renewed = time.monotonic()
+            self._renewed = _now()
             if not self._create():
                 continue
             # One who slept since the first look creates a generation that is long past; and one who was taken for
@@ -172,7 +182,7 @@ class Lease:
         with self._busy:
             if self._ended.is_set() or self._lost:
                 return
-            start = time.monotonic()
+            start = _now()
             try:
                 if not self._is_overtaken():
                     self._holder = replace(self._holder, count=self._holder.count + 1)
@@ -239,7 +249,7 @@ def _files(table: str) -> dict[int, storage.FileInfo]:
 
 def _read(table: str, generation: int) -> Holder | None:
     try:
-        return Holder(**json.loads(storage.read(_file(table, generation))))
+        return parsed(Holder, storage.read(_file(table, generation)), _file(table, generation))
     except FileNotFoundError:
         return None
 
@@ -249,16 +259,21 @@ def _is_over(table: str, generation: int, found: Holder, dead_after: float) -> b
     if found.released or found.is_gone():
         return True
     log.warning("%s may be in use: looking whether %s, process %d, still counts", table, found.host, found.pid)
-    deadline = time.monotonic() + dead_after
+    deadline = _now() + dead_after
     now: Holder | None = found
     while now is not None and not now.released and not now.is_gone():
         if now.count != found.count:
             return False
-        if time.monotonic() > deadline:
+        if _now() > deadline:
             return True
         time.sleep(dead_after / 30)
         now = _read(table, generation)
     return True
+
+
+def _now() -> float:
+    """Seconds on a clock that goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _boot_id() -> str:

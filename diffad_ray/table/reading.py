@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-import tempfile
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,10 +13,12 @@ import duckdb
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
+from diffad_ray.scratch import scratch_folder
 from diffad_ray.table.layout import quoted
 
 ATTEMPTS = 6
 "At reading a table whose files are being compacted."
+MOST_THREADS = 4
 MEMORY_LIMIT = "2GB"
 "Of joins and sorts over a whole table; what needs more spills to the local disk."
 
@@ -39,9 +41,11 @@ def connect(*locations: str) -> duckdb.DuckDBPyConnection:
 @contextmanager
 def connect_bounded(*locations: str) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection for work on a table of any size: what does not fit into memory goes to a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="diffad-table-") as scratch, connect(*locations) as connection:
+    with scratch_folder() as scratch, connect(*locations) as connection:
         connection.execute(f"SET memory_limit = {quoted(MEMORY_LIMIT)}")
-        connection.execute(f"SET temp_directory = {quoted(scratch)}")
+        connection.execute(f"SET temp_directory = {quoted(str(scratch))}")
+        # Each thread that sorts needs its share of the memory.
+        connection.execute(f"SET threads = {min(MOST_THREADS, os.cpu_count() or 1)}")
         yield connection
 
 
@@ -75,7 +79,12 @@ def rows_of(table: str, kind: str) -> str:
     While a compaction goes on, rows may come twice, alike in every column.
     """
     pattern = quoted(f"{glob.escape(table)}/{kind}/run_date=*/*.parquet")
-    return f"read_parquet({pattern}, hive_partitioning = true, union_by_name = true)"
+    if "=" not in table:
+        return f"read_parquet({pattern}, hive_partitioning = true, union_by_name = true)"
+    # Every `name=value` of the path would become a column, and take the place of the table's own of that name.
+    rows = f"read_parquet({pattern}, hive_partitioning = false, union_by_name = true, filename = true)"
+    run_date = "regexp_extract(filename, 'run_date=([^/]+)/[^/]*$', 1)::DATE AS run_date"
+    return f"(SELECT * EXCLUDE (filename), {run_date} FROM {rows})"
 
 
 def rows_in(files: Sequence[str]) -> str:

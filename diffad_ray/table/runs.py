@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
+from diffad_ray.table.documents import parsed
 
-PLAN_SUFFIX = ".plan.json"
+PLAN_SUFFIX, PLANNING_SUFFIX = ".plan.json", ".planning"
 
 
 @dataclass(frozen=True)
@@ -121,15 +122,16 @@ def read_runs(table: str) -> list[Run]:
         return []
     except OSError as error:
         raise UserError(f"the table {table} can't be read: {error}") from error
-    # A table may have been moved, or be reached by another path than when the run wrote it.
-    plans = [Plan(**{**json.loads(storage.read(uri)), "table": table}) for uri in files if uri.endswith(PLAN_SUFFIX)]
-    with_record = {uri for uri in files if not uri.endswith(PLAN_SUFFIX)}
+    with_record = {uri for uri in files if not uri.endswith((PLAN_SUFFIX, PLANNING_SUFFIX))}
 
-    def record(plan: Plan) -> RunRecord | None:
-        found = plan.record_file in with_record
-        return RunRecord(**json.loads(storage.read(plan.record_file))) if found else None
+    def run(uri: str) -> Run:
+        # A table may have been moved, or be reached by another path than when the run wrote it.
+        plan = parsed(Plan, storage.read(uri), uri, table=table)
+        if plan.record_file not in with_record:
+            return Run(plan, None)
+        return Run(plan, parsed(RunRecord, storage.read(plan.record_file), plan.record_file))
 
-    return [Run(plan, record(plan)) for plan in plans]
+    return [run(uri) for uri in files if uri.endswith(PLAN_SUFFIX)]
 
 
 def write_plan(plan: Plan) -> None:

@@ -1,0 +1,156 @@
+"""The figures of an evaluation: of a kind of defect, of a product, and the mean over products."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+
+from diffad_ray.evaluation.bootstrap import interval, resampled
+from diffad_ray.evaluation.datasets import GOOD
+from diffad_ray.evaluation.metrics import at_threshold, auroc, average_precision, f1_max
+from diffad_ray.evaluation.pixels import PixelCounts
+
+OVERALL = "overall"
+
+
+@dataclass(frozen=True)
+class ScoredImage:
+    """A labelled image and what the detector says of it; it is called anomalous where `score >= threshold`."""
+
+    uri: str
+    product: str
+    kind: str
+    score: float
+    threshold: float
+    tail_probability: float
+    mask_uri: str | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Figures of one kind of defect against all good images of its product, or of all kinds; None where undefined.
+
+    The two F1-max are oracles: their thresholds are chosen on the labels that judge them.
+    """
+
+    images: int
+    "images of the kind; the good ones not counted"
+    image_auroc: float | None = None
+    image_ap: float | None = None
+    image_f1_max: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+    false_alarm_rate: float | None = None
+    pixel_auroc: float | None = None
+    pixel_ap: float | None = None
+    pixel_f1_max: float | None = None
+    aupro: float | None = None
+    "up to a false-positive rate of 0.3"
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    "95 % bounds of the figures of images, by name; see `bootstrap`"
+
+
+METRICS = tuple(f.name for f in fields(Figures) if f.name not in ("images", "intervals"))
+
+
+@dataclass(frozen=True)
+class ProductFigures:
+    """Figures of a product: by kind of defect, and `overall`, which stands first."""
+
+    good: int
+    "good images"
+    figures: dict[str, Figures]
+
+
+def figures_of(
+    images: Sequence[ScoredImage], pixels: Mapping[tuple[str, str], PixelCounts | None]
+) -> tuple[dict[str, ProductFigures], Figures, list[str]]:
+    """The figures of each product, their mean, and notes on what could not be said.
+
+    Args:
+        pixels: counts by product and kind; None or absent where the kind's pixel figures are undefined.
+    """
+    products, notes = {}, []
+    replicates = []
+    for product in sorted({image.product for image in images}):
+        mine = [image for image in images if image.product == product]
+        kinds = np.array([image.kind for image in mine])
+        scores, thresholds = (np.array([getattr(i, name) for i in mine]) for name in ("score", "threshold"))
+        figures = {}
+        for kind in [OVERALL, *sorted(set(kinds) - {GOOD})]:
+            wanted = set(kinds.tolist()) if kind == OVERALL else {GOOD, kind} & set(kinds.tolist())
+            chosen = np.isin(kinds, list(wanted))
+            labels = kinds[chosen] != GOOD
+            again = resampled(scores[chosen], labels, (scores >= thresholds)[chosen])
+            if kind == OVERALL:
+                replicates.append(again)
+            parts = [pixels.get((product, k)) for k in wanted]
+            known = [part for part in parts if part is not None]
+            counts = PixelCounts.sum(known) if len(known) == len(parts) else None
+            figures[kind] = _figures(scores[chosen], labels, thresholds[chosen], counts, again)
+            if counts is not None and counts.dropped_bits:
+                notes.append(f"{product}, {kind}: pixel figures are of values cut to {23 - counts.dropped_bits} bits")
+        products[product] = ProductFigures(int((kinds == GOOD).sum()), figures)
+        notes += _notes(product, kinds, scores)
+    mean = _mean([one.figures[OVERALL] for one in products.values()], replicates)
+    if len(products) > 1:
+        for name in METRICS:
+            defined = sum(getattr(one.figures[OVERALL], name) is not None for one in products.values())
+            if 0 < defined < len(products):
+                notes.append(f"the mean {name} is over the {defined} of {len(products)} products that have one")
+    return products, mean, notes
+
+
+def _figures(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    thresholds: np.ndarray,
+    pixels: PixelCounts | None,
+    again: dict[str, np.ndarray],
+) -> Figures:
+    """Figures of images [N], with the bounds that their resamples `again` give."""
+    judged = at_threshold(scores, labels, thresholds)
+    values = {
+        "image_auroc": auroc(scores, labels),
+        "image_ap": average_precision(scores, labels),
+        "image_f1_max": f1_max(scores, labels),
+        **judged._asdict(),
+    }
+    if pixels is not None:
+        values |= {
+            "pixel_auroc": pixels.auroc(),
+            "pixel_ap": pixels.average_precision(),
+            "pixel_f1_max": pixels.f1_max(),
+            "aupro": pixels.aupro(),
+        }
+    bounds = {name: interval(again[name]) for name in again if values[name] is not None}
+    return Figures(int(labels.sum()), **values, intervals=bounds)
+
+
+def _mean(products: list[Figures], replicates: list[dict[str, np.ndarray]]) -> Figures:
+    """The mean over the products that have a figure; its bounds where all of these have resamples."""
+    means, bounds = {}, {}
+    for name in METRICS:
+        values = [getattr(one, name) for one in products]
+        defined = [k for k, value in enumerate(values) if value is not None]
+        means[name] = float(np.mean([values[k] for k in defined])) if defined else None
+        if defined and all(name in replicates[k] for k in defined):
+            bounds[name] = interval(np.mean([replicates[k][name] for k in defined], axis=0))
+    return Figures(sum(one.images for one in products), **means, intervals=bounds)
+
+
+def _notes(product: str, kinds: np.ndarray, scores: np.ndarray) -> list[str]:
+    """What a reader of a product's figures must know."""
+    notes = []
+    if not (kinds == GOOD).any():
+        notes.append(f"{product} has no good images: only the recall is defined")
+    elif (kinds == GOOD).all():
+        notes.append(f"{product} has no defective images: only the false-alarm rate is defined")
+    elif scores.min() == scores.max():
+        notes.append(
+            f"{product}: all {len(scores)} images have the score {scores[0]:.6g}, so that no figure says anything"
+        )
+    return notes

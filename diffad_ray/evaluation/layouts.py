@@ -1,0 +1,122 @@
+"""The layouts of public datasets of defects, each known by the paths of its test images and masks."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from diffad_ray import storage
+from diffad_ray.errors import UserError
+from diffad_ray.evaluation.datasets import DEFECT, GOOD, Dataset, LabelledImage
+from diffad_ray.images import is_named_image
+
+VISA_SPLIT = "split_csv/1cls.csv"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a dataset is laid out below the folder of a product.
+
+    Attributes:
+        form: for users.
+        image: of a test image's path; has the group `name` (without ending) and maybe `kind`.
+        mask: of a mask's path, alike.
+        kind_of: the kind by the group `kind`, and by whether there is a mask.
+    """
+
+    name: str
+    form: str
+    image: re.Pattern[str]
+    mask: re.Pattern[str]
+    kind_of: Callable[[str, bool], str]
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    # The shortest product: its images may lie in folders of any name.
+    return re.compile(rf"(?:(?P<product>.+?)/)?{path}\.[^./]+")
+
+
+LAYOUTS = (
+    Layout(
+        "MVTec AD, MPDD",
+        "test/good/..., test/<kind of defect>/..., ground_truth/<kind of defect>/<name>_mask.png",
+        _pattern("test/(?P<kind>(?!ok/|ko/)[^/]+)/(?P<name>.+)"),
+        _pattern("ground_truth/(?P<kind>[^/]+)/(?P<name>.+?)(?:_mask)?"),
+        lambda kind, has_mask: kind,
+    ),
+    Layout(
+        "BTAD",
+        "test/ok/..., test/ko/..., ground_truth/ko/<name>.png",
+        _pattern("test/(?P<kind>ok|ko)/(?P<name>.+)"),
+        _pattern("ground_truth/(?P<kind>ko)/(?P<name>.+?)(?:_mask)?"),
+        lambda kind, has_mask: GOOD if kind == "ok" else DEFECT,
+    ),
+    Layout(
+        "VisA",
+        f"Data/Images/Normal/..., Data/Images/Anomaly/..., Data/Masks/Anomaly/<name>.png, beside {VISA_SPLIT}",
+        _pattern("Data/Images/(?P<kind>Normal|Anomaly)/(?P<name>.+)"),
+        _pattern("Data/Masks/(?P<kind>Anomaly)/(?P<name>.+)"),
+        lambda kind, has_mask: GOOD if kind == "Normal" else DEFECT,
+    ),
+    Layout(
+        "DAGM 2007",
+        "Test/<name>.PNG, Test/Label/<name>_label.PNG for each defective image",
+        _pattern("(?P<kind>Test)/(?P<name>[^/]+)"),
+        _pattern("(?P<kind>Test)/Label/(?P<name>[^/]+)_label"),
+        lambda kind, has_mask: DEFECT if has_mask else GOOD,
+    ),
+)
+
+
+def recognise(location: str, paths: Iterable[str]) -> list[Dataset]:
+    """The datasets, a layout each, among the files `paths` (relative) of a folder; none where no layout fits.
+
+    Raises:
+        UserError: two defective images have the same name, so that their mask is unclear.
+    """
+    named = [path for path in paths if is_named_image(path)]
+    found = []
+    for layout in LAYOUTS:
+        images = sorted(_images(layout, location, named), key=lambda image: image.uri)
+        if images and layout.name == "VisA":
+            images, notes = _visa_test_part(location, images)
+            found.append(Dataset(location, layout.name, images, notes))
+        elif images and (layout.name != "DAGM 2007" or any(image.is_anomalous for image in images)):
+            # A folder called Test is DAGM's only if it has its masks.
+            found.append(Dataset(location, layout.name, images))
+    return found
+
+
+def _images(layout: Layout, location: str, paths: list[str]) -> Iterator[LabelledImage]:
+    default = location.rsplit("/", 1)[-1]
+    masks: dict[tuple[str, ...], str] = {}
+    for path in paths:
+        if found := layout.mask.fullmatch(path):
+            masks[found["product"] or default, found["kind"], found["name"]] = path
+    used: dict[tuple[str, ...], str] = {}
+    for path in paths:
+        if found := layout.image.fullmatch(path):
+            key = (found["product"] or default, found["kind"], found["name"])
+            mask = masks.get(key)
+            if mask and key in used:
+                raise UserError(f"two images have the mask {location}/{mask}: {used[key]} and {path}; rename one")
+            used[key] = path
+            kind = layout.kind_of(found["kind"], mask is not None)
+            yield LabelledImage(f"{location}/{path}", kind, mask and f"{location}/{mask}", key[0])
+
+
+def _visa_test_part(location: str, images: list[LabelledImage]) -> tuple[list[LabelledImage], list[str]]:
+    """The images that the dataset's split means for tests, and a note where there is no split."""
+    # It lies beside the folders of the products, so above the one of a single product.
+    for root in (location, location.rpartition("/")[0]):
+        try:
+            text = storage.read(f"{root}/{VISA_SPLIT}").decode()
+        except FileNotFoundError:
+            continue
+        test = {f"{root}/{row['image']}" for row in csv.DictReader(io.StringIO(text)) if row["split"] == "test"}
+        if chosen := [image for image in images if image.uri in test]:
+            return chosen, []
+    return images, [f"no {VISA_SPLIT} names the test images of {location}: all good ones count, those of trainings too"]

@@ -1,0 +1,41 @@
+"""Finds the labelled images of a location: a folder in the layout of a public dataset, or a table of labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffad_ray import storage
+from diffad_ray.errors import UserError
+from diffad_ray.evaluation.datasets import Dataset
+from diffad_ray.evaluation.labels import is_label_file, read_labels
+from diffad_ray.evaluation.layouts import LAYOUTS, recognise
+
+
+def read_dataset(location: str | Path) -> Dataset:
+    """The labelled images of a folder or URI in a known layout, or of a table of labels (.csv, .tsv, .parquet).
+
+    Raises:
+        UserError: nothing is there, or it is none of these; the message lists them.
+    """
+    location = storage.normalised(location)
+    if is_label_file(location):
+        images = [label.resolved(location) for label in read_labels(location)]
+        return Dataset(location, "table of labels", sorted(images, key=lambda image: image.uri))
+    try:
+        paths = [file.uri.removeprefix(location).lstrip("/") for file in storage.walk(location)]
+    except FileNotFoundError:
+        paths = []
+    except OSError as error:
+        raise UserError(f"{location} can't be listed: {error}") from error
+    found = recognise(location, paths)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = " and ".join(dataset.layout for dataset in found)
+        raise UserError(f"{location} holds images in the layouts {names}: evaluate their folders one by one")
+    layouts = "\n".join(f"  {layout.name}: {layout.form}" for layout in LAYOUTS)
+    raise UserError(
+        f"no labelled images at {location}. It must be the folder of a product, or one with a folder a product, that "
+        f"holds one of\n{layouts}\nor a table (.csv, .tsv, .parquet) with the columns uri and label, and maybe "
+        "mask_uri and product"
+    )

@@ -1,0 +1,91 @@
+"""What an evaluation found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from diffad_ray.evaluation.figures import OVERALL, Figures, ProductFigures, ScoredImage, figures_of
+from diffad_ray.evaluation.pixels import PixelCounts
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a detector does on labelled images.
+
+    Attributes:
+        detector, fingerprint: which; several of a table are separated by commas.
+        dataset, layout: where the labels are from, and how they were recognised.
+        table: the scored table, if its scores were used.
+        image_size, view: of the detector. Pixel figures are taken at the size of the maps: image_size x image_size in
+            the view `whole`, that of the (shrunk) image, up to 4 megapixels, in the view `tiles`. Masks are resized to
+            it by area means and binarised at 0.5. None for a table, whose images have no pixel figures.
+        threshold: the score from which an image is called anomalous; None where images have different ones.
+        good: number of good images.
+        figures: `overall`, which is the mean over products, and by kind of defect if there is one product.
+        products: by name.
+        unreadable: reason by image that could not be used.
+        notes: what a reader of the figures should know, in sentences.
+        images: with their scores, worst first.
+    """
+
+    detector: str
+    fingerprint: str
+    dataset: str
+    layout: str
+    table: str | None
+    image_size: int | None
+    view: str | None
+    threshold: float | None
+    good: int
+    figures: dict[str, Figures]
+    products: dict[str, ProductFigures]
+    unreadable: dict[str, str]
+    notes: list[str]
+    images: list[ScoredImage] = field(repr=False)
+
+    def rows(self) -> Iterator[tuple[str, Figures]]:
+        """The figures in the order of a report, with what to call them: products, their kinds, and the mean."""
+        if len(self.products) == 1:
+            yield from self.figures.items()
+            return
+        for name, product in self.products.items():
+            for kind, figures in product.figures.items():
+                yield (name if kind == OVERALL else f"{name}, {kind}"), figures
+        yield "mean of products", self.figures[OVERALL]
+
+
+def conclude(
+    images: Sequence[ScoredImage],
+    pixels: Mapping[tuple[str, str], PixelCounts | None],
+    *,
+    detector: str,
+    fingerprint: str,
+    dataset: str,
+    layout: str,
+    table: str | None = None,
+    image_size: int | None = None,
+    view: str | None = None,
+    unreadable: dict[str, str],
+    notes: list[str],
+) -> Evaluation:
+    """The evaluation of scored images, at least one; see `Evaluation` and `figures_of`."""
+    products, mean, more_notes = figures_of(images, pixels)
+    thresholds = {image.threshold for image in images}
+    return Evaluation(
+        detector=detector,
+        fingerprint=fingerprint,
+        dataset=dataset,
+        layout=layout,
+        table=table,
+        image_size=image_size,
+        view=view,
+        threshold=thresholds.pop() if len(thresholds) == 1 else None,
+        good=sum(product.good for product in products.values()),
+        figures=next(iter(products.values())).figures if len(products) == 1 else {OVERALL: mean},
+        products=products,
+        unreadable=unreadable,
+        notes=[*notes, *more_notes],
+        images=sorted(images, key=attrgetter("score"), reverse=True),
+    )

@@ -1,0 +1,133 @@
+"""`evaluate_table`: the scores of a table against a table of labels; no image is opened."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from diffad_ray import storage
+from diffad_ray.detectors.bundle import load_bundle
+from diffad_ray.errors import UserError
+from diffad_ray.evaluation.figures import ScoredImage
+from diffad_ray.evaluation.labels import Label, read_labels
+from diffad_ray.evaluation.result import Evaluation, conclude
+from diffad_ray.table.reading import read_views
+
+NO_MAPS = "a table keeps scores and no anomaly maps: figures of pixels need the detector and a dataset with masks"
+
+
+def evaluate_table(
+    table: str | Path, labels: str | Path, *, detector: str | Path | None = None, threshold: float | None = None
+) -> Evaluation:
+    """Compare the scores of a table with labels; the figures of pixels are undefined.
+
+    A label belongs to the image whose URI it names, taken from the folder of the labels if it is relative, or else to
+    the one image whose URI ends with it after a slash.
+
+    Args:
+        table: folder or URI of the table.
+        labels: file of labels, see `read_labels`.
+        detector: folder or URI of the one whose scores count, for images that several have scored.
+        threshold: replaces the ones that the table was scored with.
+
+    Raises:
+        UserError: there is no table or no labels, no label fits, or one fits several images or detectors.
+    """
+    wanted = read_labels(str(labels))
+    location = storage.normalised(labels)
+    fingerprint = None if detector is None else load_bundle(str(detector)).fingerprint
+    rows = _rows(str(table), wanted, location, fingerprint)
+    if not rows:
+        of = "" if detector is None else f" of the detector {detector} ({fingerprint})"
+        (example,) = read_views(str(table), lambda views: views.execute("SELECT min(image_uri) FROM scores").fetchall())
+        raise UserError(
+            f"none of the {len(wanted)} labels of {labels} names an image of the table {table} with a score{of}: the "
+            f"first label is {wanted[0].uri}, the table's first image is {example[0]}"
+        )
+    images: dict[str, ScoredImage] = {}
+    unreadable, names = {}, {}
+    scorers: dict[str, set[str]] = defaultdict(set)
+    named_by: dict[str, str] = {}
+    for number, found in sorted(rows.items()):
+        label, row = wanted[number], _only(found, wanted[number])
+        uri = row["image_uri"]
+        if uri in named_by:
+            raise UserError(f"{labels} labels the image {uri} twice, as {named_by[uri]} and as {label.uri}")
+        named_by[uri] = label.uri
+        if row["status"] != "ok":
+            unreadable[uri] = f"{row['status']}: {row['error']}"
+            continue
+        names[row["detector_fingerprint"]] = row["detector"]
+        scorers[label.product].add(row["detector_fingerprint"])
+        limit = row["threshold"] if threshold is None else threshold
+        mask = label.resolved(location).mask_uri
+        images[uri] = ScoredImage(uri, label.product, label.kind, row["score"], limit, row["tail_probability"], mask)
+    if not images:
+        raise UserError(f"none of the {len(rows)} labelled images of the table {table} has a score: {unreadable}")
+    notes = [NO_MAPS]
+    if missing := len(wanted) - len(rows):
+        first = next(label.uri for number, label in enumerate(wanted) if number not in rows)
+        notes.append(f"{missing} of {len(wanted)} labels name no image of the table, such as {first}")
+    notes += [
+        f"{product} was scored by {len(several)} detectors, whose scores do not compare: give each a product of its own"
+        for product, several in scorers.items()
+        if len(several) > 1
+    ]
+    return conclude(
+        list(images.values()),
+        {},
+        detector=", ".join(names.values()) if detector is None else storage.normalised(detector),
+        fingerprint=", ".join(names),
+        dataset=location,
+        layout="table of labels",
+        table=storage.normalised(table),
+        unreadable=unreadable,
+        notes=notes,
+    )
+
+
+def _rows(table: str, labels: list[Label], location: str, fingerprint: str | None) -> dict[int, list[dict[str, Any]]]:
+    """Rows of the table that each label, by its number, may mean; the last scored one first."""
+    places = pa.table(
+        {
+            "number": range(len(labels)),
+            "given": [label.uri.removeprefix("./") for label in labels],
+            "uri": [label.resolved(location).uri for label in labels],
+            "name": [label.uri.rpartition("/")[2] for label in labels],
+        }
+    )
+    # By the last part of the path first, as a join on ends_with alone would compare each label with each image.
+    sql = (
+        "SELECT number, image_uri, status, error, score, threshold, tail_probability, detector, detector_fingerprint, "
+        "image_uri = uri AS is_exact FROM scores JOIN places ON regexp_extract(image_uri, '[^/]*$') = name "
+        "WHERE (image_uri = uri OR ends_with(image_uri, '/' || given)) AND (?1 IS NULL OR detector_fingerprint = ?1) "
+        "ORDER BY scored_at DESC"
+    )
+
+    def use(views: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+        views.register("places", places)
+        return views.sql(sql, params=[fingerprint]).to_arrow_table().to_pylist()
+
+    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for row in read_views(table, use):
+        found[row["number"]].append(row)
+    return found
+
+
+def _only(rows: list[dict[str, Any]], label: Label) -> dict[str, Any]:
+    """The row that a label means: the last one, of one image and one detector."""
+    rows = [row for row in rows if row["is_exact"]] or rows
+    uris = sorted({row["image_uri"] for row in rows})
+    if len(uris) > 1:
+        raise UserError(f"{len(uris)} images of the table are called {label.uri}, such as {uris[0]} and {uris[1]}")
+    detectors = sorted({f"{row['detector']} ({row['detector_fingerprint']})" for row in rows})
+    if len(detectors) > 1:
+        raise UserError(
+            f"{uris[0]} has scores of {' and '.join(detectors)}: name the detector's folder, as in "
+            "`diffad-ray evaluate DETECTOR --table TABLE --labels FILE`"
+        )
+    return rows[0]

@@ -1,0 +1,144 @@
+"""Which images, kinds, products and masks are found in which layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from diffad_ray.errors import UserError
+from diffad_ray.evaluation.labels import read_labels
+from diffad_ray.evaluation.reading import read_dataset
+
+
+def lay_out(root: Path, *files: str) -> Path:
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+    return root
+
+
+def found(location: Path, root: Path | None = None) -> tuple[str, list[tuple[str, str, str | None, str]]]:
+    dataset = read_dataset(location)
+    start = f"{root or location}/"
+    return dataset.layout, [
+        (i.uri.removeprefix(start), i.kind, i.mask_uri and i.mask_uri.removeprefix(start), i.product)
+        for i in dataset.images
+    ]
+
+
+MVTEC = ("test/good/0.png", "test/hole/0.png", "test/hole/1.png", "ground_truth/hole/0_mask.png", "train/good/0.png")
+
+
+def test_mvtec_of_a_product_and_of_several(tmp_path: Path) -> None:
+    lay_out(tmp_path / "nut", *MVTEC)
+    lay_out(tmp_path / "bolt", *MVTEC[:2], "readme.txt")
+    layout, images = found(tmp_path / "nut")
+    assert layout == "MVTec AD, MPDD"
+    assert images == [
+        ("test/good/0.png", "good", None, "nut"),
+        ("test/hole/0.png", "hole", "ground_truth/hole/0_mask.png", "nut"),
+        ("test/hole/1.png", "hole", None, "nut"),
+    ]
+    _, both = found(tmp_path)
+    assert [(uri, product) for uri, _, _, product in both] == [
+        ("bolt/test/good/0.png", "bolt"),
+        ("bolt/test/hole/0.png", "bolt"),
+        *((f"nut/{uri}", "nut") for uri, *_ in images),
+    ]
+
+
+def test_btad(tmp_path: Path) -> None:
+    lay_out(tmp_path, "01/test/ok/0.bmp", "01/test/ko/0.bmp", "01/ground_truth/ko/0.png", "01/train/ok/1.bmp")
+    assert found(tmp_path) == (
+        "BTAD",
+        [("01/test/ko/0.bmp", "defect", "01/ground_truth/ko/0.png", "01"), ("01/test/ok/0.bmp", "good", None, "01")],
+    )
+
+
+def test_dagm(tmp_path: Path) -> None:
+    files = ("Train/1.PNG", "Train/Label/1_label.PNG", "Test/2.PNG", "Test/3.PNG", "Test/Label/3_label.PNG")
+    lay_out(tmp_path / "Class1", *files, "Test/Label/Labels.txt")
+    layout, images = found(tmp_path / "Class1")
+    assert layout == "DAGM 2007"
+    assert images == [
+        ("Test/2.PNG", "good", None, "Class1"),
+        ("Test/3.PNG", "defect", "Test/Label/3_label.PNG", "Class1"),
+    ]
+
+
+def test_visa_takes_its_split(tmp_path: Path) -> None:
+    normals = [f"candle/Data/Images/Normal/{k}.JPG" for k in range(3)]
+    lay_out(tmp_path, *normals, "candle/Data/Images/Anomaly/0.JPG", "candle/Data/Masks/Anomaly/0.png")
+    dataset = read_dataset(tmp_path / "candle")
+    assert (dataset.layout, len(dataset.images)) == ("VisA", 4)
+    assert "trainings" in dataset.notes[0]
+    (tmp_path / "split_csv").mkdir()
+    rows = [f"candle,{'train' if k else 'test'},normal,{path}," for k, path in enumerate(normals)]
+    rows.append("candle,test,anomaly,candle/Data/Images/Anomaly/0.JPG,candle/Data/Masks/Anomaly/0.png")
+    (tmp_path / "split_csv" / "1cls.csv").write_text("\n".join(["object,split,label,image,mask", *rows]))
+    for location in (tmp_path, tmp_path / "candle"):
+        assert found(location, tmp_path) == (
+            "VisA",
+            [
+                ("candle/Data/Images/Anomaly/0.JPG", "defect", "candle/Data/Masks/Anomaly/0.png", "candle"),
+                (normals[0], "good", None, "candle"),
+            ],
+        )
+        assert read_dataset(location).notes == []
+
+
+def test_what_is_no_dataset_is_told_what_is(tmp_path: Path) -> None:
+    for place in (tmp_path / "nowhere", lay_out(tmp_path / "photos", "a/0.png"), lay_out(tmp_path / "x", "Test/0.png")):
+        with pytest.raises(UserError, match=r"MVTec AD(.|\n)*BTAD(.|\n)*VisA(.|\n)*DAGM 2007(.|\n)*uri and label"):
+            read_dataset(place)
+    lay_out(tmp_path / "both", "nut/test/good/0.png", "01/test/ok/0.png")
+    with pytest.raises(UserError, match="layouts MVTec AD, MPDD and BTAD: evaluate their folders one by one"):
+        read_dataset(tmp_path / "both")
+    lay_out(tmp_path / "twins", *MVTEC, "test/hole/0.jpg")
+    with pytest.raises(UserError, match=r"two images have the mask .*0_mask.png: test/hole/0"):
+        read_dataset(tmp_path / "twins")
+
+
+def test_tables_of_labels(tmp_path: Path) -> None:
+    rows = {
+        "uri": ["line/007.png", "s3://plant/1.png", "/abs/2.png"],
+        "label": ["0", "Scratch", "OK"],
+        "mask_uri": [None, "masks/1.png", None],
+        "extra": ["1", "2", "3"],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "labels.parquet")
+    text = "uri,label,mask_uri\nline/007.png,0,\ns3://plant/1.png,Scratch,masks/1.png\n/abs/2.png,OK,\n"
+    (tmp_path / "labels.csv").write_text(text)
+    (tmp_path / "labels.tsv").write_text(text.replace(",", "\t"))
+    expected = [
+        ("/abs/2.png", "good", None, "labels"),
+        ("line/007.png", "good", None, "labels"),
+        ("s3://plant/1.png", "Scratch", "masks/1.png", "labels"),
+    ]
+    for suffix in ("parquet", "csv", "tsv"):
+        assert found(tmp_path / f"labels.{suffix}", tmp_path) == ("table of labels", expected)
+    (tmp_path / "labels.csv").write_text("uri,label,product\n007.png,true,nut\n")
+    (label,) = read_labels(str(tmp_path / "labels.csv"))
+    assert (label.uri, label.kind, label.product) == ("007.png", "defect", "nut")
+
+
+@pytest.mark.parametrize(
+    ("text", "because"),
+    [
+        ("image,label\na.png,good\n", "has no column uri, only image, label"),
+        ("uri,label\na.png,\n", "row 1 of .* has no label"),
+        ("uri,label\na.png,good\na.png,bad\n", "lists a.png twice"),
+        ("uri,label\n", "has no rows"),
+        ('uri,label\n"a.png,good\nb.png', "no table of labels"),
+        ("", "no table of labels"),
+    ],
+)
+def test_tables_that_are_none(tmp_path: Path, text: str, because: str) -> None:
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(UserError, match=because):
+        read_labels(str(tmp_path / "labels.csv"))
+    with pytest.raises(UserError, match="there is no table of labels"):
+        read_labels(str(tmp_path / "other.csv"))
