@@ -164,16 +164,16 @@ def evaluate(
         found = run(detector, dataset, threshold=threshold, show_progress=True)
     else:
         raise UserError("give DETECTOR and DATASET, or --table and --labels (and DETECTOR, where several have scored)")
+    # Before the page: a place that can't be written must not cost the figures.
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        print_evaluation(found, console)
     if html is not None:
         from diffad_ray.analytics.evaluation_page import write_page
 
         write_page(found, html, detector)
-    if as_json:
-        _print_json(asdict(found))
-        return
-    print_evaluation(found, console)
-    if html is not None:
-        console.print(f"wrote {html}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"wrote {html}", highlight=False, soft_wrap=True)
 
 
 @app.command()

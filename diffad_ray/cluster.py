@@ -41,7 +41,9 @@ def connect(runtime_env: dict[str, Any] | None = None) -> None:
     # Worker processes inherit the environment; a Ray runtime_env would start each of them anew, seconds apart.
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Not to join a cluster that someone else has on this machine, which Ray would do by itself.
     ray.init(
+        address="local",
         num_cpus=max(FEWEST_CPUS, cores()),
         include_dashboard=False,
         log_to_driver=False,

@@ -266,3 +266,5 @@ def test_the_command(
     said = capsys.readouterr().out
     assert "judged by 4 images" in said
     assert f"--detector {tmp_path / 'detector'} --table" in said
+    train = ("train", normals, "--detector", tmp_path / "detector", "--workers", 0)
+    fails(monkeypatch, capsys, *train, because="was imported")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffad_ray import storage
-from diffad_ray.detectors.bundle import DESCRIPTION, Bundle, find_detector, load_bundle
+from diffad_ray.detectors.bundle import DESCRIPTION, Bundle, find_detector, load_bundle, load_description
 from diffad_ray.detectors.engine import as_unit_tensor, default_device
 from diffad_ray.detectors.views import pieces
 from diffad_ray.errors import UserError
@@ -100,8 +100,11 @@ def train(
     if fresh:
         storage.delete(f"{location}/{DESCRIPTION}")
         TrainingFolder(location).clear()
+    is_finished = storage.exists(f"{location}/{DESCRIPTION}")
+    if is_finished and "imported" in load_description(location)["training"]:
+        raise UserError(f"{location} holds a detector that was imported: choose another folder")
     TrainingFolder(location).claim(job.settings())
-    if storage.exists(f"{location}/{DESCRIPTION}"):
+    if is_finished:
         return load_bundle(location)
 
     with ProgressBar("training", training.steps, show_progress) as bar:

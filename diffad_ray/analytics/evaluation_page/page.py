@@ -52,10 +52,11 @@ def page(evaluation: Evaluation, detector: str | None) -> str:
         "<h2>Figures</h2>",
         _figures(evaluation),
         '<p class="pale">* F1-max is an oracle: the F1 at the threshold that the labels themselves would choose. The '
-        "threshold in use comes from normal images alone, and precision, recall, F1 and false alarms are taken there. "
-        "Precision and F1 depend on how many of the test images are defective. The small numbers are 95 % of "
-        "resamples of the images; where every image is right, they can't show what a larger set would. AUPRO: the mean "
-        'covered share of the defective regions, over false-positive rates of pixels up to 0.3. "-": undefined.</p>',
+        "threshold in use comes from normal images alone, unless one was given; precision, recall, F1 and false alarms "
+        "are taken there. Precision and F1 depend on how many of the test images are defective. The small numbers are "
+        "95 % of resamples of the images; where every image is right, they can't show what a larger set would. AUPRO: "
+        'the mean covered share of the defective regions, over false-positive rates of pixels up to 0.3. "-": '
+        "undefined.</p>",
     ]
     for name, product in evaluation.products.items():
         mine = [image for image in evaluation.images if image.product == name]

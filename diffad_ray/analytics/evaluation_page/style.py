@@ -10,7 +10,8 @@ code { overflow-wrap: anywhere }
 .pale { color: var(--pale) }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; white-space: nowrap; font-variant-numeric: tabular-nums }
-th, td { padding: 4px 7px; font-size: 14px; text-align: right; border-bottom: 1px solid var(--rule); vertical-align: top }
+th, td { padding: 4px 7px; font-size: 14px; text-align: right; vertical-align: top }
+th, td { border-bottom: 1px solid var(--rule) }
 th { font-weight: 600 } th.group { text-align: left }
 th:first-child, td:first-child { text-align: left }
 tr.whole td { font-weight: 600 }
