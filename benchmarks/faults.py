@@ -137,7 +137,8 @@ class Run:
             self.cluster.remove_node(node, allow_graceful=False)
             self.nodes.append(self.cluster.add_node(num_cpus=4))
         else:
-            workers = _worker_processes()
+            raylets = {str(node.all_processes["raylet"][0].process.pid) for node in self.nodes}
+            workers = _worker_processes(raylets)
             if not workers:
                 return
             os.kill(self.random.choice(workers), signal.SIGKILL)
@@ -161,12 +162,14 @@ class Run:
             time.sleep(0.05)
 
 
-def _worker_processes() -> list[int]:
+def _worker_processes(raylets: set[str]) -> list[int]:
+    """Processes of actors of Ray Data; those of this cluster alone."""
     found = []
     for process in Path("/proc").iterdir():
         try:
             if process.name.isdigit() and b"MapWorker" in (process / "cmdline").read_bytes():
-                found.append(int(process.name))
+                parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+                found += [int(process.name)] if parent in raylets else []
         except OSError:
             continue  # it has ended
     return found

@@ -136,7 +136,7 @@ def exists(location: str) -> bool:
     store, key = open_store(location)
     try:
         store.info(key)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return True
 
