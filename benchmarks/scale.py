@@ -172,7 +172,7 @@ def list_and_compare(images: int, rows: int, folder: Path, detector: Path) -> di
         others = f"SELECT {image_id_sql('i::VARCHAR', 'i::VARCHAR')} AS image_id FROM range({rows - images}) t(i)"
         selection.connection.execute(
             f"COPY (SELECT image_id, '{bundle.fingerprint}' AS detector_fingerprint, 'ok' AS status, "
-            "TIMESTAMPTZ '2026-01-01' AS scored_at FROM ("
+            "TIMESTAMPTZ '2026-01-01' AS scored_at, 'r' AS run_id FROM ("
             f"(SELECT image_id FROM {selection.rows} LIMIT {images - 1000}) UNION ALL {others})) "
             f"TO '{scores}' (FORMAT parquet, FILE_SIZE_BYTES '20MB')"
         )

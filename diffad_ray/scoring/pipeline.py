@@ -100,7 +100,8 @@ def score(
             finished = go_through(interrupted, resumed=True) if interrupted else None
             # The archive may have changed since that one was planned.
             selection = selection or select()
-            plan = make_plan(archive, table, selection, detectors, settings, work, force and not finished)
+            done = finished.plan.run_id if finished else ""
+            plan = make_plan(archive, table, selection, detectors, settings, work, force and not finished, done)
             if finished and not plan.images:
                 return finished
             if finished:

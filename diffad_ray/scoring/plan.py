@@ -39,6 +39,7 @@ def make_plan(
     settings: ScoringSettings,
     work: str,
     force: bool,
+    finished: str = "",
 ) -> Plan:
     """Leave out what the table has, and write the rest of a selection as manifest shards and a plan file.
 
@@ -48,6 +49,7 @@ def make_plan(
         archive: its location.
         work: hash of what was asked for.
         force: score everything, whatever the table has.
+        finished: a run that this call has just brought to its end; what failed in it is left to the next call.
 
     Raises:
         UserError: the table can't be read or written, or has other types.
@@ -55,7 +57,7 @@ def make_plan(
     _check_types(selection, table)
     now = datetime.now(UTC)
     run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-    pending = selection.rows if force else f"{selection.rows} ANTI JOIN {_done(table, settings)} USING {_KEY}"
+    pending = selection.rows if force else f"{selection.rows} ANTI JOIN {_done(table, settings, finished)} USING {_KEY}"
     found = selection.connection.execute(f"SELECT detector_fingerprint, count(*) FROM {pending} GROUP BY ALL")
     counts = dict(found.fetchall())
     places = {d.bundle.fingerprint: (d.location, d.bundle.name) for d in detectors} | {"": ("", "")}
@@ -110,14 +112,15 @@ def _check_types(selection: Selection, table: str) -> None:
 _KEY = "(image_id, detector_fingerprint)"
 
 
-def _done(table: str, settings: ScoringSettings) -> str:
+def _done(table: str, settings: ScoringSettings, finished: str) -> str:
     """SQL of the images that need not be scored again, by image and detector."""
     if not has_rows(table):
         return "(SELECT 0::BIGINT AS image_id, '' AS detector_fingerprint WHERE false)"
     retried = ", ".join(map(quoted, {*PASSING, *settings.retry}))
     rows = rows_of(table, "scores")
-    last = f"SELECT image_id, detector_fingerprint, arg_max(status, scored_at) AS status FROM {rows} GROUP BY ALL"
-    return f"(SELECT image_id, detector_fingerprint FROM ({last}) WHERE status NOT IN ({retried}))"
+    is_done = f"status NOT IN ({retried}) OR run_id = {quoted(finished)}"
+    last = f"SELECT image_id, detector_fingerprint, arg_max({is_done}, scored_at) AS is_done FROM {rows} GROUP BY ALL"
+    return f"(SELECT image_id, detector_fingerprint FROM ({last}) WHERE is_done)"
 
 
 class ShardLimits(NamedTuple):
