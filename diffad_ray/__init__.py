@@ -1,6 +1,6 @@
 """diffad_ray: finds defects in archives of millions of inspection images, on a Ray cluster.
 
-    from diffad_ray import train, score, evaluate, query, load_detector
+    from diffad_ray import train, score, evaluate, query, load_detector, import_checkpoint, contact_sheet
 
 Names are imported when they are first used, so that the detectors need torch alone.
 """
@@ -11,11 +11,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diffad_ray.analytics.contact_sheet import contact_sheet as contact_sheet
     from diffad_ray.analytics.query import query as query
     from diffad_ray.detectors.bundle import load_bundle as load_detector
     from diffad_ray.errors import UserError as UserError
     from diffad_ray.evaluation.evaluate import evaluate as evaluate
     from diffad_ray.scoring.pipeline import score as score
+    from diffad_ray.training.import_checkpoint import import_checkpoint as import_checkpoint
     from diffad_ray.training.train import train as train
 
 _HOMES = {
@@ -24,9 +26,11 @@ _HOMES = {
     "evaluate": ("diffad_ray.evaluation.evaluate", "evaluate"),
     "query": ("diffad_ray.analytics.query", "query"),
     "load_detector": ("diffad_ray.detectors.bundle", "load_bundle"),
+    "import_checkpoint": ("diffad_ray.training.import_checkpoint", "import_checkpoint"),
+    "contact_sheet": ("diffad_ray.analytics.contact_sheet", "contact_sheet"),
     "UserError": ("diffad_ray.errors", "UserError"),
 }
-__all__ = ["UserError", "evaluate", "load_detector", "query", "score", "train"]
+__all__ = ["UserError", "contact_sheet", "evaluate", "import_checkpoint", "load_detector", "query", "score", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -30,8 +30,12 @@ def read_settings_file(location: str) -> dict[str, dict[str, Any]]:
     return tables
 
 
-def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """`["steps=100", "anomalies.share=0.3"]` as nested tables; values are read as TOML, bare words as text."""
+def parse_overrides(pairs: Sequence[str], sections: Sequence[str] = ()) -> dict[str, Any]:
+    """`["steps=100", "anomalies.share=0.3"]` as nested tables; values are read as TOML, bare words as text.
+
+    Raises:
+        UserError: a pair can't be read, or is of none of these sections; without sections, any name will do.
+    """
     merged: dict[str, Any] = {}
     for pair in pairs:
         name, separator, text = pair.partition("=")
@@ -48,6 +52,9 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
             if not isinstance(table, dict):
                 raise UserError(f"{pair!r} needs {parent!r} to be a table, but it was given the value {table!r}")
         table[leaf] = value
+    if sections and (unknown := merged.keys() - set(sections)):
+        wanted = " or ".join(f"{section}.KEY=..." for section in sections)
+        raise UserError(f"{min(unknown)!r} is no section of the settings: write {wanted}")
     return merged
 
 

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from diffad_ray import storage
 from diffad_ray.demo.surfaces import DEFECTS, defective, normal
 from diffad_ray.detectors.bundle import Bundle, load_bundle
+from diffad_ray.storage import StorageSettings, retry
 from diffad_ray.training.train import train
 
 SIDE = 32
@@ -65,6 +67,20 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def two_lines(tmp_path: Path) -> Path:
+    """Two lines of two cameras with ten images each, and a text; the planner opens none of them."""
+    for line in (1, 2):
+        for camera in ("top", "side"):
+            folder = tmp_path / "archive" / f"line{line}" / camera
+            folder.mkdir(parents=True)
+            for k in range(10):
+                (folder / f"{k}.png").write_bytes(b"x" * k)
+    (tmp_path / "archive" / "notes.txt").write_text("no image")
+    os.utime(tmp_path / "archive" / "line1" / "top" / "3.png", (0, 0))
+    return tmp_path / "archive"
+
+
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
     """A bucket of a real S3 server on loopback; the environment points all clients to it."""
@@ -104,6 +120,14 @@ def cluster(s3: str) -> Iterator[None]:
     connect()
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def default_storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Short pauses between attempts, and the settings put back after each test."""
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.02)
+    yield
+    storage.configure(StorageSettings())
 
 
 @pytest.fixture

@@ -146,6 +146,13 @@ def test_rows_that_were_deleted_by_hand_are_not_waited_for(tmp_path: Path) -> No
     assert pending_mergers(str(tmp_path)) == []
 
 
+def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+    journal = f"{tmp_path}/compactions/merged-{'0' * 16}.json"
+    storage.write(journal, b'{"kind": "scores"}')
+    with pytest.raises(UserError, match=f"{journal} is damaged"):
+        finish_compactions(str(tmp_path))
+
+
 class Reader(threading.Thread):
     """Reads a table's views all the time, and keeps whatever it saw wrong."""
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from image_files import HEIGHT, SMOOTH, WIDTH, chunk, exif, grey3, grey_tiff, png, saved, saved_cv2, tiff
 from PIL import Image
 
-from diffad_ray.images import IMAGE_SUFFIXES, DecodedImage, ImageError, decode_image, resized
+from diffad_ray.images import IMAGE_SUFFIXES, DecodedImage, ImageError, decode_image, for_display, resized
 
 DRAWN = np.random.default_rng(7)
 GREY = DRAWN.integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8)
@@ -313,6 +313,16 @@ def test_resized(pixels: np.ndarray) -> None:
     np.testing.assert_array_equal(resized(pixels, WIDTH, HEIGHT), pixels)
     with pytest.raises(ValueError, match="0 x 5"):
         resized(pixels, 0, 5)
+
+
+@pytest.mark.parametrize("pixels", [RGB, RGB16])
+def test_pictures_for_display(pixels: np.ndarray) -> None:
+    picture = for_display(pixels, WIDTH)
+    assert not np.shares_memory(picture, pixels), "whoever draws on it must not spoil the image"
+    np.testing.assert_array_equal(picture, pixels if pixels is RGB else (RGB16 >> 8).astype(np.uint8))
+    reduced = for_display(pixels, max(WIDTH, HEIGHT) // 2)
+    assert (reduced.shape, reduced.dtype) == ((HEIGHT // 2, WIDTH // 2, 3), np.uint8)
+    assert for_display(np.zeros((20, 4000, 3), np.uint8), 50).shape == (1, 50, 3)
 
 
 def test_suffixes_are_lower_case() -> None:

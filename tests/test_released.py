@@ -19,6 +19,7 @@ from test_cli import fails, run
 from test_parity import PARITY
 from torch import Tensor, nn
 
+from diffad_ray import import_checkpoint
 from diffad_ray.demo.surfaces import normal
 from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
@@ -26,7 +27,6 @@ from diffad_ray.detectors.engine import DEFAULT_BATCH, as_unit_tensor
 from diffad_ray.detectors.released import DENOISER, SEGMENTER, from_released, released_name
 from diffad_ray.errors import UserError
 from diffad_ray.networks.presets import NetworkSizes
-from diffad_ray.training.import_checkpoint import import_checkpoint
 
 ARGS = {
     "img_size": [32, 32],

@@ -56,6 +56,13 @@ def test_overrides_that_cannot_be_read_say_so(pairs: list[str], message: str) ->
         parse_overrides(pairs)
 
 
+def test_overrides_of_other_sections_are_refused() -> None:
+    pairs = ["training.steps=5", "scoring.limit=3"]
+    assert parse_overrides(pairs[:1], ("detector", "training")) == {"training": {"steps": 5}}
+    with pytest.raises(UserError, match=r"'scoring' is no section .*: write detector.KEY=... or training.KEY=..."):
+        parse_overrides(pairs, ("detector", "training"))
+
+
 def test_build_checks_and_nests() -> None:
     values = {"preset": "tiny", "anomalies": {"share": 0.25, "opacity": [0, 1]}, "mean": [0.1, 0.2, 0.3]}
     settings = build(DiffusionADSettings, values, "detector")

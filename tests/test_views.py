@@ -18,8 +18,8 @@ from diffad_ray.detectors.bundle import DESCRIPTION, Bundle, load_bundle, save_b
 from diffad_ray.detectors.calibration import Calibration
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
 from diffad_ray.detectors.engine import BatchDetection, Engine
-from diffad_ray.detectors.views import ImageDetection, check_side, grid_of, pieces
-from diffad_ray.images import ImageError, network_input, same_depth
+from diffad_ray.detectors.views import ImageDetection, grid_of, pieces
+from diffad_ray.images import ImageError, check_side, network_input, same_depth
 
 
 class Brightness(DiffusionAD):

@@ -15,7 +15,7 @@ from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.detectors.engine import Engine, default_device
 from diffad_ray.detectors.tiling import block_maximum
 from diffad_ray.errors import UserError
-from diffad_ray.images import decode_image, resized
+from diffad_ray.images import decode_image, for_display, resized
 from diffad_ray.scoring.masks import anomaly_mask
 from diffad_ray.table.reading import read_views
 
@@ -57,7 +57,7 @@ def worst_images(table: str | Path, detector: str | Path, count: int) -> list[Wo
     def originals() -> Iterator[np.ndarray]:
         for uri, _, _ in rows:
             image = decode_image(storage.read(uri)).pixels
-            pictures.append(_shown(image))
+            pictures.append(for_display(image, LONGEST_SIDE))
             yield image
 
     worst = []
@@ -73,13 +73,6 @@ def worst_images(table: str | Path, detector: str | Path, count: int) -> list[Wo
         marked = _outlined(picture, mask) if score >= threshold else picture
         worst.append(WorstImage(uri, score, threshold, picture, restored, full_map, marked))
     return worst
-
-
-def _shown(image: np.ndarray) -> np.ndarray:
-    """An image [H,W,3] as the picture of it that is drawn: 8 bits, no side above `LONGEST_SIDE`."""
-    scale = min(1.0, LONGEST_SIDE / max(image.shape[:2]))
-    picture = resized(image, max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    return (picture >> 8).astype(np.uint8) if picture.dtype == np.uint16 else picture
 
 
 def _outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,7 @@ from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.table.layout import quoted
 from diffad_ray.table.lease import holder_of
-from diffad_ray.table.reading import connect, has_rows, rows_of
+from diffad_ray.table.reading import RowCounts, connect, count_rows, has_rows, rows_of
 from diffad_ray.table.runs import Run, read_runs
 
 
@@ -59,7 +58,7 @@ def runs(table: str | Path) -> list[RunState]:
         raise UserError(f"no runs at {location}: it is no table, or none was begun. Check the path or URI")
     states = []
     for plan, record in found:
-        by_status, anomalous = (record.by_status, record.anomalous) if record else so_far[plan.run_id]
+        counted = record or so_far.get(plan.run_id, RowCounts())
         is_running = holder is not None and holder.work == "score"
         date, time = plan.run_id[:8], plan.run_id[9:15]
         states.append(
@@ -70,29 +69,22 @@ def runs(table: str | Path) -> list[RunState]:
                 archive=plan.archive,
                 detectors=[detector.name for detector in plan.detectors],
                 planned=plan.images,
-                images=sum(by_status.values()),
-                by_status=by_status,
-                anomalous=anomalous,
+                images=sum(counted.by_status.values()),
+                by_status=counted.by_status,
+                anomalous=counted.anomalous,
                 seconds=record.seconds if record else None,
             )
         )
     return states
 
 
-def _rows_so_far(table: str, unfinished: list[Run]) -> dict[str, tuple[dict[str, int], int]]:
-    """By run: rows by status, and how many are anomalous."""
-    by_status: dict[str, Counter[str]] = defaultdict(Counter)
-    anomalous: Counter[str] = Counter()
-    if unfinished and has_rows(table):
-        dates, names = (
-            ", ".join({quoted(getattr(run.plan, name)) for run in unfinished}) for name in ("run_date", "run_id")
-        )
-        counts = (
-            f"SELECT run_id, status, count(*), count(*) FILTER (is_anomalous) FROM {rows_of(table, 'scores')} "
-            f"WHERE run_date IN ({dates}) AND run_id IN ({names}) GROUP BY 1, 2"
-        )
-        with connect(table) as connection:
-            for run_id, status, rows, marked in connection.execute(counts).fetchall():
-                by_status[run_id][status] = rows
-                anomalous[run_id] += marked
-    return {run.plan.run_id: (dict(by_status[run.plan.run_id]), anomalous[run.plan.run_id]) for run in unfinished}
+def _rows_so_far(table: str, unfinished: list[Run]) -> dict[str, RowCounts]:
+    """By run, as far as they have rows."""
+    if not unfinished or not has_rows(table):
+        return {}
+    dates, names = (
+        ", ".join({quoted(getattr(run.plan, name)) for run in unfinished}) for name in ("run_date", "run_id")
+    )
+    of_them = f"{rows_of(table, 'scores')} WHERE run_date IN ({dates}) AND run_id IN ({names})"
+    with connect(table) as connection:
+        return count_rows(connection, of_them)

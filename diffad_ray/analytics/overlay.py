@@ -11,7 +11,7 @@ import numpy as np
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
-from diffad_ray.images import DEFAULT_MAX_PIXELS, ImageError, decode_image, resized
+from diffad_ray.images import DEFAULT_MAX_PIXELS, ImageError, decode_image, for_display
 from diffad_ray.scoring.masks import mask_from_runs
 from diffad_ray.table.reading import read_views
 
@@ -67,10 +67,8 @@ def write_png(picture: np.ndarray, output: str) -> None:
 
 def draw_regions(pixels: np.ndarray, regions: list[dict[str, Any]]) -> np.ndarray:
     """Rows of the regions table drawn on their image [H,W,3]; a new one, uint8."""
-    height, width = pixels.shape[:2]
-    scale = min(1.0, LONGEST_SIDE / max(height, width))
-    drawn = resized(pixels, max(1, round(width * scale)), max(1, round(height * scale)))
-    drawn = (drawn >> 8).astype(np.uint8) if drawn.dtype == np.uint16 else drawn.copy()
+    drawn = for_display(pixels, LONGEST_SIDE)
+    scale = max(drawn.shape[:2]) / max(pixels.shape[:2])
     line = max(1, round(max(drawn.shape) / 500))
     for region in regions:
         mask = mask_from_runs(region["mask_runs"], region["width"], region["height"])

@@ -88,7 +88,7 @@ class Engine:
 
         Raises:
             ImageError: an image is too small. Detections still on their way are lost with it, so whoever wants to go on
-                asks `views.check_side` before handing an image over.
+                asks `images.check_side` before handing an image over.
         """
         # Here and not above, so that training and scoring of ready batches need no OpenCV.
         from diffad_ray.detectors.views import Assembly, grid_of, pieces

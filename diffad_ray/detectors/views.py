@@ -8,7 +8,7 @@ import numpy as np
 
 from diffad_ray.detectors.base import DetectorSettings
 from diffad_ray.detectors.tiling import Blend, Grid, block_maximum, block_mean
-from diffad_ray.images import SMALLEST_SIDE, ImageError, network_input, resized
+from diffad_ray.images import check_side, network_input, resized
 
 
 class ImageDetection(NamedTuple):
@@ -20,17 +20,6 @@ class ImageDetection(NamedTuple):
     "[h,w] float32, in the unit of `score`; covers the whole image"
     reconstruction: np.ndarray | None
     "[h,w,3] float32, the image without its anomaly, in [0,1] up to rounding; None where it was not asked for"
-
-
-def check_side(pixels: np.ndarray) -> None:
-    """Refuse an image [H,W,3] in which a detector has nothing to see; the same in every view.
-
-    Raises:
-        ImageError: a side is shorter than `SMALLEST_SIDE`.
-    """
-    height, width = pixels.shape[:2]
-    if min(height, width) < SMALLEST_SIDE:
-        raise ImageError("unreadable", f"{width} x {height} pixels is too small: a side needs {SMALLEST_SIDE} at least")
 
 
 def grid_of(height: int, width: int, settings: DetectorSettings) -> Grid:
@@ -49,11 +38,11 @@ def pieces(pixels: np.ndarray, settings: DetectorSettings) -> list[np.ndarray]:
     """The squares [S,S,3] that the networks see of an image [H,W,3]: itself stretched, or its tiles row by row.
 
     Raises:
-        ImageError: the image is too small, see `check_side`.
+        ImageError: the image is too small, see `images.check_side`.
     """
-    check_side(pixels)
     if settings.view == "whole":
         return [network_input(pixels, settings.image_size)]
+    check_side(pixels)
     grid = grid_of(pixels.shape[0], pixels.shape[1], settings)
     return grid.cut(resized(pixels, grid.width, grid.height))
 

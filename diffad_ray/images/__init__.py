@@ -8,7 +8,7 @@ many threads may decode at once.
 from diffad_ray.images.decode import DecodedImage, decode_image
 from diffad_ray.images.limits import DEFAULT_MAX_PIXELS, SMALLEST_SIDE, ImageError
 from diffad_ray.images.names import IMAGE_SUFFIXES, is_named_image
-from diffad_ray.images.pixels import network_input, resized, same_depth
+from diffad_ray.images.pixels import check_side, for_display, network_input, resized, same_depth
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -16,7 +16,9 @@ __all__ = [
     "SMALLEST_SIDE",
     "DecodedImage",
     "ImageError",
+    "check_side",
     "decode_image",
+    "for_display",
     "is_named_image",
     "network_input",
     "resized",

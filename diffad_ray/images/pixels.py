@@ -1,4 +1,4 @@
-"""Arrays of pixels: turned upright, scaled to their full range, resized, stacked."""
+"""Arrays of pixels: turned upright, scaled to their full range, resized, stacked, made fit to be looked at."""
 
 from __future__ import annotations
 
@@ -28,16 +28,33 @@ def resized(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     return pixels
 
 
-def network_input(pixels: np.ndarray, image_size: int) -> np.ndarray:
-    """The square [S,S,3] that networks of side `image_size` see of an image [H,W,3]; its sides are stretched to fit.
+def check_side(pixels: np.ndarray) -> None:
+    """Refuse an image [H,W,3] in which a detector has nothing to see, however it views it.
 
     Raises:
-        ImageError: a side is shorter than `SMALLEST_SIDE`, so that there is nothing to see.
+        ImageError: a side is shorter than `SMALLEST_SIDE`.
     """
     height, width = pixels.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
         raise ImageError("unreadable", f"{width} x {height} pixels is too small: a side needs {SMALLEST_SIDE} at least")
+
+
+def network_input(pixels: np.ndarray, image_size: int) -> np.ndarray:
+    """The square [S,S,3] that networks of side `image_size` see of an image [H,W,3]; its sides are stretched to fit.
+
+    Raises:
+        ImageError: the image is too small, see `check_side`.
+    """
+    check_side(pixels)
     return resized(pixels, image_size, image_size)
+
+
+def for_display(pixels: np.ndarray, longest: int) -> np.ndarray:
+    """An image [H,W,3] as a picture to look at or draw on: uint8, no side above `longest`; a copy."""
+    height, width = pixels.shape[:2]
+    scale = min(1.0, longest / max(height, width))
+    picture = resized(pixels, max(1, round(width * scale)), max(1, round(height * scale)))
+    return (picture >> 8).astype(np.uint8) if picture.dtype == np.uint16 else picture.copy()
 
 
 def same_depth(images: Sequence[np.ndarray]) -> np.ndarray:

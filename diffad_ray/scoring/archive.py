@@ -25,6 +25,7 @@ from diffad_ray.errors import UserError
 from diffad_ray.images import IMAGE_SUFFIXES, is_named_image
 from diffad_ray.scoring.patterns import check_column
 from diffad_ray.table.layout import quoted
+from diffad_ray.table.reading import file_list
 
 MANIFEST_NAME = re.compile(r".*\.(parquet|csv|csv\.gz|tsv)$", re.IGNORECASE)
 INVENTORY_NAME = "/manifest.json"
@@ -179,7 +180,7 @@ def _inventory(location: str, connection: duckdb.DuckDBPyConnection, scratch: Pa
     files = [f"{scheme}://{target}/{key}" for key in keys] if scheme else [_beside(location, key) for key in keys]
     if form == "orc":
         files = [_orc_as_parquet(file, scratch / f"inventory-{k}.parquet") for k, file in enumerate(files)]
-    listed = "[" + ", ".join(quoted(glob.escape(file)) for file in files) + "]"
+    listed = file_list(files)
     if form == "csv":
         names = "[" + ", ".join(quoted(_snake(name)) for name in fields) + "]"
         form_of_csv = "header = false, all_varchar = true, delim = ',', quote = '\"', hive_partitioning = false"

@@ -15,8 +15,7 @@ import torch
 from diffad_ray import storage
 from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.detectors.engine import Engine, default_device
-from diffad_ray.detectors.views import check_side
-from diffad_ray.images import ImageError
+from diffad_ray.images import ImageError, check_side
 from diffad_ray.read_ahead import read_ahead
 from diffad_ray.scoring.attempts import Attempts
 from diffad_ray.scoring.load import FOUND, LoadedImage, decode, decoder_for, dies_if_stuck
@@ -70,14 +69,13 @@ class DetectShard:
     def __call__(self, block: pa.Table) -> pa.Table:
         started = time.process_time()
         cv2.setNumThreads(1)
-        files = [buffer.as_py() for buffer in block["data"]]
+        files = {row: data for row, data in enumerate(block["data"].to_pylist()) if data is not None}
         found: dict[str, list[Any]] = {field.name: block[field.name].to_pylist() for field in FOUND}
-        scores: list[float | None] = [None] * len(files)
-        maps: list[bytes | None] = [None] * len(files)
-        widths: list[int | None] = [None] * len(files)
+        scores: list[float | None] = [None] * len(block)
+        maps: list[bytes | None] = [None] * len(block)
+        widths: list[int | None] = [None] * len(block)
         mode = None
-        readable = [row for row, data in enumerate(files) if data is not None]
-        if readable:
+        if files:
             fingerprint = block["detector_fingerprint"][0].as_py()
             engine = self._engine(fingerprint)
             mode = str(engine.detector.mode)
@@ -85,7 +83,7 @@ class DetectShard:
                 images = self._decoded(files, found, block["shard"][0].as_py())
             else:
                 side = engine.detector.settings.image_size
-                images = ((row, image_from_bytes(files[row], side)) for row in readable)
+                images = ((row, image_from_bytes(data, side)) for row, data in files.items())
             order: list[int] = []
 
             def in_order() -> Iterator[np.ndarray]:
@@ -107,24 +105,22 @@ class DetectShard:
         detected = detected.append_column("score", pa.array(scores, pa.float32()))
         detected = detected.append_column("anomaly_map", pa.array(maps, pa.large_binary()))
         detected = detected.append_column("map_width", pa.array(widths, pa.int32()))
-        detected = detected.append_column("network_mode", pa.array([mode] * len(files), pa.string()))
+        detected = detected.append_column("network_mode", pa.array([mode] * len(block), pa.string()))
         spent = np.asarray(detected["seconds"]) + time.process_time() - started
         return detected.set_column(detected.column_names.index("seconds"), "seconds", pa.array(spent))
 
     def _decoded(
-        self, files: list[bytes | None], found: dict[str, list[Any]], shard: int
+        self, files: dict[int, bytes], found: dict[str, list[Any]], shard: int
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Decode large images one by one, one ahead of the networks; what can't be decoded is noted in `found`."""
+        """Decode large images by row, one ahead of the networks; what can't be decoded is noted in `found`."""
         max_pixels = self.settings.max_pixels
-        rows = [row for row, data in enumerate(files) if data is not None]
 
-        def decoded(row: int) -> LoadedImage:
+        def decoded(data: bytes) -> LoadedImage:
             with dies_if_stuck(1):
-                return decode(files[row] or b"", max_pixels, isolated)
+                return decode(data, max_pixels, isolated)
 
         with decoder_for(self.attempts, shard, max_pixels) as isolated:
-            images = read_ahead(decoded, rows, 1)
-            for row, image in zip(rows, images, strict=True):
+            for row, image in zip(files, read_ahead(decoded, files.values(), 1), strict=True):
                 try:
                     if image.pixels is not None:
                         check_side(image.pixels)

@@ -26,6 +26,7 @@ from diffad_ray.table.runs import Plan
 MAX_BYTES = 512 * 2**20
 "A larger file is refused before it is fetched."
 SMALL_BYTES = 200_000
+"Files up to this are handed over a few at a time."
 STUCK_SECONDS, LONG_SECONDS = 120.0, 2.0
 "Decoding that takes so long, and so long an image, hangs."
 FOUND = [SCORES.field(name) for name in ("status", "error", "width", "height", "mode")]

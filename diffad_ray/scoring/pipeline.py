@@ -31,11 +31,10 @@ from diffad_ray.settings import build, merged, parse_overrides, read_settings_fi
 from diffad_ray.table.compact import finish_compactions
 from diffad_ray.table.layout import REGIONS, SCORES, parquet_bytes, quoted, shard_file
 from diffad_ray.table.lease import Lease
-from diffad_ray.table.reading import connect
+from diffad_ray.table.reading import RowCounts, connect, count_rows
 from diffad_ray.table.runs import Plan, Run, RunRecord, read_runs, write_record
 
 log = logging.getLogger(__name__)
-SECTIONS = ("scoring", "storage")
 
 
 def score(
@@ -132,6 +131,7 @@ def _go_through(
     lease.confirm()
     pending = pending_shards(plan)
     summaries: list[ShardSummary] = []
+    failed = 0
     with ProgressBar("scoring", plan.images, show_progress and bool(pending)) as bar:
         done = at_start = plan.images * (plan.shards - len(pending)) // max(1, plan.shards)
         bar.update(done)
@@ -141,7 +141,7 @@ def _go_through(
                 lease.check()
                 summaries.append(summary)
                 done = min(done + summary.images, plan.images)
-                failed = sum(summary.failed for summary in summaries)
+                failed += summary.failed
                 rate = (done - at_start) / (time.monotonic() - started)
                 bar.update(done, f"{failed} failed  {rate:.1f} images/s")
         except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
@@ -166,12 +166,10 @@ def _settings(
     settings_file: str | None, scoring: Mapping[str, Any], overrides: Sequence[str]
 ) -> tuple[ScoringSettings, storage.StorageSettings]:
     from_file = read_settings_file(settings_file) if settings_file else {}
-    override = parse_overrides(overrides)
-    if unknown := set(override) - set(SECTIONS):
-        raise UserError(f"{unknown.pop()!r} is no section of the settings: write scoring.KEY=... or storage.KEY=...")
-    values = {name: merged(from_file.get(name, {}), override.get(name, {})) for name in SECTIONS}
-    chosen = merged(from_file.get("scoring", {}), scoring, override.get("scoring", {}))
-    return build(ScoringSettings, chosen, "scoring"), build(storage.StorageSettings, values["storage"], "storage")
+    override = parse_overrides(overrides, ("scoring", "storage"))
+    of_scoring = merged(from_file.get("scoring", {}), scoring, override.get("scoring", {}))
+    of_storage = merged(from_file.get("storage", {}), override.get("storage", {}))
+    return build(ScoringSettings, of_scoring, "scoring"), build(storage.StorageSettings, of_storage, "storage")
 
 
 def _detectors(settings: ScoringSettings, default: str | Path | None) -> list[Routed]:
@@ -223,23 +221,19 @@ def _abandon(plan: Plan) -> None:
 
 def _count(plan: Plan, state: Literal["finished", "abandoned"]) -> RunRecord:
     """Count the run's rows in the table."""
-    by_status: dict[str, int] = {}
-    anomalous = 0
+    counts = RowCounts()
     if plan.shards:
         files = quoted(f"{glob.escape(plan.table)}/scores/run_date={plan.run_date}/{plan.run_id}-*.parquet")
-        counts = "SELECT status, count(*), count(*) FILTER (is_anomalous)"
-        query = f"{counts} FROM read_parquet({files}, hive_partitioning = false) GROUP BY status ORDER BY status"
-        for status, count, found in connect(plan.table).execute(query).fetchall():
-            by_status[status] = count
-            anomalous += found
+        with connect(plan.table) as connection:
+            counts = count_rows(connection, f"read_parquet({files}, hive_partitioning = false)")[plan.run_id]
     return RunRecord(
         run_id=plan.run_id,
         state=state,
-        images=sum(by_status.values()),
+        images=counts.rows,
         skipped=plan.skipped,
         other_files=plan.other_files,
-        by_status=by_status,
-        anomalous=anomalous,
+        by_status=counts.by_status,
+        anomalous=counts.anomalous,
         modes=[],
         seconds=0.0,
         resumed=False,

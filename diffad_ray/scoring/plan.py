@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import islice
@@ -20,7 +21,7 @@ from diffad_ray.scoring.selection import Routed, Selection
 from diffad_ray.scoring.settings import PASSING, ScoringSettings
 from diffad_ray.table.layout import MANIFEST, parquet_bytes, quoted
 from diffad_ray.table.reading import has_rows, rows_of
-from diffad_ray.table.runs import PLAN_SUFFIX, PLANNING_SUFFIX, Plan, PlannedDetector, write_plan
+from diffad_ray.table.runs import PLAN_SUFFIX, PLANNING_SUFFIX, Plan, PlannedDetector, run_files, write_plan
 
 READ_ROWS = 50_000
 SHARD_BYTES = 48_000_000
@@ -196,15 +197,13 @@ def remove_half_plans(table: str) -> None:
 
     A run's plan file is written after its manifests, and after that its mark of planning is removed.
     """
-    if not storage.has_files(f"{table}/runs"):
-        return
-    files = {file.uri for file in storage.walk(f"{table}/runs")}
-    for mark in sorted(uri for uri in files if uri.endswith(PLANNING_SUFFIX)):
+    files = run_files(table)
+    for mark in [uri for uri in files if uri.endswith(PLANNING_SUFFIX)]:
         run = mark.removesuffix(PLANNING_SUFFIX)
-        folder = f"{table}/manifests/{run.rsplit('/', 1)[-1]}"
-        if f"{run}{PLAN_SUFFIX}" not in files and storage.has_files(folder):
-            for file in list(storage.walk(folder)):
-                storage.delete(file.uri)
+        if f"{run}{PLAN_SUFFIX}" not in files:
+            with suppress(FileNotFoundError):  # it had none yet
+                for file in list(storage.walk(f"{table}/manifests/{run.rsplit('/', 1)[-1]}")):
+                    storage.delete(file.uri)
         storage.delete(mark)
 
 

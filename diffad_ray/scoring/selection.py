@@ -5,7 +5,6 @@ It is a Parquet file in a scratch folder, made by DuckDB with bounded memory; no
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,9 +19,9 @@ from diffad_ray.scoring.archive import Archive, open_archive
 from diffad_ray.scoring.patterns import PathTemplate, glob_regex, matches_any
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.table.layout import image_id_sql, quoted
-from diffad_ray.table.reading import connect
+from diffad_ray.table.reading import bound, connect
 
-MEMORY, MOST_THREADS = "1GB", 4
+MEMORY = "1GB"
 "What DuckDB may hold while it selects and sorts; the rest is on disk."
 
 
@@ -68,10 +67,7 @@ def select_images(
         UserError: the archive can't be listed, or holds no image that is chosen.
     """
     connection = connect(table, location)
-    connection.execute(f"SET temp_directory = {quoted(str(scratch))}")
-    connection.execute(f"SET memory_limit = {quoted(MEMORY)}")
-    # Each thread that sorts needs its share of the memory.
-    connection.execute(f"SET threads = {min(MOST_THREADS, os.cpu_count() or 1)}")
+    bound(connection, MEMORY, scratch)
     template = PathTemplate.parse(settings.template) if settings.template else None
     archive = open_archive(location, connection, scratch)
     columns = _extra_columns(archive, template)

@@ -9,11 +9,9 @@ then: they have to be made again, and one short time of deletions is one such di
 
 from __future__ import annotations
 
-import glob
 import json
 import re
 import secrets
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -23,9 +21,11 @@ import duckdb
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
+from diffad_ray.scratch import scratch_folder
+from diffad_ray.table.documents import parsed
 from diffad_ray.table.layout import quoted
 from diffad_ray.table.lease import Lease
-from diffad_ray.table.reading import connect_bounded, existing, rows_in
+from diffad_ray.table.reading import connect_bounded, existing, file_list, rows_in
 from diffad_ray.table.runs import read_runs
 
 ROWS_PER_FILE = 200_000
@@ -110,7 +110,8 @@ def finish_compactions(table: str) -> None:
 
 def pending_mergers(table: str) -> list[Merger]:
     """What a compaction has still to do, be it under way or killed."""
-    return [Merger(**json.loads(storage.read(f"{table}/{path}"))) for path in _paths(table, "compactions")]
+    journals = [f"{table}/{path}" for path in _paths(table, "compactions")]
+    return [parsed(Merger, storage.read(journal), journal) for journal in journals]
 
 
 def _paths(table: str, folder: str) -> list[str]:
@@ -142,10 +143,10 @@ def _mergers(table: str, folder: str, paths: list[str], rows_per_file: int) -> I
     """Which files of a folder to merge: in the order of their names, until there are rows enough."""
     if len(paths) < 2:
         return
-    files = ", ".join(quoted(glob.escape(f"{table}/{path}")) for path in paths)
+    files = file_list(f"{table}/{path}" for path in paths)
     with connect_bounded(table) as connection:
         try:
-            footers = f"SELECT file_name, num_rows FROM parquet_file_metadata([{files}])"
+            footers = f"SELECT file_name, num_rows FROM parquet_file_metadata({files})"
             rows = dict(connection.execute(footers).fetchall())
         except duckdb.Error as error:
             raise _unreadable(table, error) from error
@@ -182,13 +183,14 @@ def _create(table: str, merger: Merger) -> bool:
 
 def _merge(table: str, merger: Merger) -> bytes:
     """The target's file; sorting spills to disk, so only the file itself, compressed, must fit into memory."""
-    files = rows_in([f"{table}/{path}" for path in merger.sources])
-    with connect_bounded(table) as connection, tempfile.NamedTemporaryFile(suffix=".parquet") as file:
-        merge = f"COPY (SELECT * FROM {files} ORDER BY {ORDER[merger.kind]}) TO {quoted(file.name)}"
+    files = rows_in(f"{table}/{path}" for path in merger.sources)
+    with scratch_folder() as scratch, connect_bounded(table) as connection:
+        merged = scratch / "merged.parquet"
+        merge = f"COPY (SELECT * FROM {files} ORDER BY {ORDER[merger.kind]}) TO {quoted(str(merged))}"
         ((copied,),) = connection.execute(f"{merge} (FORMAT parquet, COMPRESSION zstd)").fetchall()
         if copied != merger.rows:
             raise RuntimeError(f"{copied} rows were copied where {merger.rows} were counted: {merger}")
-        return Path(file.name).read_bytes()
+        return merged.read_bytes()
 
 
 def _unreadable(table: str, error: duckdb.Error) -> UserError:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import glob
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import duckdb
@@ -19,6 +22,7 @@ from diffad_ray.table.layout import quoted
 ATTEMPTS = 6
 "At reading a table whose files are being compacted."
 MOST_THREADS = 4
+"Of DuckDB: each one that sorts needs its share of the memory."
 MEMORY_LIMIT = "2GB"
 "Of joins and sorts over a whole table; what needs more spills to the local disk."
 
@@ -31,21 +35,22 @@ def connect(*locations: str) -> duckdb.DuckDBPyConnection:
     connection.execute("SET TimeZone = 'UTC'")
     remote = {location.partition("://")[0]: location for location in locations if not storage.is_local(location)}
     for location in remote.values():
-        filesystem = storage.filesystem(location)
-        # One instance may serve the whole process and remember listings, also of files that are gone since.
-        filesystem.invalidate_cache()
-        connection.register_filesystem(filesystem)
+        connection.register_filesystem(storage.filesystem(location))
     return connection
+
+
+def bound(connection: duckdb.DuckDBPyConnection, memory: str, scratch: Path) -> None:
+    """Let a connection hold so much memory, such as `1GB`; what needs more goes to a folder."""
+    connection.execute(f"SET memory_limit = {quoted(memory)}")
+    connection.execute(f"SET temp_directory = {quoted(str(scratch))}")
+    connection.execute(f"SET threads = {min(MOST_THREADS, os.cpu_count() or 1)}")
 
 
 @contextmanager
 def connect_bounded(*locations: str) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection for work on a table of any size: what does not fit into memory goes to a temporary folder."""
     with scratch_folder() as scratch, connect(*locations) as connection:
-        connection.execute(f"SET memory_limit = {quoted(MEMORY_LIMIT)}")
-        connection.execute(f"SET temp_directory = {quoted(str(scratch))}")
-        # Each thread that sorts needs its share of the memory.
-        connection.execute(f"SET threads = {min(MOST_THREADS, os.cpu_count() or 1)}")
+        bound(connection, MEMORY_LIMIT, scratch)
         yield connection
 
 
@@ -87,10 +92,36 @@ def rows_of(table: str, kind: str) -> str:
     return f"(SELECT * EXCLUDE (filename), {run_date} FROM {rows})"
 
 
-def rows_in(files: Sequence[str]) -> str:
+def file_list(files: Iterable[str]) -> str:
+    """Files as an SQL list for DuckDB's readers, which would take some characters of a name for wildcards."""
+    return "[" + ", ".join(quoted(glob.escape(file)) for file in files) + "]"
+
+
+def rows_in(files: Iterable[str]) -> str:
     """SQL for the rows of given Parquet files; columns that some of them lack are null there."""
-    listed = ", ".join(quoted(glob.escape(file)) for file in files)
-    return f"read_parquet([{listed}], union_by_name = true, hive_partitioning = false)"
+    return f"read_parquet({file_list(files)}, union_by_name = true, hive_partitioning = false)"
+
+
+@dataclass
+class RowCounts:
+    """How many rows of scores a run has: `by_status`, and of them `anomalous`."""
+
+    by_status: dict[str, int] = field(default_factory=dict)
+    anomalous: int = 0
+
+    @property
+    def rows(self) -> int:
+        return sum(self.by_status.values())
+
+
+def count_rows(connection: duckdb.DuckDBPyConnection, scores: str) -> defaultdict[str, RowCounts]:
+    """Rows of scores by run, 0 for a run that has none; `scores` is what follows FROM."""
+    counted: defaultdict[str, RowCounts] = defaultdict(RowCounts)
+    figures = f"SELECT run_id, status, count(*), count(*) FILTER (is_anomalous) FROM {scores} GROUP BY ALL ORDER BY ALL"
+    for run_id, status, rows, anomalous in connection.execute(figures).fetchall():
+        counted[run_id].by_status[status] = rows
+        counted[run_id].anomalous += anomalous
+    return counted
 
 
 def open_table(table: str) -> duckdb.DuckDBPyConnection:

@@ -110,18 +110,27 @@ class Run(NamedTuple):
     record: RunRecord | None
 
 
+def run_files(table: str) -> list[str]:
+    """The files of all runs, sorted: plans, records, and marks of plans that are being made.
+
+    Raises:
+        UserError: the table can't be read.
+    """
+    try:
+        return [file.uri for file in storage.walk(f"{table}/runs")]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"the table {table} can't be read: {error}") from error
+
+
 def read_runs(table: str) -> list[Run]:
     """All runs of a table, the oldest first.
 
     Raises:
         UserError: the table can't be read.
     """
-    try:
-        files = sorted(file.uri for file in storage.walk(f"{table}/runs"))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(f"the table {table} can't be read: {error}") from error
+    files = run_files(table)
     with_record = {uri for uri in files if not uri.endswith((PLAN_SUFFIX, PLANNING_SUFFIX))}
 
     def run(uri: str) -> Run:

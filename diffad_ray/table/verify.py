@@ -6,7 +6,6 @@ size. Nothing is written, and no lease is taken: a run that goes on is left out.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from diffad_ray.table.compact import pending_mergers
 from diffad_ray.table.contents import READERS, list_contents, unreadable
 from diffad_ray.table.layout import MANIFEST, REGIONS, SCORES, quoted
 from diffad_ray.table.lease import holder_of
-from diffad_ray.table.reading import connect_bounded, existing, lacks_file, rows_in
+from diffad_ray.table.reading import connect_bounded, count_rows, existing, lacks_file, rows_in
 from diffad_ray.table.runs import Run, read_runs
 
 MASKS = 1000
@@ -178,7 +177,7 @@ def _fill(table: str, files: dict[str, list[str]], runs: list[Run], connection: 
         ("manifests", "planned", f", {run_of_manifest}"),
     ):
         schema = SCHEMAS[kind]
-        source = rows_in([f"{table}/{path}" for path in files[kind]])
+        source = rows_in(f"{table}/{path}" for path in files[kind])
         if kind == "manifests":
             schema = schema.append(pa.field("manifest_file", pa.string()))
             source = source.removesuffix(")") + ", filename = 'manifest_file')"
@@ -196,21 +195,16 @@ def _fill(table: str, files: dict[str, list[str]], runs: list[Run], connection: 
 def _compare_records(runs: list[Run], connection: duckdb.DuckDBPyConnection, found: Verification) -> None:
     """Numbers that plans and records tell, against the rows themselves."""
     planned = dict(connection.execute("SELECT run_id, count(*) FROM planned GROUP BY 1").fetchall())
-    by_status: dict[str, Counter[str]] = defaultdict(Counter)
-    anomalous: Counter[str] = Counter()
-    counts = "SELECT run_id, status, count(*), count(*) FILTER (is_anomalous) FROM scored GROUP BY 1, 2"
-    for run_id, status, rows, marked in connection.execute(counts).fetchall():
-        found.rows += rows
-        by_status[run_id][status] += rows
-        anomalous[run_id] += marked
+    counts = count_rows(connection, "scored")
+    found.rows = sum(of_run.rows for of_run in counts.values())
     for plan, record in runs:
-        run_id, rows = plan.run_id, by_status[plan.run_id]
+        run_id, of_run = plan.run_id, counts[plan.run_id]
         figures: list[tuple[str, str, object, object]] = [("plan", "images", plan.images, planned.get(run_id, 0))]
         if record:
             figures += [
-                ("record", "rows", record.images, rows.total()),
-                ("record", "statuses", record.by_status, dict(rows)),
-                ("record", "anomalous images", record.anomalous, anomalous[run_id]),
+                ("record", "rows", record.images, of_run.rows),
+                ("record", "statuses", record.by_status, of_run.by_status),
+                ("record", "anomalous images", record.anomalous, of_run.anomalous),
             ]
         for kind, of_what, said, counted in figures:
             if said != counted:

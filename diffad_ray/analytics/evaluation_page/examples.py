@@ -13,12 +13,11 @@ from diffad_ray.analytics.overlay import overlay
 from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.detectors.engine import Engine, default_device
 from diffad_ray.detectors.tiling import block_maximum
-from diffad_ray.detectors.views import check_side
 from diffad_ray.errors import UserError
 from diffad_ray.evaluation.datasets import GOOD
 from diffad_ray.evaluation.figures import ScoredImage
 from diffad_ray.evaluation.result import Evaluation
-from diffad_ray.images import ImageError, decode_image, resized
+from diffad_ray.images import ImageError, check_side, decode_image, for_display, resized
 from diffad_ray.scoring.masks import anomaly_mask
 
 SHOWN = 6
@@ -69,7 +68,7 @@ def detected(images: list[ScoredImage], detector: str) -> list[Example]:
             except (ImageError, OSError) as error:
                 problems[image.uri] = str(error)
                 continue
-            originals[image.uri] = _small(pixels)
+            originals[image.uri] = for_display(pixels, LONGEST_SIDE)
             yield pixels
 
     found = list(engine.detect_images(readable()))
@@ -104,21 +103,14 @@ def marked_by_table(images: list[ScoredImage], table: str) -> list[Example]:
     examples = []
     for image in images:
         try:
-            original = _small(decode_image(storage.read(image.uri)).pixels)
-            marked = _small(overlay(table, image.uri))
+            original = for_display(decode_image(storage.read(image.uri)).pixels, LONGEST_SIDE)
+            marked = for_display(overlay(table, image.uri), LONGEST_SIDE)
         except (ImageError, OSError, UserError) as error:
             examples.append(Example(image, {}, str(error)))
             continue
         title = "image, truth outlined" if image.mask_uri else "image"
         examples.append(Example(image, {title: _with_truth(original, image), "marked": marked}))
     return examples
-
-
-def _small(image: np.ndarray) -> np.ndarray:
-    """An image [H,W,3] as it is shown: 8 bits, no side above `LONGEST_SIDE`."""
-    scale = min(1.0, LONGEST_SIDE / max(image.shape[:2]))
-    picture = resized(image, max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    return (picture >> 8).astype(np.uint8) if picture.dtype == np.uint16 else picture
 
 
 def _with_truth(picture: np.ndarray, image: ScoredImage) -> np.ndarray:

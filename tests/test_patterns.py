@@ -1,0 +1,80 @@
+"""Globs and templates: the paths they match, and the columns they make of them."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime
+from typing import Any
+
+import duckdb
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffad_ray import UserError
+from diffad_ray.scoring.patterns import PathTemplate, glob_regex, matches_any
+
+
+@pytest.mark.parametrize(
+    ("glob", "path", "matches"),
+    [
+        ("*.png", "a.png", True),
+        ("*.png", "deep/below/a.png", True),
+        ("*.png", "a.jpg", False),
+        ("line1/*.png", "line1/a.png", True),
+        ("line1/*.png", "line1/x/a.png", False),
+        ("line1/**", "line1/x/y/a.png", True),
+        ("line1/**/a.png", "line1/a.png", True),
+        ("**/top/*.png", "x/y/top/a.png", True),
+        ("**/top/*.png", "top/a.png", True),
+        ("**/top/*.png", "stop/a.png", False),
+        ("cam?/a.png", "cam1/a.png", True),
+        ("cam?/a.png", "cam12/a.png", False),
+        ("cam[!12]/*", "cam3/a.png", True),
+        ("cam[!12]/*", "cam1/a.png", False),
+        ("a+(b){c}.png", "a+(b){c}.png", True),
+        ("a b\n.png", "x/a b\n.png", True),
+    ],
+)
+def test_globs(glob: str, path: str, matches: bool) -> None:
+    assert bool(re.fullmatch(glob_regex(glob), path)) == matches
+    sql = f"SELECT {matches_any('p', [glob])} FROM (SELECT ? AS p)"
+    assert duckdb.connect().execute(sql, [path]).fetchall() == [(matches,)]
+
+
+@given(st.text(st.characters(exclude_characters="*?[/", exclude_categories=["Cs", "Cc"]), min_size=1))
+def test_a_name_without_wildcards_matches_itself_alone(name: str) -> None:
+    sql = f"SELECT {matches_any('p', [name])} FROM (VALUES (?), (?)) AS t(p)"
+    assert duckdb.connect().execute(sql, [f"x/{name}", f"x/{name}y"]).fetchall() == [(True,), (False,)]
+
+
+def parts(template: str, path: str) -> dict[str, Any]:
+    parsed = PathTemplate.parse(template)
+    columns = ", ".join(f"{column.sql} AS {column.name}" for column in parsed.columns)
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    sql = f"SELECT {columns} FROM (SELECT {parsed.parts_sql('p')} AS parts FROM (SELECT ? AS p))"
+    return connection.sql(sql, params=[path]).to_arrow_table().to_pylist()[0]
+
+
+def test_templates() -> None:
+    assert parts("{line}/{camera}/{date:%Y-%m-%d}/{name}", "l1/top/2026-01-02/a.png") == {
+        "line": "l1",
+        "camera": "top",
+        "date": date(2026, 1, 2),
+        "name": "a.png",
+    }
+    assert parts("{line}/{}/**/{captured_at:%Y%m%d-%H%M%S}_*.png", "l1/x/a/b/20260102-030405_7.png") == {
+        "line": "l1",
+        "captured_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    }
+    assert parts("{line}/{name}", "too/many/parts.png") == {"line": None, "name": None}
+    assert parts("{day:%Y-%m-%d}.png", "no-date.png") == {"day": None}
+    with pytest.raises(UserError, match="taken already"):
+        PathTemplate.parse("{score}/{name}")
+    with pytest.raises(UserError, match="twice"):
+        PathTemplate.parse("{a}/{a}")
+    with pytest.raises(UserError, match="small letters"):
+        PathTemplate.parse("{Line 1}/{a}")
+    with pytest.raises(UserError, match="no field"):
+        PathTemplate.parse("*/*.png")

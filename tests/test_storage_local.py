@@ -1,0 +1,73 @@
+"""Local disks: writers that race, links, folders that are closed, and names that are no text."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from diffad_ray import storage
+
+
+def test_of_racing_creations_one_wins(tmp_path: Path) -> None:
+    won: list[int] = []
+
+    def race(number: int) -> None:
+        if storage.create(str(tmp_path / "shard"), str(number).encode() * 100_000):
+            won.append(number)
+
+    threads = [threading.Thread(target=race, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert (tmp_path / "shard").read_bytes() == str(won[0]).encode() * 100_000
+    assert [path.name for path in tmp_path.iterdir()] == ["shard"], "a staged file was left behind"
+
+
+def test_a_folder_named_like_an_image_and_a_loop_of_links(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").mkdir()
+    (tmp_path / "x.jpg" / "in.png").write_bytes(b"x")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "self.png").symlink_to(tmp_path / "self.png")
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "nothing.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "x.jpg" / "in.png")
+    (tmp_path / ".hidden.png").write_bytes(b"x")
+    os.mkfifo(tmp_path / "pipe.png")
+    files = {Path(file.uri).name: file.version for file in storage.walk(str(tmp_path))}
+    assert list(files) == ["dangling.png", "link.png", "self.png", "in.png"]
+    assert [files["dangling.png"], files["self.png"], files["link.png"]] == ["dangling", "dangling", files["in.png"]]
+    assert set(pa.concat_tables(storage.listing(str(tmp_path)))["version"].to_pylist()) == set(files.values())
+
+
+def test_a_folder_that_may_not_be_read_is_no_empty_folder(tmp_path: Path) -> None:
+    storage.write(f"{tmp_path}/a/b.png", b"x")
+    (tmp_path / "a").chmod(0)
+    try:
+        if os.access(tmp_path / "a", os.R_OK):
+            pytest.skip("this user may read everything")
+        for found in (storage.walk(str(tmp_path)), storage.listing(str(tmp_path))):
+            with pytest.raises(PermissionError):
+                list(found)
+    finally:
+        (tmp_path / "a").chmod(0o755)
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)  # noqa: PTH102 - pathlib takes no bytes
+    with open(folder + b"/\xff\xfe.png", "wb") as file:  # noqa: PTH123
+        file.write(b"raw")
+    (uri,) = [file.uri for file in storage.walk(str(tmp_path))]
+    assert uri == f"{tmp_path}/caf\uefe9/\uefff\ueffe.png"
+    assert pa.concat_tables(storage.listing(str(tmp_path)))["uri"].to_pylist() == [uri]
+    assert storage.normalised(os.fsdecode(folder + b"/\xff\xfe.png")) == uri
+    assert storage.read(uri) == b"raw"
+    storage.write(uri, b"new")
+    assert os.listdir(folder) == [b"\xff\xfe.png"]  # noqa: PTH208
+    storage.write(f"{tmp_path}/really \uefff.png", b"literal")
+    assert (tmp_path / "really \uefff.png").read_bytes() == storage.read(f"{tmp_path}/really \uefff.png")
