@@ -10,7 +10,8 @@ import pytest
 from conftest import write_image
 from test_cli import fails, run
 
-from diffad_ray.analytics.contact_sheet import GAP, contact_sheet
+from diffad_ray import contact_sheet
+from diffad_ray.analytics.contact_sheet import GAP
 from diffad_ray.detectors.engine import as_unit_tensor
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings, pseudo_anomalies
@@ -39,7 +40,8 @@ def test_a_sheet_shows_what_training_makes(normals: Path) -> None:
     made = pseudo_anomalies(as_unit_tensor(normal), None, seeded_generator("cpu", 3), settings)
     assert np.array_equal(anomalous, (made.images * 255).round().byte().permute(0, 2, 3, 1).numpy())
     assert np.array_equal(mask[..., :1] // 255, made.masks.byte().permute(0, 2, 3, 1).numpy())
-    assert (normal == anomalous)[mask == 0].all()
+    near = cv2.dilate(mask.transpose(1, 2, 0, 3).reshape(SIDE, SIDE, -1), np.ones((9, 9), np.uint8))
+    assert (normal == anomalous).transpose(1, 2, 0, 3).reshape(SIDE, SIDE, -1)[near == 0].mean() > 0.99, "elsewhere"
     assert (mask.max(axis=(1, 2, 3)) == 255).sum() >= 5, "every sample has its anomaly, unless it missed the image"
 
 
@@ -63,7 +65,7 @@ def test_textures_and_tiles(normals: Path, tmp_path: Path) -> None:
     red[..., 0] = 255
     for k in range(4):
         write_image(tmp_path / f"{k}.png", red)
-    only = [f"detector.anomalies.{name}=0" for name in ("strips", "shades")]
+    only = [f"detector.anomalies.{name}=0" for name in ("strips", "moved", "shades")]
     lent = contact_sheet(normals, textures=tmp_path, image_size=SIDE, count=4, overrides=only)
     assert not np.array_equal(lent, contact_sheet(normals, image_size=SIDE, count=4, overrides=only))
     cut = contact_sheet(normals, image_size=SIDE, count=4, overrides=["detector.view=tiles"])

@@ -5,16 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_detector import SIDE, random_images, tiny_detector
 from torch import Tensor, nn
 
 from diffad_ray.detectors.base import Mode
 from diffad_ray.detectors.diffusion_ad import DiffusionADSettings
 from diffad_ray.detectors.engine import BatchDetection, Engine, as_unit_tensor
+from diffad_ray.networks.presets import NetworkSizes
 from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings
 
+GOLDEN_SIZES = NetworkSizes(
+    channels=8,
+    channel_multipliers=(1, 2, 4, 8),
+    residual_blocks=1,
+    attention_sizes=(8,),
+    norm_groups=8,
+    segmenter_channels=8,
+)
 GOLDEN_SCORES = [0.78707, 0.71449]
-"Scores of `waves` under `tiny_detector()`. If they change, so do the scores of every detector in use: say so."
+"Scores of `waves` under a `tiny_detector` of these sizes. If they change, so do all detectors' in use: say so."
 
 
 def waves() -> Tensor:
@@ -33,7 +43,7 @@ def gradient(network: nn.Module) -> float:
 
 
 def test_golden_scores() -> None:
-    scores = tiny_detector().score(waves())
+    scores = tiny_detector(network=GOLDEN_SIZES).score(waves())
     torch.testing.assert_close(scores, torch.tensor(GOLDEN_SCORES), atol=1e-4, rtol=0)
 
 
@@ -119,7 +129,7 @@ def test_segmentation_losses_reach_the_denoiser_and_the_noise_loss_it_alone(name
 
 def test_noise_is_learnt_from_normal_samples_alone() -> None:
     normals = as_unit_tensor(random_images(4))
-    detector = tiny_detector(anomalies=AnomalySettings(share=1, perlin=1, strokes=0, spots=0)).train()
+    detector = tiny_detector(anomalies=AnomalySettings(share=1, perlin=1, strokes=0, spots=0, patches=0)).train()
     losses = detector.training_losses(normals, None, seeded())
     losses["loss"].backward()
     assert losses["noise"] == 0
@@ -151,6 +161,42 @@ def test_mean_and_std_are_measured_on_normal_images() -> None:
     assert unit.measured_on(images) == unit
 
 
+def test_an_ensemble_is_the_mean_of_its_members() -> None:
+    images = as_unit_tensor(random_images(3))
+    members = [tiny_detector(noise_seed=seed).detect(images) for seed in (4, 5, 6)]
+    together = tiny_detector(noise_seed=4, noise_draws=3).detect(images)
+    for part in ("anomaly_map", "reconstruction"):
+        mean = torch.stack([getattr(member, part) for member in members]).mean(dim=0)
+        torch.testing.assert_close(getattr(together, part), mean, atol=1e-5, rtol=1e-5)
+
+
+def test_scales_look_at_smaller_images_too() -> None:
+    images = F.interpolate(as_unit_tensor(random_images(2)), 64)
+    large, small = tiny_detector().detect(images), tiny_detector().detect(F.interpolate(images, 32, mode="area"))
+    both = tiny_detector(scales=(1.0, 0.5)).detect(images)
+    enlarged = F.interpolate(small.anomaly_map[:, None], 64, mode="bilinear")[:, 0]
+    torch.testing.assert_close(both.anomaly_map, (large.anomaly_map + enlarged) / 2)
+    torch.testing.assert_close(both.reconstruction, large.reconstruction)
+
+
+@pytest.mark.parametrize(("reconstruction", "calls"), [("autoencoder", 1), ("one-step", 1), ("iterative", 13)])
+def test_the_papers_other_reconstructions(reconstruction: str, calls: int) -> None:
+    detector = tiny_detector(reconstruction=reconstruction, t_small=12)
+    images, seen = as_unit_tensor(random_images(2)), []
+    detector.denoiser.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    found = detector.detect(images)
+    assert seen == [2] * calls
+    assert found.reconstruction.min() >= 0
+    assert found.reconstruction.max() <= 1
+    assert torch.equal(found.anomaly_map, detector.detect(images).anomaly_map), "it repeats"
+    losses = detector.train()(images, None, seeded())
+    losses["loss"].backward()
+    assert gradient(detector.denoiser) > 0
+    if reconstruction == "one-step":
+        unguided = tiny_detector(guidance=0.0, t_small=12).detect(images)
+        torch.testing.assert_close(found.anomaly_map, unguided.anomaly_map)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -164,6 +210,10 @@ def test_mean_and_std_are_measured_on_normal_images() -> None:
         ({"tile_overlap": 0.9}, "tile_overlap"),
         ({"tile_scale": 0.0}, "tile_scale"),
         ({"tile_scale": 1.1}, "tile_scale"),
+        ({"reconstruction": "two-step"}, "reconstruction"),
+        ({"noise_draws": 0}, "noise_draws"),
+        ({"scales": ()}, "scales"),
+        ({"scales": (1.0, 2.0)}, "scales"),
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict, message: str) -> None:

@@ -29,7 +29,7 @@ def test_paper_has_the_published_sizes_and_the_presets_grow() -> None:
     assert round(millions(segmenter), 1) == 28.4
     totals = [sum(map(millions, pair(preset, 256))) for preset in PRESETS]
     assert totals == sorted(totals)
-    assert totals[0] < 1.5
+    assert totals[0] < 2
 
 
 @pytest.mark.parametrize(("image_size", "sides"), [(32, (32, 16, 8)), (128, (32, 16, 8)), (256, (32, 16, 8))])

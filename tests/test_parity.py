@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
 from diffad_ray.detectors.released import from_released
-from diffad_ray.diffusion.reconstruction import reverse_step
+from diffad_ray.diffusion.reconstruction import norm_guided, reverse_step
 from diffad_ray.networks.presets import NetworkSizes, published_multipliers
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
@@ -69,7 +69,9 @@ def test_every_tensor_of_the_released_code(detector: DiffusionAD, expected: dict
     close(x_t_small, e.pop("x_t_small"))
     close(schedule.add_noise(image, t_big, noise_big), e.pop("x_t_big"))
 
-    guided = detector.reconstruct(image, noise_small, noise_big)
+    steps = t_small, t_big, noise_small, noise_big
+    guided = norm_guided(schedule, detector.predict_noise, image, *steps, settings.guidance)
+    close(detector.reconstruct(image, noise_small, noise_big), guided.x0)
     close(guided.eps_small, e.pop("eps_small"))
     close(guided.x0_small.clamp(-1, 1), e.pop("x0_small"))
     close(guided.x0_big, e.pop("x0_big"))

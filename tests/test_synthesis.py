@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -9,11 +10,14 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from diffad_ray.synthesis.appearance import CHANGES, Change, changed, procedural_textures, shuffled_strips
+from diffad_ray.synthesis.appearance import CHANGES, Change, changed, grey, moved, procedural_textures, shuffled_strips
 from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings, Samples, pseudo_anomalies
-from diffad_ray.synthesis.shapes import perlin_masks, perlin_noise, spot_masks, stroke_masks
+from diffad_ray.synthesis.shapes import patch_shapes, perlin_noise, perlin_shapes, soft, spot_shapes, stroke_shapes
 
 ALL = AnomalySettings(share=1.0)
+PAPER = AnomalySettings(
+    strokes=0, spots=0, patches=0, textures=1, strips=1, moved=0, shades=0, recoloured=0, edge=(0, 0), contrast=0
+)
 
 
 def seeded(seed: int = 0) -> Generator:
@@ -28,10 +32,10 @@ def in_range(x: Tensor) -> bool:
     return bool(torch.isfinite(x).all() and x.min() >= 0 and x.max() <= 1)
 
 
-def test_anomalies_stay_in_their_masks_and_the_rest_stays_untouched() -> None:
+def test_the_papers_anomalies_stay_in_their_masks_and_the_rest_stays_untouched() -> None:
     normals = images(64)
     before = normals.clone()
-    made = pseudo_anomalies(normals, None, seeded(), AnomalySettings(share=0.5))
+    made = pseudo_anomalies(normals, None, seeded(), PAPER)
     assert torch.equal(normals, before), "the input is not changed"
     assert in_range(made.images)
     assert set(made.masks.unique().tolist()) == {0.0, 1.0}
@@ -40,8 +44,43 @@ def test_anomalies_stay_in_their_masks_and_the_rest_stays_untouched() -> None:
     assert ((made.images - normals).abs() > 1e-3)[inside].float().mean() > 0.9
     assert torch.equal(made.is_normal, made.masks.flatten(1).sum(dim=1) == 0)
     assert torch.equal(made.images[made.is_normal], normals[made.is_normal])
-    # Strokes and spots may miss the image, rarely.
-    assert 28 <= int((~made.is_normal).sum()) <= 32
+    assert 30 <= int((~made.is_normal).sum()) <= 32
+
+
+def test_soft_edges_reach_no_further_than_they_are_wide() -> None:
+    normals = images(64, height=64, width=64)
+    made = pseudo_anomalies(normals, None, seeded(), AnomalySettings(share=1.0, perlin=0, patches=0, edge=(4, 4)))
+    # Along an ellipse the edge is wider, by up to the ratio of its radii.
+    near = torch.nn.functional.max_pool2d(made.masks, 13, stride=1, padding=6)
+    changed_at = (made.images - normals).abs().amax(dim=1, keepdim=True) > 0
+    assert (changed_at & (near == 0)).float().mean() < 0.01
+    outside = changed_at & (made.masks == 0)
+    assert outside.float().mean() > 0.01, "edges are soft"
+    inner = (made.images - normals).abs().amax(dim=1, keepdim=True)
+    assert inner[made.masks == 1].mean() > 1.5 * inner[outside].mean()
+
+
+@pytest.mark.parametrize("contrast", [0.3, 1.0])
+def test_every_anomaly_can_be_seen(contrast: float) -> None:
+    dull = 0.5 + 0.04 * (images(96) - 0.5)
+    normals = torch.cat([dull, images(32)])
+    made = pseudo_anomalies(normals, None, seeded(), AnomalySettings(share=1.0, contrast=contrast))
+    change = ((made.images - normals).abs().amax(dim=1, keepdim=True) * made.masks).sum(dim=(1, 2, 3))
+    mean = (change / made.masks.sum(dim=(1, 2, 3)).clamp(min=1))[~made.is_normal]
+    spread = grey(normals).flatten(1).std(dim=1)[~made.is_normal].clamp(min=0.02)
+    assert len(mean) > 100
+    assert (mean > 0.5 * (contrast * spread).clamp(min=3 / 255) - 1e-6).all()
+    assert torch.equal(made.images[made.is_normal], normals[made.is_normal])
+
+
+def test_anomalies_lie_on_the_product() -> None:
+    normals = images(64)
+    foregrounds = torch.zeros((64, 1, 32, 32), dtype=torch.bool)
+    foregrounds[:, :, 20:28, 4:12] = True
+    made = pseudo_anomalies(normals, None, seeded(), ALL, foregrounds)
+    outside = ~foregrounds.expand_as(normals)
+    assert torch.equal(made.images[outside], normals[outside])
+    assert (~made.is_normal).float().mean() > 0.8, "small as it is, it gets them"
 
 
 def test_the_generator_decides_everything() -> None:
@@ -52,9 +91,9 @@ def test_the_generator_decides_everything() -> None:
 
 def test_share_is_met_exactly_at_its_ends_and_on_average_between() -> None:
     assert pseudo_anomalies(images(8), None, seeded(), AnomalySettings(share=0.0)).is_normal.all()
-    assert pseudo_anomalies(images(64), None, seeded(), ALL).is_normal.sum() <= 2
+    assert pseudo_anomalies(images(64), None, seeded(), ALL).is_normal.sum() <= 4
     generator = seeded()
-    spots = AnomalySettings(share=0.3, perlin=1, strokes=0, spots=0)
+    spots = AnomalySettings(share=0.3, strokes=0, spots=0, patches=0)
     anomalous = [int((~pseudo_anomalies(images(1), None, generator, spots).is_normal).sum()) for _ in range(200)]
     assert 0.2 < sum(anomalous) / 200 < 0.4, "also in batches of one"
 
@@ -69,7 +108,7 @@ def test_grey_products_get_grey_anomalies() -> None:
 @pytest.mark.parametrize("size", [(32, 32), (16, 48)])
 def test_given_textures_are_what_shows(size: tuple[int, int]) -> None:
     flat = torch.rand((5, 3, 1, 1), generator=seeded(3)).expand(5, 3, *size)
-    only = AnomalySettings(share=1, textures=1, strips=0, shades=0, perlin=1, strokes=0, spots=0, opacity=(1, 1))
+    only = dataclasses.replace(PAPER, share=1.0, strips=0, opacity=(1, 1))
     made = pseudo_anomalies(images(16), flat, seeded(), only)
     for image, mask in zip(made.images, made.masks.bool(), strict=True):
         shown = image[:, mask[0]]
@@ -77,13 +116,22 @@ def test_given_textures_are_what_shows(size: tuple[int, int]) -> None:
         assert (shown.amax(dim=1) - shown.amin(dim=1)).max() < 1e-5
 
 
-def test_shades_are_the_image_itself_a_little_lighter_or_darker() -> None:
-    only = AnomalySettings(share=1, textures=0, strips=0, shades=1)
-    plain = torch.full((32, 3, 32, 32), 0.5)
+def test_shades_are_the_image_itself_lighter_or_darker() -> None:
+    only = AnomalySettings(share=1, textures=0, strips=0, moved=0, edge=(0, 0))
+    plain = torch.full((64, 3, 32, 32), 0.5) + 0.1 * (images(64)[:, :1] - 0.5)
     made = pseudo_anomalies(plain, None, seeded(), only)
-    change = (made.images - 0.5)[made.masks.bool().expand_as(plain)]
-    assert change.min() < -0.02 < 0.02 < change.max()
-    assert change.abs().max() <= 0.5 * 0.35 * 0.8 + 1e-6
+    change = (made.images - plain)[made.masks.bool().expand_as(plain)]
+    assert change.min() < -0.05
+    assert change.max() > 0.05
+    one_way = [len((made.images - plain)[k].sign().unique()) <= 2 for k in range(64)]
+    assert all(one_way), "one anomaly is either lighter or darker"
+
+
+def test_moved_shows_the_next_image_whole() -> None:
+    x = images(4, height=16, width=24)
+    result = moved(x, seeded())
+    assert torch.equal(result.flatten(2).sort().values, x.roll(-1, dims=0).flatten(2).sort().values)
+    assert not torch.equal(result, x.roll(-1, dims=0))
 
 
 @pytest.mark.parametrize("change", [*CHANGES, changed, shuffled_strips], ids=lambda change: change.__name__)
@@ -135,18 +183,40 @@ def test_perlin_noise_is_centred_bounded_and_as_fine_as_asked() -> None:
     assert (fine[:, :, 1:] - fine[:, :, :-1]).abs().max() < 1.0, "no seams"
 
 
+def everywhere(count: int, height: int = 64, width: int = 64) -> Tensor:
+    return torch.ones((count, height, width), dtype=torch.bool)
+
+
+def patches(foreground: Tensor, generator: Generator) -> Tensor:
+    return patch_shapes(foreground, generator)[0]
+
+
 @pytest.mark.parametrize(
-    ("draw", "smallest", "largest"), [(perlin_masks, 0.02, 0.3), (stroke_masks, 0.005, 0.1), (spot_masks, 0.005, 0.1)]
+    ("draw", "smallest", "largest"),
+    [(perlin_shapes, 0.02, 0.3), (stroke_shapes, 0.005, 0.1), (spot_shapes, 0.005, 0.1), (patches, 0.05, 0.4)],
 )
 def test_shapes_are_neither_empty_nor_everything(draw: Callable[..., Tensor], smallest: float, largest: float) -> None:
-    masks = draw(100, 64, 64, seeded())
-    assert masks.dtype == torch.bool
-    # Strokes and spots may lie outside.
-    assert masks.flatten(1).any(dim=1).sum() >= (100 if draw is perlin_masks else 95)
+    masks = draw(everywhere(100), seeded()) > 0
+    # A spot may be smaller than a pixel.
+    assert masks.flatten(1).any(dim=1).sum() >= (97 if draw is spot_shapes else 100)
     assert smallest < masks.float().mean() < largest
-    wide = draw(100, 32, 96, seeded())
+    wide = draw(everywhere(100, 32, 96), seeded()) > 0
     assert wide.shape == (100, 32, 96)
     assert wide.any(dim=0).float().mean() > 0.5, "they reach all parts of an image"
+
+
+@pytest.mark.parametrize("draw", [spot_shapes, patches, stroke_shapes])
+def test_depths_are_distances_to_the_border(draw: Callable[..., Tensor]) -> None:
+    depths = draw(everywhere(50), seeded())
+    # Nowhere steeper than a pixel a pixel; ellipses, whose distance is scaled by the shorter radius, are flatter.
+    for dim in (1, 2):
+        assert depths.diff(dim=dim).abs().max() <= 1 + 1e-3
+
+
+def test_softness() -> None:
+    depths = torch.tensor([[[-5.0, -1.0, 0.0, 1.0, 5.0]]])
+    assert soft(depths, torch.tensor([4.0])).squeeze().tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert soft(depths, torch.tensor([0.0])).squeeze().tolist() == [0, 0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +224,9 @@ def test_shapes_are_neither_empty_nor_everything(draw: Callable[..., Tensor], sm
     [
         ({"share": 1.5}, "share"),
         ({"perlin": -1}, "perlin"),
-        ({"textures": 0, "strips": 0, "shades": 0}, "textures"),
+        ({"textures": 0, "strips": 0, "moved": 0, "shades": 0}, "textures"),
+        ({"edge": (3, 1)}, "edge"),
+        ({"contrast": -1}, "contrast"),
         ({"opacity": (0.8, 0.2)}, "opacity"),
         ({"opacity": (0.5, 1.5)}, "opacity"),
     ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,11 @@ import torch
 from diffad_ray import storage
 from diffad_ray.detectors.diffusion_ad import DiffusionADSettings
 from diffad_ray.detectors.engine import as_unit_tensor
-from diffad_ray.detectors.views import pieces
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.errors import UserError
 from diffad_ray.settings import build, merged, parse_overrides
 from diffad_ray.synthesis.pseudo_anomalies import pseudo_anomalies
-from diffad_ray.training.normals import find_normals, load_pieces, load_textures
+from diffad_ray.training.normals import find_normals, load_normals, load_textures
 
 GAP = 4
 "White pixels around each image."
@@ -35,7 +33,8 @@ def contact_sheet(
 ) -> np.ndarray:
     """Normal image, the same with a pseudo-anomaly, and its mask: [H,W,3] uint8, a row a sample.
 
-    The samples are made as in training, but every one gets an anomaly, where `anomalies.share` of them do there.
+    The samples are made as in training, but of whole inputs without augmentation, and every one gets an anomaly, where
+    `anomalies.share` of them do there.
 
     Args:
         normals: folder or URI with normal images, at any depth. Of fewer than `count`, some are shown again.
@@ -55,12 +54,13 @@ def contact_sheet(
         raise UserError(f"{min(unknown)!r} changes nothing on this sheet: write detector.KEY=...")
     settings = build(DiffusionADSettings, merged({"image_size": image_size}, override.get("detector", {})), "detector")
     found = find_normals(storage.normalised(normals), 0.0, count, seed)
-    squares, _ = load_pieces([*found.held_back, *found.learnt], partial(pieces, settings=settings), count, seed)
-    images = as_unit_tensor(squares[np.arange(count) % len(squares)])
+    squares, _ = load_normals([*found.held_back, *found.learnt], settings, count, seed)
+    inputs = as_unit_tensor(squares[np.arange(count) % len(squares)])
+    images, foregrounds = inputs[:, :3], inputs[:, 3:] >= 0.5 if inputs.shape[1] > 3 else None
     lent = load_textures(storage.normalised(textures), settings.image_size, seed) if textures else None
 
     anomalies = dataclasses.replace(settings.anomalies, share=1.0)
-    made = pseudo_anomalies(images, lent, seeded_generator("cpu", seed), anomalies)
+    made = pseudo_anomalies(images, lent, seeded_generator("cpu", seed), anomalies, foregrounds)
     columns = torch.stack([images, made.images, made.masks.expand_as(images)], dim=1)
     framed = torch.nn.functional.pad(columns, (GAP, 0, GAP, 0), value=1.0)
     sheet = framed.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)

@@ -105,7 +105,11 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def training_losses(
-        self, normals: Tensor, textures: Tensor | None, generator: torch.Generator
+        self,
+        normals: Tensor,
+        textures: Tensor | None,
+        generator: torch.Generator,
+        foregrounds: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Named scalar losses of one step; `loss` is the one to minimise.
 
@@ -113,15 +117,22 @@ class Detector(nn.Module, ABC):
             normals: normal images of this rank.
             textures: images [K,3,H,W] in [0,1] that lend pseudo-anomalies their appearance, or None.
             generator: source of every random number of the step, on the images' device.
+            foregrounds: [N,1,H,W] bool, where the product is; None is everywhere.
         """
 
     @abstractmethod
     def detect(self, images: Tensor) -> Detection:
         """Scores, maps and reconstructions. Deterministic: an image's result depends on it and the detector alone."""
 
-    def forward(self, normals: Tensor, textures: Tensor | None, generator: torch.Generator) -> dict[str, Tensor]:
+    def forward(
+        self,
+        normals: Tensor,
+        textures: Tensor | None,
+        generator: torch.Generator,
+        foregrounds: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """`training_losses`, under the name through which DistributedDataParallel synchronises gradients."""
-        return self.training_losses(normals, textures, generator)
+        return self.training_losses(normals, textures, generator, foregrounds)
 
     def anomaly_map(self, images: Tensor) -> Tensor:
         """Anomaly map [N,H,W] of images [N,3,H,W] in [0,1]."""

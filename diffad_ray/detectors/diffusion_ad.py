@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +12,10 @@ from torch import Tensor
 from diffad_ray.detectors.base import Detection, Detector, DetectorSettings
 from diffad_ray.detectors.losses import focal_loss, mean_over_ranks
 from diffad_ray.diffusion.noise import fixed_gaussian
-from diffad_ray.diffusion.reconstruction import NormGuided, norm_guided
+from diffad_ray.diffusion.reconstruction import iterative, norm_guided, one_step
 from diffad_ray.diffusion.schedule import NoiseSchedule
 from diffad_ray.networks.denoiser import Denoiser
-from diffad_ray.networks.presets import NetworkSizes, check_image_size, network_sizes
+from diffad_ray.networks.presets import COARSEST, NetworkSizes, check_image_size, network_sizes
 from diffad_ray.networks.segmenter import Segmenter
 from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings, pseudo_anomalies
 
@@ -23,6 +23,9 @@ PUBLISHED_TOP = 50 / 256**2
 "Share of an image's pixels, the largest of its map, whose mean is its score: 50 pixels at 256 x 256."
 
 LEARNING_RATE_TIMES_WIDTH = 0.016
+
+Reconstruction = Literal["norm-guided", "one-step", "iterative", "autoencoder"]
+RECONSTRUCTIONS: tuple[Reconstruction, ...] = get_args(Reconstruction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +38,17 @@ class DiffusionADSettings(DetectorSettings):
         timesteps, beta_start, beta_end: the noise schedule.
         t_small, t_big: noise steps of scoring.
         t_split: training draws t_small in [0, t_split) and t_big in [t_split, timesteps).
+        reconstruction: `norm-guided` is the paper's method; `one-step` and `iterative` go from t_small alone, in one
+            network call and in t_small + 1; `autoencoder` uses no noise. For the paper's ablation.
         guidance: w of the norm guidance.
         scaling: `standardised` gives the networks (x - mean) / (2 std) of the normal images, which keeps products of
             low contrast visible under the noise; `unit` gives them [0, 1], as the released code does.
         mean, std: [3] measured on the normal images, in [0, 1]; used by `standardised`.
         top_share: share of the map's pixels, the largest, whose mean is the score.
         noise_seed: seed of the fixed noise of scoring.
+        noise_draws: number of noise draws whose maps are averaged, each at the price of a whole detection.
+        scales: sizes, as shares of the input's, in (0, 1], at which an image is looked at; the maps are averaged.
+            Smaller ones show large smooth defects. The reconstruction is that of the first.
         anomalies: how pseudo-anomalies are made in training.
     """
 
@@ -52,12 +60,15 @@ class DiffusionADSettings(DetectorSettings):
     t_small: int = 200
     t_big: int = 400
     t_split: int = 300
+    reconstruction: Reconstruction = "norm-guided"
     guidance: float = 1.0
     scaling: Literal["standardised", "unit"] = "standardised"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
     top_share: float = PUBLISHED_TOP
     noise_seed: int = 0
+    noise_draws: int = 1
+    scales: tuple[float, ...] = (1.0,)
     anomalies: AnomalySettings = field(default_factory=AnomalySettings)
 
     def __post_init__(self) -> None:
@@ -68,7 +79,14 @@ class DiffusionADSettings(DetectorSettings):
             raise ValueError(f"t_split {self.t_split} must lie between 0 and timesteps {self.timesteps}")
         if not 0 < self.top_share <= 1:
             raise ValueError(f"top_share {self.top_share} must lie in (0, 1]")
+        if self.noise_draws < 1:
+            raise ValueError(f"noise_draws {self.noise_draws} must be 1 or more")
+        object.__setattr__(self, "scales", tuple(self.scales))
+        if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
+            raise ValueError(f"scales {self.scales} must be numbers in (0, 1], one at least")
         check_image_size(self.image_size)
+        if self.reconstruction not in RECONSTRUCTIONS:
+            raise ValueError(f"reconstruction {self.reconstruction!r} is none of {', '.join(RECONSTRUCTIONS)}")
         if self.scaling not in ("standardised", "unit"):
             raise ValueError(f"scaling {self.scaling!r} is neither 'standardised' nor 'unit'")
         # The sizes are kept with the detector, so that a later change of a preset can't make its weights unreadable.
@@ -88,6 +106,18 @@ class DiffusionADSettings(DetectorSettings):
             return self
         std, mean = torch.std_mean(images.double(), dim=(0, 2, 3))
         return replace(self, mean=tuple(mean.tolist()), std=tuple(std.clamp(min=1 / 255).tolist()))
+
+
+class TrainingDraw(NamedTuple):
+    """Samples of a training step, see `Samples`, with their noise steps [N] and noise [N,3,H,W]."""
+
+    images: Tensor
+    masks: Tensor
+    is_normal: Tensor
+    t_small: Tensor
+    t_big: Tensor
+    noise_small: Tensor
+    noise_big: Tensor
 
 
 class DiffusionAD(Detector):
@@ -110,7 +140,7 @@ class DiffusionAD(Detector):
         scale = [1.0] * 3 if unit else [2 * std for std in settings.std]
         self.register_buffer("offset", torch.tensor(offset)[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor(scale)[:, None, None], persistent=False)
-        self._fixed_noise: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._fixed_noise: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
 
     def parameter_groups(self, learning_rate: float | None) -> list[dict[str, Any]]:
         """One rate for both networks; narrow ones bear a higher one (1.25e-4 at the published width of 128)."""
@@ -126,13 +156,29 @@ class DiffusionAD(Detector):
         with self.autocast(x_t.device):
             return self.denoiser(x_t, t).float()
 
-    def reconstruct(self, x0: Tensor, noise_small: Tensor, noise_big: Tensor) -> NormGuided:
-        """Norm-guided reconstruction at the scoring steps, of scaled images [N,3,H,W]."""
-        t = torch.full((len(x0),), self.settings.t_small, device=x0.device)
-        t_big = torch.full_like(t, self.settings.t_big)
+    def reconstruct(self, x0: Tensor, noise_small: Tensor, noise_big: Tensor) -> Tensor:
+        """Scaled images [N,3,H,W] without their anomalies, by the method of the settings, in [-1, 1]."""
+        settings = self.settings
+        t = torch.full((len(x0),), settings.t_small, device=x0.device)
+        if settings.reconstruction == "autoencoder":
+            return self.autoencode(x0)
+        if settings.reconstruction == "one-step":
+            return one_step(self.schedule, self.predict_noise, x0, t, noise_small)
+        if settings.reconstruction == "iterative":
+            shape = x0.shape[-3:]
+
+            def step_noise(step: int) -> Tensor:
+                return fixed_gaussian(settings.noise_seed, step + 2, *shape).to(x0.device)
+
+            return iterative(self.schedule, self.predict_noise, x0, settings.t_small, noise_small, step_noise)
+        t_big = torch.full_like(t, settings.t_big)
         return norm_guided(
-            self.schedule, self.predict_noise, x0, t, t_big, noise_small, noise_big, self.settings.guidance
-        )
+            self.schedule, self.predict_noise, x0, t, t_big, noise_small, noise_big, settings.guidance
+        ).x0
+
+    def autoencode(self, x0: Tensor) -> Tensor:
+        """The denoiser as a plain autoencoder, given images [N,3,H,W] without noise; in [-1, 1]."""
+        return self.predict_noise(x0, torch.zeros(len(x0), dtype=torch.long, device=x0.device)).clamp(-1, 1)
 
     def segment(self, x0: Tensor, reconstruction: Tensor) -> Tensor:
         """Anomaly logits [N,1,H,W] from scaled image and reconstruction, in float32."""
@@ -146,31 +192,62 @@ class DiffusionAD(Detector):
         return pixels.topk(count, dim=1).values.mean(dim=1)
 
     def training_losses(
-        self, normals: Tensor, textures: Tensor | None, generator: torch.Generator
+        self,
+        normals: Tensor,
+        textures: Tensor | None,
+        generator: torch.Generator,
+        foregrounds: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Noise of both scales on normal samples, focal and smooth L1 on the mask (the paper's Eq. 12)."""
-        images, masks, is_normal = pseudo_anomalies(normals, textures, generator, self.settings.anomalies)
-        x0 = (images - self.offset) / self.scale
-        n, device, split = len(x0), x0.device, self.settings.t_split
-        t_small = torch.randint(0, split, (n,), generator=generator, device=device)
-        t_big = torch.randint(split, self.settings.timesteps, (n,), generator=generator, device=device)
-        noise_small = torch.randn(x0.shape, generator=generator, device=device)
-        noise_big = torch.randn(x0.shape, generator=generator, device=device)
-        guided = norm_guided(
-            self.schedule, self.predict_noise, x0, t_small, t_big, noise_small, noise_big, self.settings.guidance
-        )
-        error = (guided.eps_small - noise_small).square() + (guided.eps_big - noise_big).square()
-        noise = mean_over_ranks(error.mean(dim=(1, 2, 3)), is_normal)
+        return self.losses(self.draw(normals, textures, generator, foregrounds))
 
-        logits = self.segment(x0, guided.x0)
-        focal = focal_loss(logits, masks)
-        smooth_l1 = F.smooth_l1_loss(logits.sigmoid(), masks)
+    def draw(
+        self, normals: Tensor, textures: Tensor | None, generator: torch.Generator, foregrounds: Tensor | None = None
+    ) -> TrainingDraw:
+        """All that is random in a training step."""
+        made = pseudo_anomalies(normals, textures, generator, self.settings.anomalies, foregrounds)
+        n, device, split = len(normals), normals.device, self.settings.t_split
+        return TrainingDraw(
+            *made,
+            t_small=torch.randint(0, split, (n,), generator=generator, device=device),
+            t_big=torch.randint(split, self.settings.timesteps, (n,), generator=generator, device=device),
+            noise_small=torch.randn(normals.shape, generator=generator, device=device),
+            noise_big=torch.randn(normals.shape, generator=generator, device=device),
+        )
+
+    def losses(self, draw: TrainingDraw) -> dict[str, Tensor]:
+        """Noise of both scales on normal samples, focal and smooth L1 on the mask (the paper's Eq. 12).
+
+        An autoencoder has its squared error in place of the noise's.
+        """
+        x0 = (draw.images - self.offset) / self.scale
+        if self.settings.reconstruction == "autoencoder":
+            reconstruction = self.autoencode(x0)
+            error = (reconstruction - x0).square()
+        else:
+            guided = norm_guided(
+                self.schedule,
+                self.predict_noise,
+                x0,
+                draw.t_small,
+                draw.t_big,
+                draw.noise_small,
+                draw.noise_big,
+                self.settings.guidance if self.settings.reconstruction == "norm-guided" else 0.0,
+            )
+            reconstruction = guided.x0
+            error = (guided.eps_small - draw.noise_small).square() + (guided.eps_big - draw.noise_big).square()
+        noise = mean_over_ranks(error.mean(dim=(1, 2, 3)), draw.is_normal)
+
+        logits = self.segment(x0, reconstruction)
+        focal = focal_loss(logits, draw.masks)
+        smooth_l1 = F.smooth_l1_loss(logits.sigmoid(), draw.masks)
         return {"loss": noise + 5 * focal + smooth_l1, "noise": noise, "focal": focal, "smooth_l1": smooth_l1}
 
-    def _noise(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        key = (height, width)
+    def _noise(self, height: int, width: int, device: torch.device, member: int) -> tuple[Tensor, Tensor]:
+        key = (height, width, member)
         if key not in self._fixed_noise or self._fixed_noise[key][0].device != device:
-            small, big = (fixed_gaussian(self.settings.noise_seed, draw, 3, height, width) for draw in (0, 1))
+            seed = self.settings.noise_seed + member
+            small, big = (fixed_gaussian(seed, draw, 3, height, width) for draw in (0, 1))
             self._fixed_noise[key] = small.to(device), big.to(device)
         return self._fixed_noise[key]
 
@@ -178,7 +255,18 @@ class DiffusionAD(Detector):
     def detect(self, images: Tensor) -> Detection:
         x0 = (images - self.offset) / self.scale
         height, width = images.shape[-2:]
-        x0_hat = self.reconstruct(x0, *self._noise(height, width, images.device)).x0
-        anomaly_map = self.segment(x0, x0_hat).sigmoid().squeeze(1)
-        reconstruction = (x0_hat * self.scale + self.offset).clamp(0, 1)
-        return Detection(self.image_score(anomaly_map), anomaly_map, reconstruction)
+        maps, reconstructions = [], []
+        for scale in self.settings.scales:
+            size = tuple(max(COARSEST, round(scale * side / COARSEST) * COARSEST) for side in (height, width))
+            seen = x0 if size == (height, width) else F.interpolate(x0, size, mode="area")
+            for member in range(self.settings.noise_draws):
+                x0_hat = self.reconstruct(seen, *self._noise(size[0], size[1], images.device, member))
+                found = self.segment(seen, x0_hat).sigmoid()
+                maps.append(F.interpolate(found, (height, width), mode="bilinear") if seen is not x0 else found)
+                if scale == self.settings.scales[0]:
+                    reconstructions.append(x0_hat)
+        anomaly_map = torch.stack(maps).mean(dim=0).squeeze(1)
+        reconstruction = torch.stack(reconstructions).mean(dim=0) * self.scale + self.offset
+        if reconstruction.shape != images.shape:
+            reconstruction = F.interpolate(reconstruction, (height, width), mode="bilinear")
+        return Detection(self.image_score(anomaly_map), anomaly_map, reconstruction.clamp(0, 1))

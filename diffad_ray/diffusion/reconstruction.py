@@ -81,3 +81,26 @@ def reverse_step(
     """Mean [N,C,H,W] and variance [N,1,1,1] of x_{t-1} given x_t (DDPM Algorithm 2, x0 clamped to [-1, 1])."""
     x0 = schedule.predict_x0(x_t, t, predict_noise(x_t, t)).clamp(-1, 1)
     return schedule.posterior(x0, x_t, t)
+
+
+def iterative(
+    schedule: NoiseSchedule,
+    predict_noise: NoisePredictor,
+    x0: Tensor,
+    t: int,
+    noise: Tensor,
+    step_noise: Callable[[int], Tensor],
+) -> Tensor:
+    """Noise x0 to step t and take all t + 1 reverse steps back (DDPM Algorithm 2), a network call each; in [-1, 1].
+
+    Args:
+        x0: images [N,C,H,W].
+        noise: of the way to t; `step_noise(s)`: of the step from s > 0; both [N,C,H,W] or broadcastable to it.
+    """
+    steps = torch.full((len(x0),), t, device=x0.device)
+    x_t = schedule.add_noise(x0, steps, noise)
+    for step in range(t, -1, -1):
+        x_t, variance = reverse_step(schedule, predict_noise, x_t, torch.full_like(steps, step))
+        if step > 0:
+            x_t = x_t + variance.sqrt() * step_noise(step)
+    return x_t.clamp(-1, 1)

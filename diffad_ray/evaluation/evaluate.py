@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from diffad_ray import storage
-from diffad_ray.detectors.bundle import load_bundle
+from diffad_ray.detectors.bundle import Bundle, load_bundle
 from diffad_ray.detectors.engine import Engine, default_device
-from diffad_ray.detectors.views import check_side, grid_of
+from diffad_ray.detectors.views import grid_of
 from diffad_ray.errors import UserError
-from diffad_ray.evaluation.datasets import LabelledImage
+from diffad_ray.evaluation.datasets import Dataset, LabelledImage
 from diffad_ray.evaluation.figures import ScoredImage
 from diffad_ray.evaluation.pixels import PixelCounts
 from diffad_ray.evaluation.reading import read_dataset
 from diffad_ray.evaluation.result import Evaluation, conclude
-from diffad_ray.images import ImageError, decode_image, resized
+from diffad_ray.images import ImageError, check_side, decode_image, resized
 from diffad_ray.progress import ProgressBar
 from diffad_ray.read_ahead import read_ahead
 
@@ -39,9 +39,20 @@ def evaluate(
         UserError: the dataset is not as it must be, has no readable image, or a mask of another size than its image.
     """
     found = read_dataset(dataset)
-    images = found.images
     bundle = load_bundle(str(detector))
-    settings = bundle.detector.settings
+    with ProgressBar("evaluating", len(found.images), show_progress) as bar:
+        return evaluate_bundle(bundle, storage.normalised(detector), found, threshold, bar.update)
+
+
+def evaluate_bundle(
+    bundle: Bundle,
+    detector: str,
+    found: Dataset,
+    threshold: float | None = None,
+    on_image: Callable[[int], None] = lambda _: None,
+) -> Evaluation:
+    """`evaluate` of a detector in memory, called `detector`, on images that were found; `on_image` counts them."""
+    images, settings = found.images, bundle.detector.settings
     engine = Engine(bundle.detector, default_device())
     threshold = bundle.calibration.threshold if threshold is None else threshold
     unreadable: dict[str, str] = {}
@@ -60,9 +71,9 @@ def evaluate(
 
     in_flight: deque[tuple[LabelledImage, np.ndarray | None]] = deque()
 
-    def readable(bar: ProgressBar) -> Iterator[np.ndarray]:
+    def readable() -> Iterator[np.ndarray]:
         for done, (image, loaded) in enumerate(zip(images, read_ahead(load, images, READERS), strict=True)):
-            bar.update(done)
+            on_image(done)
             if loaded is not None:
                 pixels, mask = loaded
                 in_flight.append((image, mask))
@@ -72,20 +83,19 @@ def evaluate(
     counts: dict[tuple[str, str], PixelCounts] = {}
     without_mask: dict[tuple[str, str], int] = {}
     vanished = 0
-    with ProgressBar("evaluating", len(images), show_progress) as bar:
-        for detection in engine.detect_images(readable(bar), with_reconstruction=False):
-            image, mask = in_flight.popleft()
-            tail = float(bundle.calibration.tail_probability(np.array([detection.score]))[0])
-            scored.append(
-                ScoredImage(image.uri, image.product, image.kind, detection.score, threshold, tail, image.mask_uri)
-            )
-            key = (image.product, image.kind)
-            if mask is None:
-                without_mask[key] = without_mask.get(key, 0) + 1
-            else:
-                counts.setdefault(key, PixelCounts()).add(detection.anomaly_map, mask)
-                vanished += image.is_anomalous and not mask.any()
-        bar.update(len(images))
+    for detection in engine.detect_images(readable(), with_reconstruction=False):
+        image, mask = in_flight.popleft()
+        tail = float(bundle.calibration.tail_probability(np.array([detection.score]))[0])
+        scored.append(
+            ScoredImage(image.uri, image.product, image.kind, detection.score, threshold, tail, image.mask_uri)
+        )
+        key = (image.product, image.kind)
+        if mask is None:
+            without_mask[key] = without_mask.get(key, 0) + 1
+        else:
+            counts.setdefault(key, PixelCounts()).add(detection.anomaly_map, mask)
+            vanished += image.is_anomalous and not mask.any()
+    on_image(len(images))
     if not scored:
         reasons = "; ".join(f"{uri}: {reason}" for uri, reason in list(unreadable.items())[:3])
         raise UserError(f"none of the {len(images)} test images can be used: {reasons}")
@@ -98,7 +108,7 @@ def evaluate(
     return conclude(
         scored,
         {**counts, **dict.fromkeys(without_mask)},
-        detector=storage.normalised(detector),
+        detector=detector,
         fingerprint=bundle.fingerprint,
         dataset=found.location,
         layout=found.layout,

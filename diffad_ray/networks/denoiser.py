@@ -120,18 +120,19 @@ class Denoiser(nn.Module):
         super().__init__()
         embedding, groups = 4 * sizes.channels, sizes.norm_groups
         widths = [sizes.channels * multiplier for multiplier in sizes.channel_multipliers]
+        self.patch, channels = sizes.patch, in_channels * sizes.patch**2
         last = len(widths) - 1
 
         def stage(in_width: int, out_width: int, level: int, also: Literal["up"] | None = None) -> Stage:
             blocks: list[nn.Module] = [ResidualBlock(in_width, out_width, embedding, groups)]
-            if image_size >> level in sizes.attention_sizes:
+            if image_size // sizes.patch >> level in sizes.attention_sizes:
                 blocks.append(AttentionBlock(out_width, sizes.heads, groups))
             if also:
                 blocks.append(ResidualBlock(out_width, out_width, embedding, groups, resample=also))
             return Stage(blocks)
 
         self.time_embedding = TimeEmbedding(sizes.channels)
-        self.conv_in = nn.Conv2d(in_channels, sizes.channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(channels, sizes.channels, 3, padding=1)
         self.down = nn.ModuleList()
         width, skips = sizes.channels, [sizes.channels]
         for level, level_width in enumerate(widths):
@@ -159,11 +160,11 @@ class Denoiser(nn.Module):
                 width = level_width
 
         self.norm_out = nn.GroupNorm(groups, width)
-        self.conv_out = zeroed(nn.Conv2d(width, in_channels, 3, padding=1))
+        self.conv_out = zeroed(nn.Conv2d(width, channels, 3, padding=1))
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         embedding = self.time_embedding(t)
-        h = self.conv_in(x_t)
+        h = self.conv_in(F.pixel_unshuffle(x_t, self.patch))
         skips = [h]
         for stage in self.down:
             h = stage(h, embedding)
@@ -171,4 +172,4 @@ class Denoiser(nn.Module):
         h = self.middle(h, embedding)
         for stage in self.up:
             h = stage(torch.cat([h, skips.pop()], dim=1), embedding)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffad_ray.synthesis.shapes import perlin_noise, uniform
+from diffad_ray.synthesis.shapes import log_uniform, perlin_noise, uniform
 
 Change = Callable[[Tensor, torch.Generator], Tensor]
 LUMA = (0.299, 0.587, 0.114)
@@ -129,12 +129,56 @@ def shuffled_strips(images: Tensor, generator: torch.Generator, strips: int = 8)
     return images
 
 
+def spread(images: Tensor) -> Tensor:
+    """[M,1,1,1]: how much an image's brightness varies, its standard deviation; 0.02 where there is less."""
+    return grey(images).flatten(1).std(dim=1).clamp(min=0.02)[:, None, None, None]
+
+
 def shaded(images: Tensor, generator: torch.Generator) -> Tensor:
-    """The image itself, lighter or darker by 5 to 35 %: stains, shadows, uneven grinding."""
+    """The image itself, lighter or darker by 0.5 to 5 times its own spread: cracks, holes, stains, uneven grinding."""
     m = len(images)
-    amount = each(m, 0.05, 0.35, generator)
-    darker = torch.rand((m, 1, 1, 1), generator=generator, device=images.device) < 0.5
-    return torch.where(darker, images * (1 - amount), images + amount * (1 - images))
+    amount = log_uniform(m, 0.5, 5.0, generator)[:, None, None, None] * spread(images)
+    mean = grey(images).mean(dim=(2, 3), keepdim=True)
+    # A light product has room for darkness, a dark one for light.
+    darker = torch.rand((m, 1, 1, 1), generator=generator, device=images.device) < mean.clamp(0.3, 0.7)
+    down = images * (1 - (amount / mean.clamp(min=1e-3)).clamp(max=0.9))
+    up = images + (1 - images) * (amount / (1 - mean).clamp(min=1e-3)).clamp(max=0.9)
+    return torch.where(darker, down, up)
+
+
+def moved(images: Tensor, generator: torch.Generator) -> Tensor:
+    """What is elsewhere: the next image of the batch, shifted and mirrored; parts in a wrong place."""
+    m, _, height, width = images.shape
+    flips = torch.rand((2, m, 1), generator=generator, device=images.device) < 0.5
+    rows, columns = (
+        (
+            torch.arange(length, device=images.device)
+            + torch.randint(length, (m, 1), generator=generator, device=images.device)
+        )
+        % length
+        for length in (height, width)
+    )
+    rows, columns = (
+        torch.where(flip, length - 1 - index, index)
+        for flip, index, length in zip(flips, (rows, columns), (height, width), strict=True)
+    )
+    index = torch.arange(m, device=images.device).roll(-1)
+    return images[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def recoloured(appearance: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
+    """Appearances with the brightness and contrast of the images, but for some spreads up or down, and their tint.
+
+    Most defects are of the product's own matter. Beside gaudy ones the networks would not learn to see them.
+    """
+    m = len(images)
+    light, light_here = grey(appearance), grey(images)
+    pattern = (light - light.mean(dim=(2, 3), keepdim=True)) / spread(appearance)
+    scale = log_uniform(m, 0.5, 2.0, generator)[:, None, None, None]
+    shift = each(m, -2.5, 2.5, generator)
+    tint = (images - light_here).mean(dim=(2, 3), keepdim=True)
+    mean = light_here.mean(dim=(2, 3), keepdim=True)
+    return (mean + tint + spread(images) * (pattern * scale + shift)).clamp(0, 1)
 
 
 def procedural_textures(m: int, height: int, width: int, generator: torch.Generator) -> Tensor:

@@ -9,41 +9,86 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffad_ray.synthesis.appearance import changed, each, grey, shaded, shuffled_strips, texture_sources
-from diffad_ray.synthesis.shapes import perlin_masks, spot_masks, stroke_masks
+from diffad_ray.synthesis.appearance import (
+    changed,
+    each,
+    grey,
+    moved,
+    recoloured,
+    shaded,
+    shuffled_strips,
+    spread,
+    texture_sources,
+)
+from diffad_ray.synthesis.shapes import (
+    patch_shapes,
+    perlin_shapes,
+    soft,
+    spot_shapes,
+    stroke_shapes,
+    uniform,
+)
+
+FAINTEST = 3 / 255
+"An anomaly changes the image by this much at least, on average over its mask, however even the image is."
+MOST_AMPLIFIED = 4.0
+SHAPES = ("perlin", "strokes", "spots", "patches")
+APPEARANCES = ("textures", "strips", "moved", "shades")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnomalySettings:
     """How pseudo-anomalies are made. Shares and weights are relative; a weight of 0 leaves a kind out.
 
+    The paper's recipe is perlin=1, textures=1, strips=1, all other weights, edge, contrast and recoloured 0.
+
     Attributes:
         share: share of the samples that get an anomaly, in [0, 1].
-        perlin, strokes, spots: weights of the shapes: Perlin blobs (the paper's), thin random walks, ellipses.
-        textures, strips, shades: weights of the appearances: textures and shuffled strips of the image itself (the
-            paper's), the image itself lighter or darker.
-        opacity: range of the anomaly's weight over the image; the paper's b in [0.2, 0.8], as 1 - b.
+        perlin, strokes, spots, patches: weights of the shapes: Perlin blobs (the paper's), thin random walks, small
+            ellipses, wide areas without a clear border.
+        textures, strips, moved, shades: weights of the appearances: textures and shuffled strips of the image itself
+            (the paper's), what another image has elsewhere, the image itself lighter or darker.
+        recoloured: share of the textures that take on the product's colour, near its brightness, in [0, 1].
+        opacity: range of the anomaly's weight over the image; the paper's b in [0.2, 0.8], as 1 - b. Shades have their
+            own strength.
+        edge: range of the width, in pixels, over which an anomaly's border fades.
+        contrast: least mean change within the mask, in standard deviations of the image's brightness. Fainter
+            anomalies are made stronger, or left out where that is not possible; 0 takes them as they come.
     """
 
     share: float = 0.5
-    perlin: float = 0.5
+    perlin: float = 0.35
     strokes: float = 0.25
     spots: float = 0.25
-    textures: float = 0.5
-    strips: float = 0.25
-    shades: float = 0.25
+    patches: float = 0.15
+    textures: float = 0.35
+    strips: float = 0.15
+    moved: float = 0.15
+    shades: float = 0.35
+    recoloured: float = 0.5
     opacity: tuple[float, float] = (0.2, 0.8)
+    edge: tuple[float, float] = (0.5, 3.0)
+    contrast: float = 0.3
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "opacity", tuple(self.opacity))
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"share of anomalous samples {self.share} must lie in [0, 1]")
+        object.__setattr__(self, "edge", tuple(self.edge))
+        for name in ("share", "recoloured"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)} must lie in [0, 1]")
         if len(self.opacity) != 2 or not 0 <= self.opacity[0] <= self.opacity[1] <= 1:
             raise ValueError(f"opacity {self.opacity} must be two numbers in [0, 1], the smaller first")
-        for names in (("perlin", "strokes", "spots"), ("textures", "strips", "shades")):
-            weights = [getattr(self, name) for name in names]
+        if len(self.edge) != 2 or not 0 <= self.edge[0] <= self.edge[1]:
+            raise ValueError(f"edge {self.edge} must be two numbers of pixels, 0 or more, the smaller first")
+        if self.contrast < 0:
+            raise ValueError(f"contrast {self.contrast} must be 0 or more")
+        for names in (SHAPES, APPEARANCES):
+            weights = self.weights(names)
             if min(weights) < 0 or sum(weights) <= 0:
                 raise ValueError(f"weights {', '.join(names)} must be 0 or more, and one of them above 0")
+
+    def weights(self, names: tuple[str, ...]) -> tuple[float, ...]:
+        return tuple(getattr(self, name) for name in names)
 
 
 class Samples(NamedTuple):
@@ -52,13 +97,13 @@ class Samples(NamedTuple):
     images: Tensor
     "[N,3,H,W] in [0,1]"
     masks: Tensor
-    "[N,1,H,W], 1.0 where the image was changed"
+    "[N,1,H,W], 1.0 where an anomaly has at least half of its strength"
     is_normal: Tensor
     "[N] bool, true where the mask is empty"
 
 
-def choose(weights: tuple[float, ...], options: list[Tensor], generator: torch.Generator) -> Tensor:
-    """For each of M samples one of the options [M,...], with the given relative weights."""
+def choose(weights: tuple[float, ...], options: list[Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """For each of M samples one of the options [M,...], with the given relative weights; and its number [M]."""
     m = len(options[0])
     drawn = torch.tensor(weights, dtype=torch.float32, device=generator.device).multinomial(
         m, replacement=True, generator=generator
@@ -66,13 +111,17 @@ def choose(weights: tuple[float, ...], options: list[Tensor], generator: torch.G
     result = options[0]
     for number, option in enumerate(options[1:], start=1):
         result = torch.where((drawn == number).view(-1, *[1] * (option.dim() - 1)), option, result)
-    return result
+    return result, drawn
 
 
 def pseudo_anomalies(
-    normals: Tensor, textures: Tensor | None, generator: torch.Generator, settings: AnomalySettings
+    normals: Tensor,
+    textures: Tensor | None,
+    generator: torch.Generator,
+    settings: AnomalySettings,
+    foregrounds: Tensor | None = None,
 ) -> Samples:
-    """Draw training samples: S = x (1-M) + M ((1-b) A + b x) (DiffusionAD section 3.5).
+    """Draw training samples: S = x (1-M) + M ((1-b) A + b x) (DiffusionAD section 3.5), M with soft edges.
 
     The first samples of the batch get the anomalies, as many as `settings.share` asks for on average; batches are
     shuffled, so which ones they are carries no meaning.
@@ -80,6 +129,7 @@ def pseudo_anomalies(
     Args:
         normals: [N,3,H,W] in [0,1], on the generator's device; not changed.
         textures: [K,3,h,w] in [0,1] that lend their appearance, or None for procedural ones.
+        foregrounds: [N,1,H,W] bool, where the product is, and anomalies may be; None is everywhere.
     """
     n, _, height, width = normals.shape
     rounding = torch.rand((), generator=generator, device=generator.device).item()
@@ -89,19 +139,50 @@ def pseudo_anomalies(
         return Samples(normals, masks, torch.ones(n, dtype=torch.bool, device=normals.device))
 
     x = normals[:m]
-    shapes = [draw(m, height, width, generator) for draw in (perlin_masks, stroke_masks, spot_masks)]
-    mask = choose((settings.perlin, settings.strokes, settings.spots), shapes, generator)[:, None].float()
+    inside = torch.ones_like(masks[:m], dtype=torch.bool) if foregrounds is None else foregrounds[:m]
+    strength = _strengths(inside.squeeze(1), settings, generator)[:, None] * inside
+    mask = (strength >= 0.5).float()
+    appearance, is_shade = _appearances(x, textures, settings, generator)
+    opacity = torch.where(is_shade, torch.ones_like(is_shade, dtype=x.dtype), each(m, *settings.opacity, generator))
+    change = opacity * strength * (appearance - x)
 
+    # What can't be seen must not be taught; what is faint is strengthened, as far as black and white allow.
+    wanted = (settings.contrast * spread(x)).clamp(min=FAINTEST if settings.contrast else 0.0)
+    factor = (wanted / _mean_change(change, mask).clamp(min=1e-6)).clamp(1, MOST_AMPLIFIED)
+    anomalous = (x + factor * change).clamp(0, 1)
+    seen = _mean_change(anomalous - x, mask) >= 0.5 * wanted
+    masks[:m] = mask * seen
+    images = torch.cat([torch.where(seen, anomalous, x), normals[m:]])
+    return Samples(images, masks, masks.flatten(1).amax(dim=1) == 0)
+
+
+def _strengths(inside: Tensor, settings: AnomalySettings, generator: torch.Generator) -> Tensor:
+    """How strong the anomaly is at each pixel: [M,H,W] in [0,1]."""
+    m = len(inside)
+    shapes = [draw(inside, generator) for draw in (perlin_shapes, stroke_shapes, spot_shapes)]
+    patches, wide = patch_shapes(inside, generator)
+    edge = uniform(m, *settings.edge, generator)
+    strengths = [*(soft(depths, edge) for depths in shapes), soft(patches, wide)]
+    return choose(settings.weights(SHAPES), strengths, generator)[0]
+
+
+def _appearances(
+    x: Tensor, textures: Tensor | None, settings: AnomalySettings, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Appearances [M,3,H,W], and whether each is a shade [M,1,1,1]."""
     texture = changed(texture_sources(textures, x.shape, generator), generator)
     # An anomaly on a grey product is grey: colour alone would give it away.
     is_grey = (x.amax(dim=1) - x.amin(dim=1)).amax(dim=(1, 2)) < 2 / 255
     texture = torch.where(is_grey[:, None, None, None], grey(texture).expand_as(texture), texture)
+    is_recoloured = uniform(len(x), 0, 1, generator) < settings.recoloured
+    texture = torch.where(is_recoloured[:, None, None, None], recoloured(texture, x, generator), texture)
     strips = changed(shuffled_strips(x, generator), generator)
-    weights = (settings.textures, settings.strips, settings.shades)
-    appearance = choose(weights, [texture, strips, shaded(x, generator)], generator)
+    options = [texture, strips, moved(x, generator), shaded(x, generator)]
+    chosen, drawn = choose(settings.weights(APPEARANCES), options, generator)
+    return chosen, (drawn == APPEARANCES.index("shades"))[:, None, None, None]
 
-    opacity = each(m, *settings.opacity, generator)
-    anomalous = torch.lerp(x, appearance, opacity * mask)
-    masks[:m] = mask
-    images = torch.cat([anomalous, normals[m:]])
-    return Samples(images, masks, masks.flatten(1).amax(dim=1) == 0)
+
+def _mean_change(change: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the mask [M,1,H,W] of the change [M,3,H,W] in the channel that changes most: [M,1,1,1]."""
+    total = (change.abs().amax(dim=1, keepdim=True) * mask).sum(dim=(1, 2, 3), keepdim=True)
+    return total / mask.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1)

@@ -1,6 +1,8 @@
-"""Shapes of pseudo-anomalies: batches of masks from Perlin noise, strokes and spots.
+"""Shapes of pseudo-anomalies: batches of outlines from Perlin noise, strokes, spots and patches.
 
-All functions draw from an explicit generator on the device where the result lies. Shapes: M masks, H x W pixels.
+A shape is a depth [M,H,W]: how far, in pixels, each pixel lies within the shape's border, negative outside. From it
+come soft edges of any width. Shapes lie where the product is: they are drawn for foregrounds [M,H,W] bool, one each,
+with random numbers from an explicit generator on the foregrounds' device.
 """
 
 from __future__ import annotations
@@ -21,12 +23,27 @@ def uniform(m: int, low: float, high: float, generator: torch.Generator) -> Tens
     return low + (high - low) * torch.rand(m, generator=generator, device=generator.device)
 
 
+def log_uniform(m: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """[M] floats in [low, high), as likely between 1 and 2 as between 2 and 4."""
+    return torch.exp(uniform(m, math.log(low), math.log(high), generator))
+
+
 def pixel_grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """x [1,W'] and y [H',1] of pixel centres, in units of the longer side, zero at the image's centre."""
     longest = max(height, width)
     y = (torch.arange(height, device=device) + 0.5 - height / 2) / longest
     x = (torch.arange(width, device=device) + 0.5 - width / 2) / longest
     return x[None, :], y[:, None]
+
+
+def places(foreground: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """x and y [M,count] of random pixels of foregrounds [M,H,W] bool, as in `pixel_grid`; anywhere if one is empty."""
+    height, width = foreground.shape[1:]
+    weights = foreground.flatten(1).float()
+    weights = torch.where(weights.any(dim=1, keepdim=True), weights, torch.ones_like(weights))
+    chosen = weights.multinomial(count, replacement=True, generator=generator)
+    x, y = pixel_grid(height, width, foreground.device)
+    return x[0][chosen % width], y[:, 0][chosen // width]
 
 
 def perlin_noise(height: int, width: int, cells_x: Tensor, cells_y: Tensor, generator: torch.Generator) -> Tensor:
@@ -59,60 +76,88 @@ def perlin_noise(height: int, width: int, cells_x: Tensor, cells_y: Tensor, gene
     return math.sqrt(2) * torch.lerp(top, bottom, fade_v)
 
 
-def perlin_masks(m: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Blobs [M,H,W] bool: Perlin noise of 2^(0..5) cells an axis over 0.5 (DRAEM; DiffusionAD section 3.5).
+def perlin_shapes(foreground: Tensor, generator: torch.Generator) -> Tensor:
+    """Blobs: Perlin noise of 2^(0..5) cells an axis over 0.5 (DRAEM; DiffusionAD section 3.5).
 
-    Empty masks are drawn again, up to 50 times; what is empty then is left empty.
+    Those that miss the foreground are drawn again, up to 50 times; what misses it then is left so.
     """
-    masks = torch.zeros((m, height, width), dtype=torch.bool, device=generator.device)
-    empty = torch.arange(m, device=generator.device)
+    m, height, width = foreground.shape
+    device, longest = foreground.device, max(height, width)
+    depths = torch.full((m, height, width), -float(longest), device=device)
+    missing = torch.arange(m, device=device)
     for _ in range(MOST_REDRAWS):
-        cells = 2 ** torch.randint(0, 6, (2, len(empty)), generator=generator, device=generator.device)
-        masks[empty] = perlin_noise(height, width, cells[0].float(), cells[1].float(), generator) > PERLIN_THRESHOLD
-        empty = empty[~masks[empty].flatten(1).any(dim=1)]
-        if not len(empty):
+        cells = 2 ** torch.randint(0, 6, (2, len(missing)), generator=generator, device=device)
+        above = perlin_noise(height, width, cells[0].float(), cells[1].float(), generator) - PERLIN_THRESHOLD
+        # Height over steepness is the distance to first order; where it is flat, a cell's usual slope stands in.
+        down, right = torch.gradient(above, dim=(1, 2))
+        usual = 0.5 * cells.amax(dim=0)[:, None, None] / longest
+        depths[missing] = above / torch.hypot(down, right).clamp(min=usual)
+        missing = missing[~((above > 0) & foreground[missing]).flatten(1).any(dim=1)]
+        if not len(missing):
             break
-    return masks
+    return depths
 
 
-def stroke_masks(m: int, height: int, width: int, generator: torch.Generator, segments: int = 8) -> Tensor:
-    """Cracks and scratches [M,H,W] bool: thin random walks of `segments` straight pieces."""
-    device = generator.device
-    length = torch.exp(uniform(m, math.log(0.02), math.log(0.15), generator))[:, None]
+def stroke_shapes(foreground: Tensor, generator: torch.Generator, segments: int = 8) -> Tensor:
+    """Cracks and scratches: thin random walks of `segments` straight pieces, each of its own width."""
+    m, height, width = foreground.shape
+    device, longest = foreground.device, max(height, width)
+    length = log_uniform(m, 0.02, 0.15, generator)[:, None]
     # A walk that hardly turns is a scratch, one that turns much is a crack.
     wobble = uniform(m, 0.0, 0.8, generator)[:, None]
     turns = wobble * torch.randn((m, segments), generator=generator, device=device)
     heading = uniform(m, 0, 2 * math.pi, generator)[:, None] + turns.cumsum(dim=1)
-    x = torch.cat([uniform(m, -0.45, 0.45, generator)[:, None], length * heading.cos()], dim=1).cumsum(dim=1)
-    y = torch.cat([uniform(m, -0.45, 0.45, generator)[:, None], length * heading.sin()], dim=1).cumsum(dim=1)
+    x, y = places(foreground, 1, generator)
+    x = torch.cat([x, length * heading.cos()], dim=1).cumsum(dim=1)
+    y = torch.cat([y, length * heading.sin()], dim=1).cumsum(dim=1)
+    thinnest = 0.7 / longest
+    half_width = log_uniform(m, thinnest, max(0.02, 2 * thinnest), generator)[:, None]
+    half_widths = half_width * (0.5 + torch.rand((m, segments), generator=generator, device=device))
     pixel_x, pixel_y = pixel_grid(height, width, device)
-    nearest = torch.full((m, height, width), torch.inf, device=device)
+    depths = torch.full((m, height, width), -torch.inf, device=device)
     for k in range(segments):
         ax, ay, bx, by = (p[:, k + i, None, None] for i in (0, 1) for p in (x, y))
         dx, dy = bx - ax, by - ay
         along = ((pixel_x - ax) * dx + (pixel_y - ay) * dy) / (dx * dx + dy * dy)
         along = along.clamp(0, 1)
-        distance = (pixel_x - ax - along * dx).square() + (pixel_y - ay - along * dy).square()
-        nearest = torch.minimum(nearest, distance)
-    thinnest = 0.7 / max(height, width)
-    half_width = torch.exp(uniform(m, math.log(thinnest), math.log(max(0.02, 2 * thinnest)), generator))
-    return nearest < half_width.square()[:, None, None]
+        distance = torch.hypot(pixel_x - ax - along * dx, pixel_y - ay - along * dy)
+        depths = torch.maximum(depths, half_widths[:, k, None, None].clamp(min=thinnest) - distance)
+    return depths * longest
 
 
-def spot_masks(m: int, height: int, width: int, generator: torch.Generator, spots: int = 3) -> Tensor:
-    """Pits, holes and stains [M,H,W] bool: one to `spots` ellipses."""
-    device = generator.device
-    x, y = pixel_grid(height, width, device)
-    masks = torch.zeros((m, height, width), dtype=torch.bool, device=device)
-    count = torch.randint(1, spots + 1, (m,), generator=generator, device=device)
+def ellipses(x: Tensor, y: Tensor, radius: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Ellipses of centres x and y [M] and longer radii [M], in units of the image's longer side."""
+    m, height, width = shape
+    pixel_x, pixel_y = pixel_grid(height, width, x.device)
+    angle = uniform(m, 0, math.pi, generator)[:, None, None]
+    shorter = (radius * uniform(m, 0.4, 1.0, generator))[:, None, None]
+    dx, dy = pixel_x - x[:, None, None], pixel_y - y[:, None, None]
+    along, across = angle.cos() * dx + angle.sin() * dy, angle.cos() * dy - angle.sin() * dx
+    return (1 - torch.hypot(along / radius[:, None, None], across / shorter)) * shorter * max(height, width)
+
+
+def spot_shapes(foreground: Tensor, generator: torch.Generator, spots: int = 3) -> Tensor:
+    """Pits, holes and stains: one to `spots` ellipses."""
+    m, height, width = foreground.shape
+    x, y = places(foreground, spots, generator)
+    count = torch.randint(1, spots + 1, (m,), generator=generator, device=foreground.device)
+    depths = torch.full((m, height, width), -torch.inf, device=foreground.device)
     for k in range(spots):
-        centre_x, centre_y = (uniform(m, -0.45, 0.45, generator)[:, None, None] for _ in range(2))
-        angle = uniform(m, 0, math.pi, generator)[:, None, None]
-        smallest = 1.0 / max(height, width)
-        radius = torch.exp(uniform(m, math.log(smallest), math.log(0.12), generator))[:, None, None]
-        aspect = uniform(m, 0.4, 1.0, generator)[:, None, None]
-        dx, dy = x - centre_x, y - centre_y
-        along, across = angle.cos() * dx + angle.sin() * dy, angle.cos() * dy - angle.sin() * dx
-        inside = (along / radius).square() + (across / (radius * aspect)).square() < 1
-        masks |= inside & (k < count)[:, None, None]
-    return masks
+        radius = log_uniform(m, 1 / max(height, width), 0.12, generator)
+        ellipse = ellipses(x[:, k], y[:, k], radius, foreground.shape, generator)
+        depths = torch.where((k < count)[:, None, None], torch.maximum(depths, ellipse), depths)
+    return depths
+
+
+def patch_shapes(foreground: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Wide areas without a clear border, and the widths [M] of their edges in pixels."""
+    m, height, width = foreground.shape
+    (x, y), radius = places(foreground, 1, generator), log_uniform(m, 0.1, 0.4, generator)
+    edge = radius * max(height, width) * uniform(m, 0.5, 1.5, generator)
+    return ellipses(x[:, 0], y[:, 0], radius, foreground.shape, generator), edge
+
+
+def soft(depths: Tensor, edge: Tensor) -> Tensor:
+    """Strength in [0,1] of shapes [M,H,W] whose border is `edge` [M] pixels wide; 1/2 on a border that has a width."""
+    edge = edge[:, None, None]
+    return torch.where(edge > 0, (0.5 + depths / edge.clamp(min=1e-3)).clamp(0, 1), (depths > 0).to(depths.dtype))

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -15,11 +14,10 @@ import torch
 import torch.distributed as dist
 
 from diffad_ray.detectors.bundle import find_detector
-from diffad_ray.detectors.views import pieces
 from diffad_ray.training.checkpoints import TrainingFolder
 from diffad_ray.training.finish import finish_detector
 from diffad_ray.training.loop import Report, TrainingSettings, World, train_loop
-from diffad_ray.training.normals import load_pieces, load_textures, read_images
+from diffad_ray.training.normals import load_normals, load_textures, read_images
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,7 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
     torch.manual_seed(settings.seed)
     detector = detector_class(detector_class.settings_class(**job.detector_settings))
     learnt, share = job.learnt[world.rank :: world.size], -(-settings.max_images // world.size)
-    view = partial(pieces, settings=detector.settings)
-    normals, problems = load_pieces(learnt, view, share, settings.seed + world.rank)
+    normals, problems = load_normals(learnt, detector.settings, share, settings.seed + world.rank)
     side = detector.settings.image_size
     textures = load_textures(job.textures, side, settings.seed) if job.textures else None
 

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from diffad_ray.detectors.base import Detector, Mode, Precision
 from diffad_ray.detectors.engine import as_unit_tensor
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.errors import UserError
+from diffad_ray.training.augmentation import Augmentation, augmented
 
 log = logging.getLogger(__name__)
 TRIAL_IMAGES = 4
@@ -46,6 +47,7 @@ class TrainingSettings:
             keeps its part in memory.
         checkpoint_seconds: time between checkpoints.
         report_every: steps between two lines of the loss table.
+        augmentation: how the normal images are varied.
         seed: of every random choice.
     """
 
@@ -61,9 +63,13 @@ class TrainingSettings:
     max_images: int = 20_000
     checkpoint_seconds: float = 120.0
     report_every: int = 10
+    augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
 
     def __post_init__(self) -> None:
+        # Stored settings come as plain dictionaries.
+        if isinstance(given := self.augmentation, dict):
+            object.__setattr__(self, "augmentation", Augmentation(**given))
         for name in ("steps", "batch_size", "max_images", "report_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
@@ -139,7 +145,7 @@ class Batches:
         return self.passes[number]
 
     def at(self, step: int, device: torch.device) -> Tensor:
-        """Images [B,3,H,W] in [0,1] of a step."""
+        """Images [B,C,H,W] in [0,1] of a step."""
         positions = np.arange(step * self.batch, (step + 1) * self.batch)
         chosen = [self._shuffled(int(p // len(self.images)))[p % len(self.images)] for p in positions]
         return as_unit_tensor(self.images[chosen]).to(device, non_blocking=True)
@@ -152,7 +158,7 @@ def _choose_mode(detector: Detector, images: Tensor, textures: Tensor | None, wa
     def step(mode: Mode) -> None:
         trial.zero_grad(set_to_none=True)
         generator = seeded_generator(world.device, 0)
-        trial.run_in(mode)(mode.laid_out(images[:TRIAL_IMAGES]), textures, generator)["loss"].backward()
+        trial.run_in(mode)(mode.laid_out(images[:TRIAL_IMAGES, :3]), textures, generator)["loss"].backward()
 
     precisions: list[Precision] = ["float32"] if wanted in ("auto", "float32") else []
     if wanted in ("auto", "bfloat16"):
@@ -188,7 +194,7 @@ def train_loop(
     its checkpoints it takes the same steps.
 
     Args:
-        normals: this rank's normal images [N,H,W,3], uint8 or uint16.
+        normals: this rank's normal images [N,H,W,3], uint8 or uint16; a fourth channel, if any, is their foreground.
         textures: [K,3,h,w] in [0,1], or None; see `Detector.training_losses`.
         resume: a state that `on_checkpoint` was given.
         on_report: called on rank 0 every `settings.report_every` steps.
@@ -208,9 +214,8 @@ def train_loop(
     torch.manual_seed(settings.seed)
     batches = Batches(normals, settings.batch_size // world.size, settings.seed + world.rank)
     detector = detector.to(world.device).train()
-    if world.device.type == "cuda" and world.size > 1:
-        detector = nn.SyncBatchNorm.convert_sync_batchnorm(detector)
-    mode = _choose_mode(detector, batches.at(0, world.device), textures, settings.precision, world)
+    first = augmented(batches.at(0, world.device), settings.augmentation, seeded_generator(world.device, settings.seed))
+    mode = _choose_mode(detector, first, textures, settings.precision, world)
     detector.run_in(mode)
 
     ema = Ema(detector, settings.ema_decay)
@@ -233,9 +238,10 @@ def train_loop(
         factor = learning_rate_factor(step, settings.steps, settings.warmup)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * factor
-        images = mode.laid_out(batches.at(step, world.device))
         generator = seeded_generator(world.device, settings.seed, step, world.rank)
-        losses = wrapped(images, textures, generator)
+        inputs = augmented(batches.at(step, world.device), settings.augmentation, generator)
+        foregrounds = inputs[:, 3:] >= 0.5 if inputs.shape[1] > 3 else None
+        losses = wrapped(mode.laid_out(inputs[:, :3]), textures, generator, foregrounds)
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         nn.utils.clip_grad_norm_(detector.parameters(), settings.gradient_clip)

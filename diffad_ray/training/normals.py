@@ -11,11 +11,13 @@ import numpy as np
 from torch import Tensor
 
 from diffad_ray import storage
+from diffad_ray.detectors.base import DetectorSettings
 from diffad_ray.detectors.engine import as_unit_tensor
-from diffad_ray.detectors.views import check_side
+from diffad_ray.detectors.views import pieces
 from diffad_ray.errors import UserError
-from diffad_ray.images import ImageError, decode_image, is_named_image, network_input, same_depth
+from diffad_ray.images import ImageError, check_side, decode_image, is_named_image, network_input, resized, same_depth
 from diffad_ray.read_ahead import read_ahead
+from diffad_ray.synthesis.foreground import CONSENT, GRID, foregrounds
 
 R = TypeVar("R")
 READERS = 16
@@ -92,6 +94,32 @@ def load_pieces(
         reasons = "; ".join(f"{location}: {reason}" for location, reason in list(problems.items())[:3])
         raise UserError(f"none of {len(locations)} images can be used: {reasons}")
     return same_depth(kept), problems
+
+
+def load_normals(
+    locations: Sequence[str], settings: DetectorSettings, most: int, seed: int
+) -> tuple[np.ndarray, dict[str, str]]:
+    """What the networks see of normal images: `load_pieces` of their views, with their foregrounds.
+
+    Where the images show an object on a background, there is a fourth channel, of the largest value on the object and 0
+    elsewhere, and the squares are [N,S,S,4].
+    """
+    votes: list[bool] = []
+
+    def with_foreground(pixels: np.ndarray) -> list[np.ndarray]:
+        found, is_object = foregrounds(as_unit_tensor(network_input(pixels, GRID)[None]))
+        votes.append(bool(is_object))
+        height, width = pixels.shape[:2]
+        white = np.iinfo(pixels.dtype).max
+        mask = resized(found[0].numpy().astype(pixels.dtype) * white, width, height)
+        if not is_object:
+            mask = np.full_like(mask, white)
+        return pieces(np.dstack([pixels, mask]), settings)
+
+    squares, problems = load_pieces(locations, with_foreground, most, seed)
+    if sum(votes) < CONSENT * len(votes):
+        squares = np.ascontiguousarray(squares[..., :3])
+    return squares, problems
 
 
 def load_textures(folder: str, image_size: int, seed: int) -> Tensor:

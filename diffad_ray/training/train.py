@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffad_ray import storage
+from diffad_ray.detectors.base import DetectorSettings
 from diffad_ray.detectors.bundle import DESCRIPTION, Bundle, find_detector, load_bundle, load_description
 from diffad_ray.detectors.engine import as_unit_tensor, default_device
 from diffad_ray.detectors.views import pieces
@@ -66,9 +67,7 @@ def train(
     normals, location = storage.normalised(normals), storage.normalised(detector)
     textures = storage.normalised(textures) if textures else None
     from_file = read_settings_file(settings_file) if settings_file else {}
-    override = parse_overrides(overrides)
-    if unknown := set(override) - {"detector", "training"}:
-        raise UserError(f"{unknown.pop()!r} is no section of the settings: write detector.KEY=... or training.KEY=...")
+    override = parse_overrides(overrides, ("detector", "training"))
     detector_class = find_detector(kind)
     detector_values: dict[str, Any] = merged(
         from_file.get("detector", {}), {"preset": preset, "image_size": image_size}, override.get("detector", {})
@@ -78,6 +77,34 @@ def train(
     )
     settings = build(detector_class.settings_class, detector_values, "detector")
     training = build(TrainingSettings, training_values, "training")
+    return train_as(
+        normals,
+        location,
+        kind,
+        settings,
+        training,
+        textures=textures,
+        workers=workers,
+        cpus_per_worker=cpus_per_worker,
+        fresh=fresh,
+        show_progress=show_progress,
+    )
+
+
+def train_as(
+    normals: str,
+    location: str,
+    kind: str,
+    settings: DetectorSettings,
+    training: TrainingSettings,
+    *,
+    textures: str | None = None,
+    workers: int = 0,
+    cpus_per_worker: int | None = None,
+    fresh: bool = False,
+    show_progress: bool = False,
+) -> Bundle:
+    """`train` with settings that are complete but for what is measured on the images; locations are normalised."""
     if workers < 0 or (workers and training.batch_size % workers):
         raise UserError(f"batch_size {training.batch_size} can't be shared among {workers} workers: take a multiple")
 
@@ -95,7 +122,7 @@ def train(
         held_back=found.held_back,
         location=location,
         textures=textures,
-        data={"normals": normals, "fingerprint": found.fingerprint},
+        data={"normals": normals, "fingerprint": found.fingerprint, "textures": textures},
     )
     if fresh:
         storage.delete(f"{location}/{DESCRIPTION}")

@@ -1,0 +1,92 @@
+"""Augmentation: other views of the same part, with their foreground."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from diffad_ray.training.augmentation import Augmentation, augmented
+
+OFF = Augmentation(brightness=0.0)
+
+
+def seeded(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def images(count: int = 16, height: int = 32, width: int = 32, channels: int = 4) -> Tensor:
+    return torch.rand((count, channels, height, width), generator=seeded(9))
+
+
+def test_nothing_is_done_unasked() -> None:
+    assert torch.equal(augmented(images(), OFF, seeded()), images())
+
+
+def test_the_generator_decides() -> None:
+    every = Augmentation(mirror="both", rotation=20, brightness=0.2, crop=32)
+    x = images(height=64, width=96)
+    first, again, other = (augmented(x, every, seeded(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(x, images(height=64, width=96)), "the input is not changed"
+
+
+@pytest.mark.parametrize(("mirror", "dims"), [("horizontal", [3]), ("vertical", [2])])
+def test_mirrors(mirror: str, dims: list[int]) -> None:
+    x = images(64)
+    result = augmented(x, Augmentation(mirror=mirror, brightness=0), seeded())
+    mirrored = torch.tensor([torch.equal(a, b) for a, b in zip(result, x.flip(dims), strict=True)])
+    same = torch.tensor([torch.equal(a, b) for a, b in zip(result, x, strict=True)])
+    assert (mirrored ^ same).all()
+    assert 16 < mirrored.sum() < 48
+
+
+def test_rotations_turn_without_distortion() -> None:
+    # A ring stays where it is in a square and in a rectangle, whatever the angle; a spot on it moves along it.
+    for height, width in ((64, 64), (64, 96)):
+        y, x = torch.meshgrid(
+            torch.arange(height) - height / 2 + 0.5, torch.arange(width) - width / 2 + 0.5, indexing="ij"
+        )
+        ring = ((x.square() + y.square()).sqrt() - 10).abs() < 3
+        turned = augmented(ring.float().expand(8, 3, -1, -1), Augmentation(rotation=180, brightness=0), seeded())
+        assert (turned - ring.float()).abs().mean() < 0.03
+        half = (ring & (x > 0)).float().expand(8, 3, -1, -1)
+        assert (augmented(half, Augmentation(rotation=180, brightness=0), seeded()) - half).abs().mean() > 0.03
+
+
+def test_brightness_spares_the_foreground() -> None:
+    x = 0.2 + 0.5 * images(64)
+    result = augmented(x, Augmentation(brightness=0.1), seeded())
+    assert torch.equal(result[:, 3:], x[:, 3:])
+    factor = (result / x)[:, :3].flatten(1)
+    assert (factor.amax(dim=1) - factor.amin(dim=1)).max() < 1e-5
+    assert 0.9 <= factor.min() < 0.95 < 1.05 < factor.max() <= 1.1
+
+
+def test_crops_are_squares_of_the_image_with_many_at_its_borders() -> None:
+    height, width = 64, 96
+    place = torch.arange(height * width, dtype=torch.float32).view(1, 1, height, width) / (height * width)
+    crops = augmented(place.expand(400, 4, -1, -1), Augmentation(crop=32, brightness=0), seeded())
+    assert crops.shape == (400, 4, 32, 32)
+    first = (crops[:, 0, 0, 0] * height * width).round().long()
+    rows, columns = first // width, first % width
+    for k in range(400):
+        y, x = int(rows[k]), int(columns[k])
+        assert torch.equal(crops[k], place[0, :, y : y + 32, x : x + 32].expand(4, -1, -1))
+    assert 0.25 < ((rows == 0) | (rows == 32)).float().mean() < 0.5
+    assert len(columns.unique()) > 40
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"mirror": "up"}, "mirror"),
+        ({"rotation": -1}, "rotation"),
+        ({"brightness": 1}, "brightness"),
+        ({"crop": 33}, "crop"),
+    ],
+)
+def test_impossible_settings_are_refused(wrong: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Augmentation(**wrong)
