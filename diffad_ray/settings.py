@@ -34,7 +34,8 @@ def parse_overrides(pairs: Sequence[str], sections: Sequence[str] = ()) -> dict[
     """`["steps=100", "anomalies.share=0.3"]` as nested tables; values are read as TOML, bare words as text.
 
     Raises:
-        UserError: a pair can't be read, or is of none of these sections; without sections, any name will do.
+        UserError: a pair can't be read, or is of none of these sections (without them, any name will do), or it gives a
+            section a plain value.
     """
     merged: dict[str, Any] = {}
     for pair in pairs:
@@ -55,6 +56,9 @@ def parse_overrides(pairs: Sequence[str], sections: Sequence[str] = ()) -> dict[
     if sections and (unknown := merged.keys() - set(sections)):
         wanted = " or ".join(f"{section}.KEY=..." for section in sections)
         raise UserError(f"{min(unknown)!r} is no section of the settings: write {wanted}")
+    for section in SECTIONS:
+        if not isinstance(merged.get(section, {}), dict):
+            raise UserError(f"{section!r} is a section and takes no value of its own: write {section}.KEY=...")
     return merged
 
 

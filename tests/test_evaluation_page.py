@@ -12,7 +12,9 @@ from conftest import write_image
 from hand_made_table import SIDE, write_run
 from typer.testing import CliRunner
 
+from diffad_ray.analytics import originals
 from diffad_ray.analytics.evaluation_page import page
+from diffad_ray.analytics.evaluation_page.examples import TRUTH, detected, marked_by_table
 from diffad_ray.analytics.evaluation_page.svg import Chart
 from diffad_ray.cli import app
 from diffad_ray.demo.surfaces import defective, normal
@@ -103,6 +105,25 @@ def test_commands_write_it(tmp_path: Path) -> None:
     assert text.count("marked</span>") == 3
     done = CliRunner().invoke(app, ["evaluate", "detector", *places[:2]])
     assert "give DETECTOR and DATASET" in str(done.exception)
+
+
+@pytest.mark.parametrize("with_detector", [False, True])
+def test_images_over_the_default_limit_are_shown(
+    detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_detector: bool
+) -> None:
+    archive, table = tmp_path / "archive", str(tmp_path / "table")
+    for name in ("0.png", "truth.png"):
+        write_image(archive / name, np.full((SIDE // 2, SIDE, 3), 255, np.uint8))
+    write_run(table, 1, ["0.png"], archive=str(archive))
+    shown = ScoredImage(str(archive / "0.png"), "weave", "hole", 0.9, 0.5, 0.01, str(archive / "truth.png"))
+    monkeypatch.setattr(originals, "DEFAULT_MAX_PIXELS", 100)
+    (example,) = detected([shown], str(detector), table) if with_detector else marked_by_table([shown], table)
+    assert example.problem == ""
+    outlined = example.pictures["image, truth outlined"]
+    assert (outlined == TRUTH).all(axis=-1).any(), "the truth is as large as its image, and drawn too"
+    if with_detector:
+        (example,) = detected([shown], str(detector), None)
+        assert "more than the limit of 100" in example.problem
 
 
 def test_charts_keep_within_their_axes() -> None:

@@ -16,6 +16,7 @@ from diffad_ray import UserError, query
 from diffad_ray.analytics.gallery import draw_gallery, worst_images
 from diffad_ray.analytics.query import query_to_file
 from diffad_ray.analytics.summary import summarise
+from diffad_ray.cli.tables import picture
 from diffad_ray.demo.surfaces import normal
 from diffad_ray.detectors.bundle import Bundle
 from diffad_ray.table.layout import REGIONS, SCORES, image_id, parquet_bytes, shard_file, to_table
@@ -98,21 +99,59 @@ def test_wrong_queries_say_what_is_there(table: Path, tmp_path: Path) -> None:
         query_to_file(table, "SELECT 1", tmp_path / "no" / "such" / "folder" / "x.csv", "csv")
 
 
-def test_the_picture(detector: Path, bundle: Bundle, tmp_path: Path) -> None:
-    image = tmp_path / "part.png"
-    write_image(image, normal("weave", np.random.default_rng(0), 64).image)
-    scored = row(str(image), 0, status="ok", score=0.9, threshold=0.1, is_anomalous=True)
-    scored["detector_fingerprint"] = bundle.fingerprint
-    path = Path(shard_file(str(tmp_path / "table"), "scores", "2026-01-02", "run0", 0))
-    path.parent.mkdir(parents=True)
-    path.write_bytes(parquet_bytes(to_table([scored], SCORES)))
-    Path(shard_file(str(tmp_path / "table"), "regions", "2026-01-02", "run0", 0)).parent.mkdir(parents=True)
-    regions = Path(shard_file(str(tmp_path / "table"), "regions", "2026-01-02", "run0", 0))
-    regions.write_bytes(parquet_bytes(to_table([], REGIONS)))
-    worst = worst_images(tmp_path / "table", detector, 5)
-    assert [found.uri for found in worst] == [str(image)]
+@pytest.fixture
+def worst_first(bundle: Bundle, tmp_path: Path) -> list[Path]:
+    """Four images that exist, and a table of them, the worst first, as the detector's own."""
+    rng = np.random.default_rng(0)
+    images = [tmp_path / f"{k}.png" for k in range(4)]
+    for image in images:
+        write_image(image, normal("weave", rng, 64).image)
+    judged = {"status": "ok", "threshold": 0.1, "is_anomalous": True, "width": 64, "height": 64}
+    scored = [row(str(image), 0, score=0.9 - k / 10, **judged) for k, image in enumerate(images)]
+    scored = [{**one, "detector_fingerprint": bundle.fingerprint} for one in scored]
+    for kind, content in (("scores", to_table(scored, SCORES)), ("regions", to_table([], REGIONS))):
+        path = Path(shard_file(str(tmp_path / "table"), kind, "2026-01-02", "run0", 0))
+        path.parent.mkdir(parents=True)
+        path.write_bytes(parquet_bytes(content))
+    return images
+
+
+def test_the_picture(detector: Path, worst_first: list[Path], tmp_path: Path) -> None:
+    worst, left_out = worst_images(tmp_path / "table", detector, 2)
+    assert [found.uri for found in worst] == [str(image) for image in worst_first[:2]]
+    assert left_out == []
     assert worst[0].reconstruction.shape == worst[0].image.shape == (64, 64, 3)
     draw_gallery({"weave": worst}, tmp_path / "worst.png")
     drawn = cv2.imread(str(tmp_path / "worst.png"))
     assert min(drawn.shape[:2]) > 100
     assert drawn.std() > 10, "the picture is blank"
+
+
+def test_what_cannot_be_shown_gives_its_place_to_the_next(
+    detector: Path, worst_first: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone, replaced, page, fine = worst_first
+    gone.unlink()
+    write_image(replaced, np.zeros((10, 10, 3), np.uint8))
+    page.write_text("<html>")
+    picture(str(tmp_path / "table"), str(detector), str(tmp_path / "worst.png"), images=1)
+    reasons = capsys.readouterr().err.splitlines()
+    said = {gone: "is gone", replaced: "the table says 64 x 64", page: "starts with '<html>'"}
+    for reason, (image, because) in zip(reasons, said.items(), strict=True):
+        assert reason.startswith("left out: ")
+        assert str(image) in reason
+        assert because in reason
+    assert [found.uri for found in worst_images(tmp_path / "table", detector, 4).images] == [str(fine)]
+    fine.unlink()
+    with pytest.raises(UserError, match=r"none of the worst images .* can be shown: .*0.png is gone"):
+        worst_images(tmp_path / "table", detector, 1)
+
+
+def test_images_over_the_default_limit_are_shown(
+    detector: Path, worst_first: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffad_ray.analytics.originals.DEFAULT_MAX_PIXELS", 100)
+    assert len(worst_images(tmp_path / "table", detector, 4).images) == 4
+    # The limit is the table's, not none: what grew since is not decoded.
+    write_image(worst_first[0], np.zeros((65, 65, 3), np.uint8))
+    assert "more than the limit of 4,096" in worst_images(tmp_path / "table", detector, 4).left_out[0]

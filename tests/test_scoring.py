@@ -190,6 +190,8 @@ def test_archive_detector_and_table_on_s3(s3: str, archive: Path, detector: Path
     assert score(f"{s3}/archive", detector=f"{s3}/detectors/weave", table=place, threshold=ALWAYS).plan.images == 0
     name = "parse_filename(image_uri)"
     sql = f"SELECT {name} AS name, score FROM scores WHERE status = 'ok' ORDER BY {name}"
-    assert rows(place, sql) == rows(table, sql), "the same images got other scores"
+    there, here = ({row["name"]: row["score"] for row in rows(where, sql)} for where in (place, table))
+    # Not equal: each run's trial chooses the memory format, and that moves a score by its rounding.
+    assert there == pytest.approx(here, rel=0, abs=1e-6), "the same images got other scores"
     (row,) = rows(place, "SELECT mask_uri FROM scores WHERE mask_uri IS NOT NULL LIMIT 1")
     assert decode_image(storage.read(row["mask_uri"])).pixels.shape == (64, 64, 3)

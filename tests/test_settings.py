@@ -63,6 +63,14 @@ def test_overrides_of_other_sections_are_refused() -> None:
         parse_overrides(pairs, ("detector", "training"))
 
 
+@pytest.mark.parametrize("sections", [(), ("detector", "training")])
+@pytest.mark.parametrize("pairs", [["detector=5"], ["detector.preset=tiny", "detector=5"]])
+def test_a_section_is_no_setting(pairs: list[str], sections: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match=r"'detector' is a section .*: write detector.KEY=..."):
+        parse_overrides(pairs, sections)
+    assert parse_overrides(['detector={preset="tiny"}'], sections) == {"detector": {"preset": "tiny"}}
+
+
 def test_build_checks_and_nests() -> None:
     values = {"preset": "tiny", "anomalies": {"share": 0.25, "opacity": [0, 1]}, "mean": [0.1, 0.2, 0.3]}
     settings = build(DiffusionADSettings, values, "detector")
@@ -90,7 +98,7 @@ NETWORK = {"channels": 8, "channel_multipliers": [1], "residual_blocks": 1, "att
         (DiffusionADSettings, {"image_size": 100}, "take 96"),
         (DiffusionADSettings, {"anomalies": {"shear": 1}}, r"\[training.anomalies\] has no setting 'shear'; .*share"),
         (DiffusionADSettings, {"anomalies": {"share": "half"}}, "anomalies.share: input should be a valid number"),
-        (DiffusionADSettings, {"anomalies": {"share": 2}}, "anomalies: share of anomalous samples 2"),
+        (DiffusionADSettings, {"anomalies": {"share": 2}}, r"anomalies: share 2.0 must lie in \[0, 1\]"),
         (DiffusionADSettings, {"anomalies": 3}, "anomalies: input should be a dictionary"),
         (DiffusionADSettings, {"network": NETWORK}, "segmenter_channels: field required"),
         (DiffusionADSettings, {"network": {**NETWORK, "depth": 3}}, r"\[training.network\] has no setting 'depth'"),

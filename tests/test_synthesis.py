@@ -113,7 +113,7 @@ def test_given_textures_are_what_shows(size: tuple[int, int]) -> None:
     for image, mask in zip(made.images, made.masks.bool(), strict=True):
         shown = image[:, mask[0]]
         # None of the ten changes makes a flat texture uneven.
-        assert (shown.amax(dim=1) - shown.amin(dim=1)).max() < 1e-5
+        assert (shown.amax(dim=1) - shown.amin(dim=1)).max() < 1e-4
 
 
 def test_shades_are_the_image_itself_lighter_or_darker() -> None:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from diffad_ray import storage
+from diffad_ray.analytics.originals import read_original
 from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.detectors.engine import Engine, default_device
 from diffad_ray.detectors.tiling import block_maximum
 from diffad_ray.errors import UserError
-from diffad_ray.images import decode_image, for_display, resized
+from diffad_ray.images import for_display, resized
 from diffad_ray.scoring.masks import anomaly_mask
 from diffad_ray.table.reading import read_views
 
 COLUMNS = ("image", "without its anomaly", "anomaly map", "marked")
+SPARE = 20
+"So many images may be left out before the picture gets shorter: a table may have outlived all its images."
 LONGEST_SIDE = 512
 "Pictures are shown at this size at most, in pixels."
 
@@ -37,33 +41,47 @@ class WorstImage:
     marked: np.ndarray
 
 
-def worst_images(table: str | Path, detector: str | Path, count: int) -> list[WorstImage]:
+class Worst(NamedTuple):
+    """The worst images that can be shown, and why worse ones can't, each named."""
+
+    images: list[WorstImage]
+    left_out: list[str]
+
+
+def worst_images(table: str | Path, detector: str | Path, count: int) -> Worst:
     """The images that a detector found worst, detected again to show what it saw.
 
+    An image that is gone, unreadable or another now gives its place to the next worst.
+
     Raises:
-        UserError: no table, no detector, or no image with a score of that detector.
+        UserError: no table, no detector, no image with a score of that detector, or none that can be shown.
     """
     bundle = load_bundle(str(detector))
     sql = (
-        "SELECT image_uri, score, threshold FROM scores WHERE detector_fingerprint = ? AND status = 'ok' "
-        f"ORDER BY score DESC LIMIT {count}"
+        "SELECT image_uri, score, threshold, width, height FROM scores WHERE detector_fingerprint = ? "
+        f"AND status = 'ok' ORDER BY score DESC LIMIT {count + SPARE}"
     )
     rows = read_views(str(table), lambda views: views.execute(sql, [bundle.fingerprint]).fetchall())
     if not rows:
         raise UserError(f"the table {table} has no scores of the detector {detector} ({bundle.fingerprint})")
     engine = Engine(bundle.detector, default_device())
-    pictures: list[np.ndarray] = []
+    shown: list[tuple[str, float, float, np.ndarray]] = []
+    left_out: list[str] = []
 
     def originals() -> Iterator[np.ndarray]:
-        for uri, _, _ in rows:
-            image = decode_image(storage.read(uri)).pixels
-            pictures.append(for_display(image, LONGEST_SIDE))
+        for uri, score, threshold, width, height in rows:
+            try:
+                image = read_original(uri, (width, height))
+            except UserError as error:
+                left_out.append(str(error))
+                continue
+            shown.append((uri, score, threshold, for_display(image, LONGEST_SIDE)))
             yield image
 
     worst = []
     # A detection comes after its original was taken, so there is a picture for it.
-    for row, found, picture in zip(rows, engine.detect_images(originals()), pictures, strict=True):
-        uri, score, threshold = row
+    detections = engine.detect_images(islice(originals(), count))
+    for found, (uri, score, threshold, picture) in zip(detections, shown, strict=True):
         height, width = picture.shape[:2]
         assert found.reconstruction is not None
         restored = resized(found.reconstruction, width, height)
@@ -72,7 +90,9 @@ def worst_images(table: str | Path, detector: str | Path, count: int) -> list[Wo
         full_map, mask = anomaly_mask(block_maximum(found.anomaly_map, shrink), width, height, threshold)
         marked = _outlined(picture, mask) if score >= threshold else picture
         worst.append(WorstImage(uri, score, threshold, picture, restored, full_map, marked))
-    return worst
+    if not worst:
+        raise UserError(f"none of the worst images of the table {table} can be shown: {'; '.join(left_out[:3])}")
+    return Worst(worst, left_out)
 
 
 def _outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -10,8 +10,9 @@ import duckdb
 import numpy as np
 
 from diffad_ray import storage
+from diffad_ray.analytics.originals import read_original
 from diffad_ray.errors import UserError
-from diffad_ray.images import DEFAULT_MAX_PIXELS, ImageError, decode_image, for_display
+from diffad_ray.images import for_display
 from diffad_ray.scoring.masks import mask_from_runs
 from diffad_ray.table.reading import read_views
 
@@ -31,26 +32,15 @@ def overlay(table: str | Path, image: str) -> np.ndarray:
     Raises:
         UserError: no table; no such image, or several; it has no score; or its file is gone, unreadable or another.
     """
+    return draw_regions(*original_and_regions(table, image))
+
+
+def original_and_regions(table: str | Path, image: str) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """The original image [H,W,3] and its rows of the regions table, the highest peak first; see `overlay`."""
     row, regions = _find(str(table), image)
-    uri, width, height = row["image_uri"], row["width"], row["height"]
     if row["status"] != "ok":
-        raise UserError(f"{uri} has no score: {row['status']} ({row['error']})")
-    try:
-        pixels = decode_image(storage.read(uri), max(DEFAULT_MAX_PIXELS, width * height)).pixels
-    except FileNotFoundError as error:
-        raise UserError(
-            f"the image {uri} is gone, so there is nothing to draw on; its regions are in the table"
-        ) from error
-    except OSError as error:
-        raise UserError(f"the image {uri} can't be read: {error}") from error
-    except ImageError as error:
-        raise UserError(f"{uri} is not the image any more that was scored: {error}") from error
-    if pixels.shape[:2] != (height, width):
-        raise UserError(
-            f"{uri} is not the image any more that was scored: it has {pixels.shape[1]} x {pixels.shape[0]} pixels, "
-            f"the table says {width} x {height}"
-        )
-    return draw_regions(pixels, regions)
+        raise UserError(f"{row['image_uri']} has no score: {row['status']} ({row['error']})")
+    return read_original(row["image_uri"], (row["width"], row["height"])), regions
 
 
 def write_png(picture: np.ndarray, output: str) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from diffad_ray.analytics.history import RunState
     from diffad_ray.analytics.summary import DetectorSummary
     from diffad_ray.detectors.bundle import Bundle
+    from diffad_ray.evaluation.ablate import Ablation
     from diffad_ray.evaluation.result import Evaluation
     from diffad_ray.table.compact import CompactSummary
     from diffad_ray.table.runs import Run
@@ -41,6 +42,19 @@ def print_training(bundle: Bundle, location: str, console: Console) -> None:
         lines.append(f"  {len(problems)} images could not be read and were left out:")
         lines += [f"    {uri}: {reason}" for uri, reason in list(problems.items())[:MOST_REASONS]]
     lines.append(f"Next: diffad-ray score ARCHIVE --detector {location} --table TABLE")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+
+
+def print_import(bundle: Bundle, location: str, console: Console) -> None:
+    """The closing words of an import."""
+    calibration, unreadable = bundle.calibration, bundle.facts["unreadable"]
+    lines = [
+        f"{bundle.name} {bundle.fingerprint}",
+        f"  threshold {calibration.threshold:.4f}: {calibration.false_alarm_rate:.1%} of good parts may score higher, "
+        f"judged by {calibration.images} images",
+        *(f"  could not be read: {uri}: {reason}" for uri, reason in unreadable.items()),
+        f"Next: diffad-ray score ARCHIVE --detector {location} --table TABLE",
+    ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
 
@@ -138,6 +152,27 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     if len(left_out) > MOST_REASONS:
         left_out = [*left_out[:MOST_REASONS], f"... and {len(left_out) - MOST_REASONS} more: --json names them all"]
     console.print("\n".join(lines + left_out), highlight=False, soft_wrap=True)
+
+
+def print_ablation(ablation: Ablation, console: Console) -> None:
+    """The variants of an ablation, a block a group."""
+    table = Table("setting", "", box=None)
+    for column in ("image AUROC", "AP", "pixel AUROC", "AP", "AUPRO", "error of good", "network calls", "images/s"):
+        table.add_column(column, justify="right")
+    for group, variants in ablation.groups().items():
+        for number, variant in enumerate(variants):
+            accuracy = (variant.image_auroc, variant.image_ap, variant.pixel_auroc, variant.pixel_ap, variant.aupro)
+            prices = f"{variant.normal_error:.5f}", f"{variant.network_calls:g}", f"{variant.images_per_second:.3g}"
+            table.add_row("" if number else group, variant.name, *map(_figure, accuracy), *prices)
+        table.add_section()
+    wide = Console(file=console.file, width=WIDE, color_system=console.color_system)  # type: ignore[arg-type]
+    wide.print(table)
+    console.print(
+        f"{ablation.images} test images; error: mean square of image minus reconstruction of good ones, in [0, 1]; "
+        f"images/s without reading, of tiles where the detector sees tiles, on {ablation.device}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _figure(value: float | None) -> str:

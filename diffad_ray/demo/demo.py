@@ -76,7 +76,7 @@ def run_demo(output: Path, *, images: int, steps: int | None, seed: int, console
         say(f"scored [bold]{product}[/]: {record.images} images, {counts}")
     print_summary(summarise(table, worst=5), console)
     _print_truth(archive, table, console)
-    worst = {p: worst_images(table, output / "detectors" / p, SHOWN) for p in PRODUCTS}
+    worst = {p: worst_images(table, output / "detectors" / p, SHOWN).images for p in PRODUCTS}
     draw_gallery(worst, output / "worst.png")
     console.print()
     say("done. Look at, and try:")

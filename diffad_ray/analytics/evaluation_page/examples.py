@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from diffad_ray import storage
-from diffad_ray.analytics.overlay import overlay
+from diffad_ray.analytics.originals import Size, max_pixels, read_original, sizes_in
+from diffad_ray.analytics.overlay import draw_regions, original_and_regions
 from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.detectors.engine import Engine, default_device
 from diffad_ray.detectors.tiling import block_maximum
@@ -54,8 +55,13 @@ def chosen(evaluation: Evaluation) -> dict[str, list[ScoredImage]]:
     }
 
 
-def detected(images: list[ScoredImage], detector: str) -> list[Example]:
-    """The images detected again: with their truth, without their anomaly, as a map, and with what is marked."""
+def detected(images: list[ScoredImage], detector: str, table: str | None) -> list[Example]:
+    """The images detected again: with their truth, without their anomaly, as a map, and with what is marked.
+
+    Args:
+        table: whose scores were evaluated, if any; it knows how large the images are.
+    """
+    sizes = {} if table is None else sizes_in(table, [image.uri for image in images])
     engine = Engine(load_bundle(detector).detector, default_device())
     problems: dict[str, str] = {}
     originals: dict[str, np.ndarray] = {}
@@ -63,9 +69,9 @@ def detected(images: list[ScoredImage], detector: str) -> list[Example]:
     def readable() -> Iterator[np.ndarray]:
         for image in images:
             try:
-                pixels = decode_image(storage.read(image.uri)).pixels
+                pixels = read_original(image.uri, sizes.get(image.uri))
                 check_side(pixels)
-            except (ImageError, OSError) as error:
+            except (ImageError, UserError) as error:
                 problems[image.uri] = str(error)
                 continue
             originals[image.uri] = for_display(pixels, LONGEST_SIDE)
@@ -89,7 +95,7 @@ def detected(images: list[ScoredImage], detector: str) -> list[Example]:
         heat = cv2.applyColorMap((full_map.clip(0, top) / top * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
         marked = _outlined(picture, mask, FOUND) if image.score >= image.threshold else picture
         pictures = {
-            "image, truth outlined" if image.mask_uri else "image": _with_truth(picture, image),
+            "image, truth outlined" if image.mask_uri else "image": _with_truth(picture, image, sizes.get(image.uri)),
             "without its anomaly": restored,
             "anomaly map": heat[..., ::-1],
             "marked": marked,
@@ -103,22 +109,24 @@ def marked_by_table(images: list[ScoredImage], table: str) -> list[Example]:
     examples = []
     for image in images:
         try:
-            original = for_display(decode_image(storage.read(image.uri)).pixels, LONGEST_SIDE)
-            marked = for_display(overlay(table, image.uri), LONGEST_SIDE)
-        except (ImageError, OSError, UserError) as error:
+            pixels, regions = original_and_regions(table, image.uri)
+        except UserError as error:
             examples.append(Example(image, {}, str(error)))
             continue
+        height, width = pixels.shape[:2]
+        original = _with_truth(for_display(pixels, LONGEST_SIDE), image, (width, height))
+        marked = for_display(draw_regions(pixels, regions), LONGEST_SIDE)
         title = "image, truth outlined" if image.mask_uri else "image"
-        examples.append(Example(image, {title: _with_truth(original, image), "marked": marked}))
+        examples.append(Example(image, {title: original, "marked": marked}))
     return examples
 
 
-def _with_truth(picture: np.ndarray, image: ScoredImage) -> np.ndarray:
-    """A picture with the outline of its mask; as it is where that can't be read."""
+def _with_truth(picture: np.ndarray, image: ScoredImage, size: Size | None) -> np.ndarray:
+    """A picture with the outline of its mask, which has the size of the image; as it is where that can't be read."""
     if image.mask_uri is None:
         return picture
     try:
-        mask = decode_image(storage.read(image.mask_uri)).pixels.max(axis=2) > 0
+        mask = decode_image(storage.read(image.mask_uri), max_pixels(size)).pixels.max(axis=2) > 0
     except (ImageError, OSError):
         return picture
     share = resized(mask.astype(np.float32), picture.shape[1], picture.shape[0])

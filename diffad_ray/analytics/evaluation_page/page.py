@@ -73,7 +73,10 @@ def page(evaluation: Evaluation, detector: str | None) -> str:
         if not images:
             body.append('<p class="pale">None.</p>')
             continue
-        examples = marked_by_table(images, evaluation.table or "") if detector is None else detected(images, detector)
+        if detector is None:
+            examples = marked_by_table(images, evaluation.table or "")
+        else:
+            examples = detected(images, detector, evaluation.table)
         body.append(f'<div class="examples">{"".join(map(_example, examples))}</div>')
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'

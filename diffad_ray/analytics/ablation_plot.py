@@ -1,0 +1,76 @@
+"""The plots of an ablation: accuracy beside price for the methods, and curves for what was swept."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from diffad_ray import storage
+from diffad_ray.evaluation.ablate import METHOD, Ablation, Variant
+
+ACCURACY = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
+COLOURS = ("#1f5fa8", "#d9822b", "#3c8f5a")
+ERROR_COLOUR = "#8a8f98"
+AXIS_NAMES = {"t_small": "t_s", "t_big": "t_b", "guidance": "guidance w", "noise_seed": "noise seed"}
+
+
+def write_ablation_plot(ablation: Ablation, output: str) -> None:
+    """Write the plots as PNG to a file or object.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    groups = ablation.groups()
+    sweeps = {name: variants for name, variants in groups.items() if name != METHOD}
+    figure = Figure(figsize=(12, 3.6 * (1 + -(-len(sweeps) // 2))), layout="constrained", facecolor="white")
+    rows = figure.subfigures(1 + -(-len(sweeps) // 2), 1, squeeze=False)[:, 0]
+    left, right = rows[0].subplots(1, 2)
+    _draw_accuracy(left, groups[METHOD])
+    _draw_price(right, groups[METHOD])
+    for place, (name, variants) in enumerate(sweeps.items()):
+        axes = rows[1 + place // 2].subplots(1, 2)
+        _draw_sweep(axes[place % 2], name, variants)
+        for other in axes if place == len(sweeps) - 1 and place % 2 == 0 else ():
+            other.set_visible(other is axes[0])
+    figure.suptitle(f"{ablation.images} images, {ablation.device}", fontsize=9)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=100)
+    storage.write(output, picture.getvalue())
+
+
+def _draw_accuracy(axes: Axes, methods: Sequence[Variant]) -> None:
+    width = 0.8 / len(ACCURACY)
+    for offset, ((metric, label), colour) in enumerate(zip(ACCURACY.items(), COLOURS, strict=True)):
+        heights = [getattr(variant, metric) or 0.0 for variant in methods]
+        places = [k + (offset - 1) * width for k in range(len(methods))]
+        axes.bar_label(axes.bar(places, heights, width, label=label, color=colour), fmt="%.2f", fontsize=7)
+    axes.set_xticks(range(len(methods)), [variant.name for variant in methods])
+    axes.set_ylim(0, 1.12)
+    axes.set_title("accuracy", fontsize=10)
+    axes.legend(fontsize=7, loc="upper left", ncols=3)
+
+
+def _draw_price(axes: Axes, methods: Sequence[Variant]) -> None:
+    names = [f"{variant.name}\n{variant.network_calls:g} calls" for variant in methods]
+    bars = axes.barh(names, [variant.images_per_second for variant in methods], color=COLOURS[0])
+    axes.bar_label(bars, fmt=" %.3g", fontsize=8)
+    axes.set_xscale("log")
+    axes.margins(x=0.25)
+    axes.invert_yaxis()
+    axes.set_title("images/s (network and arithmetic)", fontsize=10)
+
+
+def _draw_sweep(axes: Axes, name: str, variants: Sequence[Variant]) -> None:
+    values = [float(variant.name) for variant in variants]
+    for (metric, label), colour in zip(ACCURACY.items(), COLOURS, strict=True):
+        axes.plot(values, [getattr(variant, metric) for variant in variants], "o-", label=label, color=colour)
+    axes.set_xlabel(AXIS_NAMES[name])
+    errors = axes.twinx()
+    errors.plot(values, [variant.normal_error for variant in variants], "s--", color=ERROR_COLOUR, label="error, right")
+    errors.set_ylabel("squared error of good images", fontsize=8, color=ERROR_COLOUR)
+    lines = axes.get_lines() + errors.get_lines()
+    axes.legend(lines, [str(line.get_label()) for line in lines], fontsize=7)
+    axes.set_title(f"{AXIS_NAMES[name]}", fontsize=10)

@@ -1,0 +1,196 @@
+"""Commands around a detector: made, looked into, and compared with labels."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, TypeVar
+
+import typer
+
+from diffad_ray.cli.shared import AsJson, Overrides, Settings, console, print_json, say, stderr
+from diffad_ray.errors import UserError
+from diffad_ray.networks.presets import PRESETS
+
+N = TypeVar("N", int, float)
+
+
+def train(
+    normals: Annotated[str, typer.Argument(help="Folder or URI of images of good parts.")],
+    detector: Annotated[str, typer.Option(help="Folder or URI to write the detector to.")],
+    preset: Annotated[str | None, typer.Option(help=f"Network sizes: {', '.join(PRESETS)}. [default: small]")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels that networks see. [default: 128]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps. [default: 2000]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step, all workers together. [default: 16]")] = None,
+    textures: Annotated[str | None, typer.Option(help="Folder or URI of textures for pseudo-anomalies.")] = None,
+    kind: Annotated[str, typer.Option(help="Kind of detector.")] = "diffusion-ad",
+    workers: Annotated[int, typer.Option(help="Ray Train workers; 0 trains without Ray.")] = 1,
+    cpus_per_worker: Annotated[int | None, typer.Option(help="CPUs of a worker. [default: its share of cores]")] = None,
+    settings: Settings = None,
+    override: Overrides = None,
+    fresh: Annotated[bool, typer.Option(help="Start over instead of going on.")] = False,
+) -> None:
+    """Train a detector on images of good parts. An interrupted training goes on by the same command.
+
+    Copy: `diffad-ray train parts/good --detector detectors/part --preset small --steps 2000`
+    """
+    from diffad_ray.analytics.report import print_training
+    from diffad_ray.training.train import train as run
+
+    bundle = run(
+        normals,
+        detector,
+        kind=kind,
+        preset=preset,
+        image_size=image_size,
+        steps=steps,
+        batch_size=batch_size,
+        textures=textures,
+        workers=workers,
+        cpus_per_worker=cpus_per_worker,
+        settings_file=settings,
+        overrides=override or (),
+        fresh=fresh,
+        show_progress=True,
+    )
+    print_training(bundle, detector, console)
+
+
+def import_checkpoint(
+    checkpoint: Annotated[str, typer.Argument(help="File or URI of a checkpoint of the released DiffusionAD.")],
+    detector: Annotated[str, typer.Option(help="Folder or URI to write the detector to.")],
+    normals: Annotated[str | None, typer.Option(help="Folder or URI of normal images that set the threshold.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels, for a file that does not say.")] = None,
+    t_small: Annotated[int | None, typer.Option(help="Lower noise step. [default: the file's, else 200]")] = None,
+    t_big: Annotated[int | None, typer.Option(help="Higher noise step. [default: the file's, else 400]")] = None,
+) -> None:
+    """Make a detector of a checkpoint of the released DiffusionAD code; nothing in the file is run.
+
+    Copy: `diffad-ray import-checkpoint params-best.pt --detector detectors/part --normals parts/good`
+    """
+    from diffad_ray.analytics.report import print_import
+    from diffad_ray.training.import_checkpoint import import_checkpoint as run
+
+    if normals is None:
+        raise UserError("a checkpoint has no threshold: give --normals FOLDER with images of good parts that set one")
+    bundle = run(
+        checkpoint,
+        detector,
+        normals=normals,
+        image_size=image_size,
+        t_small=t_small,
+        t_big=t_big,
+        show_progress=True,
+    )
+    print_import(bundle, detector, console)
+
+
+def contact_sheet(
+    normals: Annotated[str, typer.Argument(help="Folder or URI of images of good parts.")],
+    output: Annotated[str, typer.Option(help="PNG file or URI to write.")],
+    textures: Annotated[str | None, typer.Option(help="Folder or URI of textures for pseudo-anomalies.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels that networks see. [default: 128]")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Samples to show.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the images and anomalies.")] = 0,
+    override: Overrides = None,
+) -> None:
+    """Draw what the networks are taught: rows of a normal image, its pseudo-anomaly and the mask.
+
+    Copy: `diffad-ray contact-sheet parts/good --output sheet.png`
+    """
+    from diffad_ray.analytics.contact_sheet import contact_sheet as run
+    from diffad_ray.analytics.overlay import write_png
+
+    sheet = run(normals, textures=textures, image_size=image_size, count=count, seed=seed, overrides=override or ())
+    write_png(sheet, output)
+    say(f"wrote {output}")
+
+
+def evaluate(
+    detector: Annotated[str | None, typer.Argument(help="Folder or URI of the detector.")] = None,
+    dataset: Annotated[
+        str | None, typer.Argument(help="Labelled images: MVTec AD, MPDD, BTAD, VisA, DAGM 2007, or a table of labels.")
+    ] = None,
+    table: Annotated[str | None, typer.Option(help="Folder or URI of a table: take its scores, open no image.")] = None,
+    labels: Annotated[str | None, typer.Option(help="With --table: CSV or Parquet file with uri and label.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Replaces the detector's threshold.")] = None,
+    html: Annotated[str | None, typer.Option(help="File or URI of a page to write: curves, figures, images.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a detector, or the scores of a table, with labels: AUROC, AP, AUPRO, figures at the threshold.
+
+    Copy: `diffad-ray evaluate detectors/part parts --html part.html`
+
+    Copy: `diffad-ray evaluate --table scores --labels labels.csv`
+    """
+    from diffad_ray.analytics.report import print_evaluation
+    from diffad_ray.evaluation.evaluate import evaluate as run
+    from diffad_ray.evaluation.scored_table import evaluate_table
+
+    if table is not None and labels is not None and dataset is None:
+        found = evaluate_table(table, labels, detector=detector, threshold=threshold)
+    elif table is None and labels is None and detector is not None and dataset is not None:
+        found = run(detector, dataset, threshold=threshold, show_progress=True)
+    else:
+        raise UserError("give DETECTOR and DATASET, or --table and --labels (and DETECTOR, where several have scored)")
+    # Before the page: a place that can't be written must not cost the figures.
+    if as_json:
+        print_json(asdict(found))
+    else:
+        print_evaluation(found, console)
+    if html is not None:
+        from diffad_ray.analytics.evaluation_page import write_page
+
+        write_page(found, html, detector)
+        say(f"wrote {html}", stderr)
+
+
+def ablate(
+    detector: Annotated[str, typer.Argument(help="Folder or URI of a DiffusionAD detector.")],
+    dataset: Annotated[str, typer.Argument(help="Labelled images, as evaluate takes them.")],
+    autoencoder: Annotated[
+        str | None, typer.Option(help="Folder or URI of an autoencoder to compare; trained like the detector, if new.")
+    ] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="At most so many of each kind. [default: all]")] = None,
+    t_small: Annotated[str, typer.Option(metavar="N,...", help="Values of t_s to try.")] = "",
+    t_big: Annotated[str, typer.Option(metavar="N,...", help="Values of t_b to try.")] = "",
+    guidance: Annotated[str, typer.Option(metavar="W,...", help="Values of w to try.")] = "",
+    noise_seeds: Annotated[int, typer.Option(min=1, help="Noise draws to compare.")] = 1,
+    plot: Annotated[str | None, typer.Option(help="PNG file or URI to write.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare reconstructions side by side, as the paper does: autoencoder, iterative, one-step, norm-guided.
+
+    Copy: `diffad-ray ablate detectors/part parts --autoencoder detectors/part-autoencoder --images 20 --plot part.png`
+
+    Copy: `diffad-ray ablate detectors/part parts --t-small 50,100,200 --guidance 0,1,2 --noise-seeds 5`
+    """
+    from diffad_ray.analytics.report import print_ablation
+    from diffad_ray.evaluation.ablate import ablate as run
+
+    found = run(
+        detector,
+        dataset,
+        autoencoder=autoencoder,
+        images=images,
+        t_small=_numbers("--t-small", t_small, int),
+        t_big=_numbers("--t-big", t_big, int),
+        guidance=_numbers("--guidance", guidance, float),
+        noise_seeds=noise_seeds,
+        show_progress=True,
+    )
+    if as_json:
+        print_json(asdict(found))
+    else:
+        print_ablation(found, console)
+    if plot is not None:
+        from diffad_ray.analytics.ablation_plot import write_ablation_plot
+
+        write_ablation_plot(found, plot)
+        say(f"wrote {plot}", stderr)
+
+
+def _numbers(option: str, text: str, kind: type[N]) -> list[N]:
+    try:
+        return [kind(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UserError(f"{option} takes numbers separated by commas, not {text!r}") from None

@@ -1,0 +1,28 @@
+"""What commands share: options, the two consoles, and how a line or JSON is printed."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+console = Console()
+stderr = Console(stderr=True)
+
+Settings = Annotated[str | None, typer.Option("--settings", help="TOML settings file; options win over it.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; wins over all. Repeatable.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def say(text: str, to: Console = console) -> None:
+    """Print a line as it is: paths may hold brackets, and are to be copied whole."""
+    to.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def print_json(value: Any) -> None:
+    """For programs that read our output."""
+    print(json.dumps(value, indent=1, default=str))

@@ -1,0 +1,194 @@
+"""Commands around a table: written, asked, drawn, checked and compacted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diffad_ray.cli.shared import AsJson, Overrides, Settings, console, print_json, say, stderr
+from diffad_ray.errors import UserError
+
+
+def score(
+    archive: Annotated[str, typer.Argument(help="Folder or URI of images, manifest of URIs, or S3 inventory.")],
+    table: Annotated[str, typer.Option(help="Folder or URI of the table to write to.")],
+    detector: Annotated[str | None, typer.Option(help="Folder or URI of the detector.")] = None,
+    route: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB=DETECTOR", help="Another detector for paths that match. Repeatable."),
+    ] = None,
+    include: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Only these paths. Repeatable.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Not these paths. Repeatable.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only images changed since: 2026-11-20, 36h, 7d.")] = None,
+    sample: Annotated[float | None, typer.Option(help="A random share of the images, such as 0.05.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many images of the archive.")] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Columns from paths: '{line}/{camera}/{date:%Y-%m-%d}/{name}'.")
+    ] = None,
+    retry: Annotated[
+        str | None, typer.Option(metavar="STATUS,...", help="Try images again that ended so: missing,failed.")
+    ] = None,
+    masks: Annotated[str | None, typer.Option(help="PNG masks of: all, anomalous, none. [default: anomalous]")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Replaces the detector's threshold.")] = None,
+    actors: Annotated[int | None, typer.Option(min=1, help="Processes that hold the detector.")] = None,
+    force: Annotated[bool, typer.Option(help="Score images again that the table has.")] = False,
+    settings: Settings = None,
+    override: Overrides = None,
+) -> None:
+    """Score an archive into a table, a row an image. An interrupted run is finished by the same command.
+
+    Copy: `diffad-ray score s3://plant/line1 --detector detectors/part --table s3://plant/scores`
+    """
+    from diffad_ray.analytics.report import print_run
+    from diffad_ray.scoring.pipeline import score as run
+
+    pairs = [text.rpartition("=") for text in route or ()]
+    if wrong := ["".join(pair) for pair in pairs if not all(pair)]:
+        raise UserError(f"--route {wrong[0]!r} is not of the form GLOB=DETECTOR, as in 'line1/**=detectors/line1'")
+    finished = run(
+        archive,
+        table=table,
+        detector=detector,
+        routes={pattern: place for pattern, _, place in pairs},
+        include=include,
+        exclude=exclude,
+        since=since,
+        sample=sample,
+        limit=limit,
+        template=template,
+        retry=[status.strip() for status in retry.split(",")] if retry else None,
+        masks=masks,
+        threshold=threshold,
+        actors=actors,
+        force=force,
+        settings_file=settings,
+        overrides=override or (),
+        show_progress=True,
+    )
+    print_run(finished, console)
+
+
+def query(
+    table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
+    sql: Annotated[str | None, typer.Argument(help="Query over the views scores and regions; none: a summary.")] = None,
+    output_format: Annotated[str, typer.Option("--format", help="table, csv, json or parquet.")] = "table",
+    output: Annotated[str | None, typer.Option(help="File to write to; its ending may choose the format.")] = None,
+) -> None:
+    """Query a table of scores with SQL (DuckDB), or show its summary.
+
+    Copy: `diffad-ray query scores "SELECT image_uri, score FROM scores ORDER BY score DESC LIMIT 20"`
+    """
+    from diffad_ray.analytics.query import query as run
+    from diffad_ray.analytics.query import query_to_file
+    from diffad_ray.analytics.report import print_rows, print_summary
+    from diffad_ray.analytics.summary import summarise
+
+    if sql is None:
+        summaries = summarise(table)
+        if output_format == "json":
+            print_json([asdict(summary) for summary in summaries])
+        else:
+            print_summary(summaries, console)
+        return
+    if output is not None and output_format == "table":
+        output_format = Path(output).suffix.removeprefix(".")
+    if output is not None or output_format != "table":
+        query_to_file(table, sql, output or "/dev/stdout", output_format)
+    else:
+        print_rows(run(table, sql), console)
+
+
+def picture(
+    table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
+    detector: Annotated[str, typer.Option(help="Folder or URI of the detector that scored it.")],
+    output: Annotated[str, typer.Option(help="PNG file to write.")] = "worst.png",
+    images: Annotated[int, typer.Option(min=1, max=50, help="How many of the worst images.")] = 10,
+) -> None:
+    """Draw the worst images of a table: image, reconstruction, anomaly map, and what was marked.
+
+    Copy: `diffad-ray picture scores --detector detectors/part --output worst.png`
+    """
+    from diffad_ray.analytics.gallery import draw_gallery, worst_images
+
+    worst = worst_images(table, detector, images)
+    for reason in worst.left_out:
+        say(f"left out: {reason}", stderr)
+    title = f"worst {len(worst.images)} of {table}"
+    if worst.left_out:
+        title += f", without {len(worst.left_out)} that can't be shown"
+    draw_gallery({title: worst.images}, output)
+    say(f"wrote {output}")
+
+
+def overlay(
+    table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
+    image: Annotated[str, typer.Argument(help="URI of the image, its file name, or its image_id.")],
+    output: Annotated[str, typer.Option(help="PNG file or URI to write.")] = "overlay.png",
+) -> None:
+    """Draw what was found in an image onto it: outline, box and peak of each region, from the table alone.
+
+    Copy: `diffad-ray overlay scores 000123.png --output overlay.png`
+    """
+    from diffad_ray.analytics.overlay import overlay as run
+    from diffad_ray.analytics.overlay import write_png
+
+    write_png(run(table, image), output)
+    say(f"wrote {output}")
+
+
+def runs(
+    table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
+    as_json: AsJson = False,
+) -> None:
+    """List the runs of a table: what they scored, and whether they go on, were interrupted, or ended.
+
+    Copy: `diffad-ray runs scores`
+    """
+    from diffad_ray.analytics.history import runs as run
+    from diffad_ray.analytics.report import print_runs
+
+    states = run(table)
+    if as_json:
+        print_json([asdict(state) for state in states])
+    else:
+        print_runs(states, console)
+
+
+def verify(
+    table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
+    masks: Annotated[str, typer.Option(metavar="N|all", help="Masks to open, spread evenly.")] = "1000",
+    as_json: AsJson = False,
+) -> None:
+    """Check that a table holds what its runs planned and recorded. Exit code 1 where it does not.
+
+    Copy: `diffad-ray verify scores`
+    """
+    from diffad_ray.analytics.report import print_verification
+    from diffad_ray.table.verify import verify as run
+
+    if masks != "all" and not masks.isdecimal():
+        raise UserError(f"--masks takes a number or all, not {masks!r}")
+    found = run(table, None if masks == "all" else int(masks))
+    if as_json:
+        print_json(asdict(found))
+    else:
+        print_verification(found, console)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def compact(
+    table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
+    rows_per_file: Annotated[int, typer.Option(min=1, help="Rows that a file should have.")] = 200_000,
+) -> None:
+    """Merge the small files of runs that are over into large ones; queries go on meanwhile, and get faster.
+
+    Copy: `diffad-ray compact scores`
+    """
+    from diffad_ray.analytics.report import print_compaction
+    from diffad_ray.table.compact import compact as run
+
+    print_compaction(run(table, rows_per_file), console)

@@ -1,0 +1,221 @@
+"""`ablate`: what each part of the method is worth, on labelled images, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffad_ray import storage
+from diffad_ray.detectors.bundle import Bundle, load_bundle
+from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
+from diffad_ray.detectors.engine import Engine, as_unit_tensor, default_device
+from diffad_ray.detectors.views import pieces
+from diffad_ray.errors import UserError
+from diffad_ray.evaluation.datasets import GOOD, Dataset, LabelledImage
+from diffad_ray.evaluation.evaluate import evaluate_bundle
+from diffad_ray.evaluation.figures import OVERALL
+from diffad_ray.evaluation.reading import read_dataset
+from diffad_ray.images import same_depth
+from diffad_ray.progress import ProgressBar
+from diffad_ray.training.loop import TrainingSettings
+from diffad_ray.training.normals import read_images
+from diffad_ray.training.train import train_as
+
+METHOD = "method"
+TRIAL_SQUARES = 16
+"Of good images, on which speed and the error of the reconstruction are measured: one batch."
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One line of the ablation.
+
+    Attributes:
+        group: `method`, or the setting that is swept.
+        name: of the method, or the value.
+        network_calls: of the denoiser, an image or tile.
+        images_per_second: images or tiles that networks and arithmetic take, without reading files.
+        normal_error: mean squared difference between good images and their reconstructions, in [0, 1].
+        image_auroc, image_ap, pixel_auroc, pixel_ap, aupro: means over products; None where undefined.
+    """
+
+    group: str
+    name: str
+    network_calls: float
+    images_per_second: float
+    normal_error: float
+    image_auroc: float | None
+    image_ap: float | None
+    pixel_auroc: float | None
+    pixel_ap: float | None
+    aupro: float | None
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The variants of a detector, on `images` test images; `device` is what ran them."""
+
+    detector: str
+    dataset: str
+    images: int
+    device: str
+    variants: list[Variant]
+
+    def groups(self) -> dict[str, list[Variant]]:
+        found: dict[str, list[Variant]] = {}
+        for variant in self.variants:
+            found.setdefault(variant.group, []).append(variant)
+        return found
+
+
+def ablate(
+    detector: str | Path,
+    dataset: str | Path,
+    *,
+    autoencoder: str | Path | None = None,
+    images: int | None = None,
+    t_small: Sequence[int] = (),
+    t_big: Sequence[int] = (),
+    guidance: Sequence[float] = (),
+    noise_seeds: int = 1,
+    show_progress: bool = False,
+) -> Ablation:
+    """Compare the reconstructions of the paper's ablation, and sweep the settings of scoring.
+
+    The detector's weights serve all variants but the autoencoder, which has its own: it learns from the same images, by
+    the same settings and for as many steps. An iterative reconstruction takes t_small + 1 network calls, so that
+    `images` may have to be few.
+
+    Args:
+        detector: folder or URI of a DiffusionAD bundle that was trained with norm guidance.
+        dataset: labelled images, as `evaluate` takes them.
+        autoencoder: folder or URI of the autoencoder's bundle; trained there if there is none yet. None leaves it out.
+        images: at most so many of each product and kind, evenly spread.
+        t_small, t_big, guidance: values to sweep, one setting at a time.
+        noise_seeds: how many noise draws to compare.
+
+    Raises:
+        UserError: an input is not as it must be, or the normal images of the training can't be reached.
+    """
+    bundle = load_bundle(str(detector))
+    if not isinstance(bundle.detector, DiffusionAD):
+        raise UserError(f"{detector} holds a {bundle.detector.kind}: this ablation is for diffusion-ad")
+    found = _thinned(read_dataset(dataset), images)
+    squares = _good_squares(bundle, found)
+    settings = bundle.detector.settings
+    others = {METHOD: ("reconstruction", ["iterative", "one-step", "norm-guided"])} | {
+        name: (name, list(values))
+        for name, values in {
+            "t_small": t_small,
+            "t_big": t_big,
+            "guidance": guidance,
+            "noise_seed": range(noise_seeds if noise_seeds > 1 else 0),
+        }.items()
+    }
+    plans: list[tuple[str, str, DiffusionADSettings]] = []
+    try:
+        for group, (field, values) in others.items():
+            for value in values:
+                changes: dict[str, Any] = {field: value}
+                plans.append((group, str(value), dataclasses.replace(settings, **changes)))
+    except ValueError as error:
+        raise UserError(f"a value to sweep is impossible: {error}") from error
+    own: dict[str, Bundle] = {}
+    if autoencoder is not None:
+        own["autoencoder"] = _autoencoder(bundle, settings, str(autoencoder), show_progress)
+        plans.insert(0, (METHOD, "autoencoder", settings))
+
+    variants = []
+    with ProgressBar("ablation", len(plans) * len(found.images), show_progress) as bar:
+        for number, (group, name, changed) in enumerate(plans):
+            note = name if group == METHOD else f"{group} {name}"
+
+            def on_image(done: int, before: int = number * len(found.images), note: str = note) -> None:
+                bar.update(before + done, note)
+
+            variant = own.get(name) or _with_settings(bundle, changed)
+            calls, rate, normal_error = _trial(variant, squares)
+            figures = evaluate_bundle(variant, name, found, on_image=on_image).figures[OVERALL]
+            accuracy = {metric: getattr(figures, metric) for metric in _ACCURACY}
+            variants.append(Variant(group, name, calls, rate, normal_error, **accuracy))
+    on_gpu = default_device().type == "cuda"
+    device = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
+    return Ablation(storage.normalised(detector), found.location, len(found.images), device, variants)
+
+
+_ACCURACY = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro")
+
+
+def _with_settings(bundle: Bundle, settings: DiffusionADSettings) -> Bundle:
+    """The bundle with other settings of scoring and the same weights."""
+    detector = DiffusionAD(settings)
+    detector.load_state_dict(bundle.detector.state_dict())
+    return dataclasses.replace(bundle, detector=detector.eval())
+
+
+def _autoencoder(bundle: Bundle, settings: DiffusionADSettings, location: str, show_progress: bool) -> Bundle:
+    """The autoencoder that was, or now is, trained as the detector was."""
+    facts = bundle.facts
+    if "imported" in facts:
+        raise UserError("the detector was imported: nobody knows how to train an autoencoder like it")
+    return train_as(
+        facts["data"]["normals"],
+        storage.normalised(location),
+        bundle.detector.kind,
+        dataclasses.replace(settings, reconstruction="autoencoder"),
+        TrainingSettings(**facts["settings"]),
+        textures=facts["data"].get("textures"),
+        show_progress=show_progress,
+    )
+
+
+def _thinned(found: Dataset, most: int | None) -> Dataset:
+    """At most so many images of each product and kind, evenly spread."""
+    if most is None:
+        return found
+    if most < 1:
+        raise UserError(f"images must be 1 or more, not {most}")
+    kinds: dict[tuple[str, str], list[LabelledImage]] = {}
+    for image in found.images:
+        kinds.setdefault((image.product, image.kind), []).append(image)
+    kept: list[LabelledImage] = []
+    for images in kinds.values():
+        spread = np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)
+        kept += [images[k] for k in spread]
+    return dataclasses.replace(found, images=sorted(kept, key=lambda image: image.uri))
+
+
+def _good_squares(bundle: Bundle, found: Dataset) -> np.ndarray:
+    """What the networks see of good images: [N,S,S,3], a batch of `TRIAL_SQUARES` at most, one of each image."""
+    good = [image.uri for image in found.images if image.kind == GOOD]
+    squares = []
+    for pixels in islice(read_images(good, {}), TRIAL_SQUARES):
+        cut = pieces(pixels, bundle.detector.settings)
+        squares.append(cut[len(cut) // 2])
+    if not squares:
+        raise UserError(f"{found.location} has no good image that can be read: nothing tells what a variant spares")
+    return same_depth(squares)
+
+
+def _trial(bundle: Bundle, squares: np.ndarray) -> tuple[float, float, float]:
+    """Network calls an image, images a second, and mean squared error of the reconstruction."""
+    assert isinstance(bundle.detector, DiffusionAD)
+    engine = Engine(bundle.detector, default_device(), batch_size=len(squares))
+    seen: Counter[str] = Counter()
+    hook = bundle.detector.denoiser.register_forward_hook(lambda _, given, __: seen.update(calls=len(given[0])))
+    started = time.perf_counter()
+    (found,) = engine.detect(squares)
+    seconds = time.perf_counter() - started
+    hook.remove()
+    originals = as_unit_tensor(squares).permute(0, 2, 3, 1).numpy()
+    error = float(np.square(found.reconstruction - originals).mean())
+    return seen["calls"] / len(squares), len(squares) / seconds, error

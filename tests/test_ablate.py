@@ -1,0 +1,74 @@
+"""The ablation: the paper's methods side by side, from one command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+from test_cli import fails, run
+from test_evaluation import dataset as dataset  # the fixture
+
+from diffad_ray import evaluate, load_detector
+from diffad_ray.detectors.bundle import Bundle, save_bundle
+from diffad_ray.detectors.diffusion_ad import DiffusionAD
+from diffad_ray.evaluation.ablate import ablate
+
+
+@pytest.fixture(scope="module")
+def quick(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny detector, with few noise steps, which are all gone through here."""
+    settings = dataclasses.replace(bundle.detector.settings, t_small=12, t_big=40)
+    detector = DiffusionAD(settings)
+    detector.load_state_dict(bundle.detector.state_dict())
+    location = tmp_path_factory.mktemp("quick") / "weave"
+    save_bundle(dataclasses.replace(bundle, detector=detector), str(location))
+    return location
+
+
+def test_methods_and_sweeps_side_by_side(
+    quick: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["ablate", quick, dataset, "--autoencoder", tmp_path / "autoencoder", "--t-small", "5,30"]
+    command += ["--guidance", "0,1", "--noise-seeds", 2, "--plot", tmp_path / "plots" / "ablation.png", "--json"]
+    assert run(monkeypatch, *command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["images"] == 15
+    lines = {(line["group"], line["name"]): line for line in found["variants"]}
+    assert list(lines) == [
+        *(("method", name) for name in ("autoencoder", "iterative", "one-step", "norm-guided")),
+        *(("t_small", name) for name in ("5", "30")),
+        *(("guidance", name) for name in ("0.0", "1.0")),
+        *(("noise_seed", name) for name in ("0", "1")),
+    ]
+    calls = [lines["method", name]["network_calls"] for name in ("autoencoder", "iterative", "one-step", "norm-guided")]
+    assert calls == [1, 13, 1, 2]
+    plain = evaluate(quick, dataset).figures["overall"]
+    for same in (("method", "norm-guided"), ("guidance", "1.0"), ("noise_seed", "0")):
+        assert lines[same]["image_auroc"] == plain.image_auroc
+        assert lines[same]["aupro"] == plain.aupro
+    assert lines["guidance", "0.0"]["image_auroc"] == lines["method", "one-step"]["image_auroc"]
+    assert lines["method", "iterative"]["images_per_second"] < lines["method", "one-step"]["images_per_second"] / 3
+    assert all(0 < line["normal_error"] < 1 for line in lines.values())
+    # Noise that is small to begin with is nearly all that an untrained network leaves.
+    assert lines["t_small", "5"]["normal_error"] < lines["t_small", "30"]["normal_error"]
+    assert load_detector(str(tmp_path / "autoencoder")).detector.settings.reconstruction == "autoencoder"
+    picture = cv2.imread(str(tmp_path / "plots" / "ablation.png"))
+    assert picture is not None
+    assert picture.shape[1] > 1000
+
+    # Wrong values cost nothing.
+    for option, value, because in (
+        ("--t-small", "a", "numbers"),
+        ("--t-big", "100000", "timesteps"),
+        ("--t-big", "1", "<"),
+    ):
+        fails(monkeypatch, capsys, "ablate", quick, dataset, option, value, because=because)
+
+
+def test_few_images_of_each_kind(quick: Path, dataset: Path) -> None:
+    found = ablate(quick, dataset, images=2)
+    assert found.images == 6
+    assert [variant.name for variant in found.variants] == ["iterative", "one-step", "norm-guided"]
