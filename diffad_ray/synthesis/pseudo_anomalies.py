@@ -102,16 +102,12 @@ class Samples(NamedTuple):
     "[N] bool, true where the mask is empty"
 
 
-def choose(weights: tuple[float, ...], options: list[Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """For each of M samples one of the options [M,...], with the given relative weights; and its number [M]."""
-    m = len(options[0])
+def drawn_rows(m: int, weights: tuple[float, ...], generator: torch.Generator) -> list[Tensor]:
+    """M samples dealt out to kinds of the given relative weights: for each kind the numbers of its samples."""
     drawn = torch.tensor(weights, dtype=torch.float32, device=generator.device).multinomial(
         m, replacement=True, generator=generator
     )
-    result = options[0]
-    for number, option in enumerate(options[1:], start=1):
-        result = torch.where((drawn == number).view(-1, *[1] * (option.dim() - 1)), option, result)
-    return result, drawn
+    return [(drawn == kind).nonzero().squeeze(1) for kind in range(len(weights))]
 
 
 def pseudo_anomalies(
@@ -158,28 +154,46 @@ def pseudo_anomalies(
 
 def _strengths(inside: Tensor, settings: AnomalySettings, generator: torch.Generator) -> Tensor:
     """How strong the anomaly is at each pixel: [M,H,W] in [0,1]."""
-    m = len(inside)
-    shapes = [draw(inside, generator) for draw in (perlin_shapes, stroke_shapes, spot_shapes)]
-    patches, wide = patch_shapes(inside, generator)
-    edge = uniform(m, *settings.edge, generator)
-    strengths = [*(soft(depths, edge) for depths in shapes), soft(patches, wide)]
-    return choose(settings.weights(SHAPES), strengths, generator)[0]
+    strengths = torch.zeros(inside.shape, device=inside.device)
+    rows = dict(zip(SHAPES, drawn_rows(len(inside), settings.weights(SHAPES), generator), strict=True))
+    for shape, draw in (("perlin", perlin_shapes), ("strokes", stroke_shapes), ("spots", spot_shapes)):
+        if len(mine := rows[shape]):
+            edge = uniform(len(mine), *settings.edge, generator)
+            strengths[mine] = soft(draw(inside[mine], generator), edge)
+    if len(mine := rows["patches"]):
+        strengths[mine] = soft(*patch_shapes(inside[mine], generator))
+    return strengths
 
 
 def _appearances(
     x: Tensor, textures: Tensor | None, settings: AnomalySettings, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Appearances [M,3,H,W], and whether each is a shade [M,1,1,1]."""
+    rows = dict(zip(APPEARANCES, drawn_rows(len(x), settings.weights(APPEARANCES), generator), strict=True))
+    appearances = torch.empty_like(x)
+    for kind, of in (
+        ("textures", lambda here: _textures(here, textures, settings.recoloured, generator)),
+        ("strips", lambda here: changed(shuffled_strips(here, generator), generator)),
+        ("shades", lambda here: shaded(here, generator)),
+    ):
+        if len(mine := rows[kind]):
+            appearances[mine] = of(x[mine])
+    if len(mine := rows["moved"]):
+        # Of all images, so that there is another one.
+        appearances[mine] = moved(x, generator)[mine]
+    is_shade = torch.zeros((len(x), 1, 1, 1), dtype=torch.bool, device=x.device)
+    is_shade[rows["shades"]] = True
+    return appearances, is_shade
+
+
+def _textures(x: Tensor, textures: Tensor | None, share_recoloured: float, generator: torch.Generator) -> Tensor:
+    """Textures [M,3,H,W] for images x, some of them in the images' own colours."""
     texture = changed(texture_sources(textures, x.shape, generator), generator)
     # An anomaly on a grey product is grey: colour alone would give it away.
     is_grey = (x.amax(dim=1) - x.amin(dim=1)).amax(dim=(1, 2)) < 2 / 255
     texture = torch.where(is_grey[:, None, None, None], grey(texture).expand_as(texture), texture)
-    is_recoloured = uniform(len(x), 0, 1, generator) < settings.recoloured
-    texture = torch.where(is_recoloured[:, None, None, None], recoloured(texture, x, generator), texture)
-    strips = changed(shuffled_strips(x, generator), generator)
-    options = [texture, strips, moved(x, generator), shaded(x, generator)]
-    chosen, drawn = choose(settings.weights(APPEARANCES), options, generator)
-    return chosen, (drawn == APPEARANCES.index("shades"))[:, None, None, None]
+    is_recoloured = uniform(len(x), 0, 1, generator) < share_recoloured
+    return torch.where(is_recoloured[:, None, None, None], recoloured(texture, x, generator), texture)
 
 
 def _mean_change(change: Tensor, mask: Tensor) -> Tensor:
