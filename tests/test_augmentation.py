@@ -24,7 +24,7 @@ def test_nothing_is_done_unasked() -> None:
 
 
 def test_the_generator_decides() -> None:
-    every = Augmentation(mirror="both", rotation=20, brightness=0.2, crop=32)
+    every = Augmentation(mirror="both", rotation=20, brightness=0.2)
     x = images(height=64, width=96)
     first, again, other = (augmented(x, every, seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
@@ -64,18 +64,10 @@ def test_brightness_spares_the_foreground() -> None:
     assert 0.9 <= factor.min() < 0.95 < 1.05 < factor.max() <= 1.1
 
 
-def test_crops_are_squares_of_the_image_with_many_at_its_borders() -> None:
-    height, width = 64, 96
-    place = torch.arange(height * width, dtype=torch.float32).view(1, 1, height, width) / (height * width)
-    crops = augmented(place.expand(400, 4, -1, -1), Augmentation(crop=32, brightness=0), seeded())
-    assert crops.shape == (400, 4, 32, 32)
-    first = (crops[:, 0, 0, 0] * height * width).round().long()
-    rows, columns = first // width, first % width
-    for k in range(400):
-        y, x = int(rows[k]), int(columns[k])
-        assert torch.equal(crops[k], place[0, :, y : y + 32, x : x + 32].expand(4, -1, -1))
-    assert 0.25 < ((rows == 0) | (rows == 32)).float().mean() < 0.5
-    assert len(columns.unique()) > 40
+def test_smaller_scales_are_means_of_areas() -> None:
+    x = images(height=96, width=96)
+    half = augmented(x, OFF, seeded(), scale=0.65)
+    assert torch.equal(half, torch.nn.functional.interpolate(x, 64, mode="area"))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +76,6 @@ def test_crops_are_squares_of_the_image_with_many_at_its_borders() -> None:
         ({"mirror": "up"}, "mirror"),
         ({"rotation": -1}, "rotation"),
         ({"brightness": 1}, "brightness"),
-        ({"crop": 33}, "crop"),
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict, message: str) -> None:

@@ -107,6 +107,13 @@ def test_a_newer_schema_asks_for_an_update(location: Path) -> None:
         load_bundle(str(location))
 
 
+def test_denoisers_of_the_first_schema_predict_noise(location: Path) -> None:
+    settings = json.loads((location / DESCRIPTION).read_text())["settings"]
+    assert settings.pop("prediction") == "residual"
+    edit(location, schema_version=1, settings=settings)
+    assert load_bundle(str(location)).detector.settings.prediction == "noise"
+
+
 def test_no_description_says_how_to_train(location: Path) -> None:
     (location / DESCRIPTION).unlink()
     with pytest.raises(UserError, match=f"no detector at {location}.*diffad-ray train FOLDER --detector {location}"):

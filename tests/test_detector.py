@@ -43,7 +43,7 @@ def gradient(network: nn.Module) -> float:
 
 
 def test_golden_scores() -> None:
-    scores = tiny_detector(network=GOLDEN_SIZES).score(waves())
+    scores = tiny_detector(network=GOLDEN_SIZES, prediction="noise").score(waves())
     torch.testing.assert_close(scores, torch.tensor(GOLDEN_SCORES), atol=1e-4, rtol=0)
 
 
@@ -211,6 +211,8 @@ def test_the_papers_other_reconstructions(reconstruction: str, calls: int) -> No
         ({"tile_scale": 0.0}, "tile_scale"),
         ({"tile_scale": 1.1}, "tile_scale"),
         ({"reconstruction": "two-step"}, "reconstruction"),
+        ({"prediction": "image"}, "prediction"),
+        ({"focal_gamma": -1}, "focal_gamma"),
         ({"noise_draws": 0}, "noise_draws"),
         ({"scales": ()}, "scales"),
         ({"scales": (1.0, 2.0)}, "scales"),

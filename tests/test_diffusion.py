@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from diffad_ray.diffusion.noise import fixed_gaussian, seeded_generator
-from diffad_ray.diffusion.reconstruction import norm_guided, one_step, reverse_step
+from diffad_ray.diffusion.reconstruction import iterative, norm_guided, one_step, reverse_step
 from diffad_ray.diffusion.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule()
@@ -140,3 +140,28 @@ def test_neighbouring_seeds_give_unrelated_streams() -> None:
     between = torch.corrcoef(streams) - torch.eye(len(keys))
     assert between.abs().max() < 0.1
     assert torch.equal(streams[9], torch.randn(4096, generator=seeded_generator("cpu", *keys[9])))
+
+
+@pytest.mark.parametrize("t", [0, 100, 500, 999])
+@pytest.mark.parametrize("variance", [0.25, 1.0])
+def test_nothing_linear_is_left_to_predict(t: int, variance: float) -> None:
+    x0, added = noise(1, 100_000, 1, 1, 1) * variance**0.5, noise(2, 100_000, 1, 1, 1)
+    steps = torch.full((100_000,), t)
+    x_t = EXACT.add_noise(x0, steps, added)
+    estimate = EXACT.linear_estimate(steps, variance)
+    residual = (added - estimate.slope * x_t) / estimate.error
+    assert abs((residual * x_t / estimate.deviation).mean()) < 0.02
+    assert abs(residual.std() - 1) < 0.02
+    assert abs((x_t / estimate.deviation).std() - 1) < 0.02
+
+
+def test_all_steps_back_end_at_the_image_if_the_noise_is_known() -> None:
+    x0, seen = noise(1).clamp(-1, 1), []
+
+    def knows(x_t: Tensor, t: Tensor) -> Tensor:
+        seen.append(int(t[0]))
+        return (x_t - EXACT.signal(t) * x0) / EXACT.noise(t)
+
+    found = iterative(EXACT, knows, x0, 30, noise(2), lambda step: noise(step + 10))
+    assert seen == list(range(30, -1, -1)), "a call a step"
+    torch.testing.assert_close(found, x0, atol=0.03, rtol=0)

@@ -43,6 +43,7 @@ def detector() -> DiffusionAD:
         t_big=config["t_big"],
         guidance=config["guidance_w"],
         scaling="unit",
+        prediction="noise",
         top_share=config["top_k"] / config["img_size"] ** 2,
     )
     detector = DiffusionAD(settings)

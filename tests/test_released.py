@@ -82,6 +82,7 @@ def source() -> DiffusionAD:
         t_big=210,
         guidance=2.0,
         scaling="unit",
+        prediction="noise",
         top_share=50 / 32**2,
     )
     detector = DiffusionAD(settings)

@@ -51,6 +51,8 @@ class DetectorSettings(ABC):
         view: `whole` stretches an image to one square; `tiles` cuts it, at its own scale, into overlapping ones.
         tile_overlap: share of a tile's side, in [0, 0.9), that it has in common with the next one, or more.
         tile_scale: factor in (0, 1] by which an image is shrunk before it is cut.
+        scales: sizes, as shares of the squares', in (0, 1], at which they are looked at; training takes turns, and in
+            scoring the maps are averaged. Smaller ones show large smooth defects. The reconstruction is the first's.
         precision: arithmetic of the networks in scoring. Part of the detector, because scores depend on it.
     """
 
@@ -58,6 +60,7 @@ class DetectorSettings(ABC):
     view: Literal["whole", "tiles"] = "whole"
     tile_overlap: float = 0.25
     tile_scale: float = 1.0
+    scales: tuple[float, ...] = (1.0,)
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
@@ -67,6 +70,9 @@ class DetectorSettings(ABC):
             raise ValueError(f"tile_overlap {self.tile_overlap} must lie in [0, 0.9)")
         if not 0 < self.tile_scale <= 1:
             raise ValueError(f"tile_scale {self.tile_scale} must lie in (0, 1]")
+        object.__setattr__(self, "scales", tuple(self.scales))
+        if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
+            raise ValueError(f"scales {self.scales} must be numbers in (0, 1], one at least")
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -16,7 +16,8 @@ from diffad_ray.detectors.calibration import Calibration
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
 from diffad_ray.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"Bundles of version 1 do not say what the denoiser predicts: it was the noise."
 WEIGHTS, DESCRIPTION = "model.safetensors", "detector.json"
 DETECTORS: dict[str, type[Detector]] = {detector.kind: detector for detector in (DiffusionAD,)}
 
@@ -124,7 +125,10 @@ def load_bundle(location: str) -> Bundle:
                 f"{expected['bytes']} bytes that {DESCRIPTION} names. Copy the bundle again"
             )
         detector_class = find_detector(description["kind"])
-        detector = detector_class(detector_class.settings_class(**description["settings"]))
+        settings = description["settings"]
+        if description["schema_version"] == 1:
+            settings = {"prediction": "noise"} | settings
+        detector = detector_class(detector_class.settings_class(**settings))
         detector.load_state_dict(safetensors.torch.load(weights))
         return Bundle(
             detector=detector.eval(),

@@ -5,8 +5,20 @@ Shapes: N images, C channels, H x W pixels, T time steps.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
+
+
+class LinearEstimate(NamedTuple):
+    """The noise in x_t, estimated as `slope` x_t; all [N,1,1,1]."""
+
+    slope: Tensor
+    error: Tensor
+    "root mean square of the estimate's error"
+    deviation: Tensor
+    "standard deviation of x_t"
 
 
 class NoiseSchedule(nn.Module):
@@ -58,6 +70,12 @@ class NoiseSchedule(nn.Module):
     def predict_x0(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """Invert `add_noise` for an estimate eps of the noise: (x_t - sqrt(1-a) eps) / sqrt(a), unclamped."""
         return (x_t - self.noise(t) * eps) / self.signal(t)
+
+    def linear_estimate(self, t: Tensor, variance: float) -> LinearEstimate:
+        """The best linear estimate of the noise in x_t at t [N], for pixels of mean 0 and the given variance."""
+        signal, noise = self.signal(t).square() * variance, self.noise(t)
+        total = signal + noise.square()
+        return LinearEstimate(slope=noise / total, error=(signal / total).sqrt(), deviation=total.sqrt())
 
     def posterior(self, x0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Mean [N,C,H,W] and variance [N,1,1,1] of x_{t-1} given x_t and x0 (DDPM Eq. 7).

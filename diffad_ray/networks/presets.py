@@ -68,6 +68,12 @@ def check_image_size(image_size: int) -> None:
         raise ValueError(f"image size {image_size} px is not a multiple of {COARSEST}: take {near}")
 
 
+def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """About `scale` times a height and width in pixels: the nearest that the networks can halve often enough."""
+    rows, columns = (max(COARSEST, round(scale * side / COARSEST) * COARSEST) for side in (height, width))
+    return rows, columns
+
+
 def network_sizes(preset: str, image_size: int) -> NetworkSizes:
     """Sizes of the preset `tiny`, `small`, `base` or `paper` (the published ones) for an image side in pixels.
 

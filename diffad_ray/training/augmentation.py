@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffad_ray.networks.presets import scaled_size
 from diffad_ray.synthesis.appearance import each
 from diffad_ray.synthesis.shapes import uniform
 
@@ -25,14 +26,11 @@ class Augmentation:
         mirror: left and right (`horizontal`), top and bottom (`vertical`), or `both`, each for half of the images.
         rotation: largest angle in degrees, either way; corners are filled by reflection.
         brightness: largest relative change of the brightness, either way, in [0, 1).
-        crop: side in pixels of the random squares that the networks learn from instead of whole inputs; a multiple of
-            32. A quarter of the pixels takes a quarter of the time, but nobody sees the part as a whole.
     """
 
     mirror: Mirror = "none"
     rotation: float = 0.0
     brightness: float = 0.05
-    crop: int | None = None
 
     def __post_init__(self) -> None:
         if self.mirror not in ("none", "horizontal", "vertical", "both"):
@@ -41,16 +39,17 @@ class Augmentation:
             raise ValueError(f"rotation {self.rotation} must lie in [0, 180] degrees")
         if not 0 <= self.brightness < 1:
             raise ValueError(f"brightness {self.brightness} must lie in [0, 1)")
-        if self.crop is not None and (self.crop < 32 or self.crop % 32):
-            raise ValueError(f"crop {self.crop} is not a multiple of 32")
 
 
-def augmented(inputs: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+def augmented(inputs: Tensor, settings: Augmentation, generator: torch.Generator, scale: float = 1.0) -> Tensor:
     """Varied inputs [N,C,h,w]: three channels in [0,1], and maybe a foreground, which takes part in all but brightness.
 
     Args:
         inputs: [N,C,H,W] on the generator's device; not changed.
+        scale: at which the inputs are looked at this time, see `DetectorSettings`.
     """
+    if scale != 1.0:
+        inputs = F.interpolate(inputs, scaled_size(inputs.shape[2], inputs.shape[3], scale), mode="area")
     n, device = len(inputs), inputs.device
     for side, dim in (("horizontal", 3), ("vertical", 2)):
         if settings.mirror in (side, "both"):
@@ -64,22 +63,7 @@ def augmented(inputs: Tensor, settings: Augmentation, generator: torch.Generator
         rows = torch.stack([cos, -sin * ratio, zero], dim=1), torch.stack([sin / ratio, cos, zero], dim=1)
         grid = F.affine_grid(torch.stack(rows, dim=1), list(inputs.shape), align_corners=False)
         inputs = F.grid_sample(inputs, grid, padding_mode="reflection", align_corners=False)
-    if settings.crop is not None:
-        inputs = _cropped(inputs, settings.crop, generator)
     if settings.brightness:
         factor = 1 + each(n, -settings.brightness, settings.brightness, generator)
         inputs = torch.cat([(inputs[:, :3] * factor).clamp(max=1), inputs[:, 3:]], dim=1)
     return inputs
-
-
-def _cropped(inputs: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """A square of each image; those at the borders come more often, because they look like no others."""
-    n, _, height, width = inputs.shape
-    starts = []
-    for length in (height, width):
-        room = length - side
-        start = uniform(n, -0.25 * side, room + 0.25 * side, generator).round().long().clamp(0, room)
-        starts.append(start[:, None] + torch.arange(side, device=inputs.device))
-    rows, columns = starts
-    index = torch.arange(n, device=inputs.device)[:, None, None]
-    return inputs[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()

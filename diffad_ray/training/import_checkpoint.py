@@ -205,6 +205,7 @@ def _settings(
         "t_split": number("less_t_range", 300),
         "guidance": number("condition_w", 1.0),
         "scaling": "unit",
+        "prediction": "noise",
         "top_share": TOP_PIXELS / side**2,
         **{name: value for name, value in steps.items() if value is not None},
     }

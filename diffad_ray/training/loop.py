@@ -239,7 +239,9 @@ def train_loop(
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * factor
         generator = seeded_generator(world.device, settings.seed, step, world.rank)
-        inputs = augmented(batches.at(step, world.device), settings.augmentation, generator)
+        # By turns and not by chance: all ranks see the same scale, so that they hold equally many pixels.
+        scale = detector.settings.scales[step % len(detector.settings.scales)]
+        inputs = augmented(batches.at(step, world.device), settings.augmentation, generator, scale)
         foregrounds = inputs[:, 3:] >= 0.5 if inputs.shape[1] > 3 else None
         losses = wrapped(mode.laid_out(inputs[:, :3]), textures, generator, foregrounds)
         optimizer.zero_grad(set_to_none=True)
