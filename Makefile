@@ -23,7 +23,8 @@ lint: install
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest
+	# Files side by side; the tests of a file share its cluster and servers.
+	$(BIN)/pytest -n 2 --dist loadfile
 
 bench: install
 	$(BIN)/python benchmarks/scoring.py

@@ -52,7 +52,7 @@ class DiffusionADSettings(DetectorSettings):
         top_share: share of the map's pixels, the largest, whose mean is the score.
         noise_seed: seed of the fixed noise of scoring.
         noise_draws: number of noise draws whose maps are averaged, each at the price of a whole detection.
-        focal_gamma: exponent of the focal loss, 0 or more; the paper's 4 leaves most probabilities near 1/2.
+        focal_gamma: exponent of the focal loss; 0 is cross entropy. The paper's 4 leaves most probabilities near 1/2.
         anomalies: how pseudo-anomalies are made in training.
     """
 
@@ -73,7 +73,7 @@ class DiffusionADSettings(DetectorSettings):
     top_share: float = PUBLISHED_TOP
     noise_seed: int = 0
     noise_draws: int = 1
-    focal_gamma: float = 4.0
+    focal_gamma: float = 0.0
     anomalies: AnomalySettings = field(default_factory=AnomalySettings)
 
     def __post_init__(self) -> None:

@@ -45,7 +45,7 @@ class AnomalySettings:
     Attributes:
         share: share of the samples that get an anomaly, in [0, 1].
         perlin, strokes, spots, patches: weights of the shapes: Perlin blobs (the paper's), thin random walks, small
-            ellipses, wide ellipses and bands with or without a clear border.
+            ellipses, wide areas without a clear border.
         textures, strips, moved, shades: weights of the appearances: textures and shuffled strips of the image itself
             (the paper's), what another image has elsewhere, the image itself lighter or darker.
         recoloured: share of the textures that take on the product's colour, near its brightness, in [0, 1].

@@ -150,17 +150,11 @@ def spot_shapes(foreground: Tensor, generator: torch.Generator, spots: int = 3) 
 
 
 def patch_shapes(foreground: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Wide ellipses and bands, from sharp to without a clear border, and the widths [M] of their edges in pixels."""
+    """Wide areas without a clear border, and the widths [M] of their edges in pixels."""
     m, height, width = foreground.shape
-    longest = max(height, width)
     (x, y), radius = places(foreground, 1, generator), log_uniform(m, 0.1, 0.4, generator)
-    pixel_x, pixel_y = pixel_grid(height, width, foreground.device)
-    angle = uniform(m, 0, math.pi, generator)[:, None, None]
-    across = angle.cos() * (pixel_x - x[..., None]) + angle.sin() * (pixel_y - y[..., None])
-    band = (radius[:, None, None] - across.abs()) * longest
-    is_band = uniform(m, 0, 1, generator)[:, None, None] < 0.5
-    depths = torch.where(is_band, band, ellipses(x[:, 0], y[:, 0], radius, foreground.shape, generator))
-    return depths, radius * longest * log_uniform(m, 0.05, 1.5, generator)
+    edge = radius * max(height, width) * uniform(m, 0.5, 1.5, generator)
+    return ellipses(x[:, 0], y[:, 0], radius, foreground.shape, generator), edge
 
 
 def soft(depths: Tensor, edge: Tensor) -> Tensor:
