@@ -42,14 +42,14 @@ def test_two_workers_train_and_a_killed_training_goes_on(normals: Path, tmp_path
     settings = json.loads(settings_file.read_text())
     losses = (location / "training" / "losses.jsonl").read_text().splitlines()
     reached = json.loads(losses[-1])["step"] if losses else 1
-    settings["training_settings"]["steps"] = reached + 200
+    settings["training_settings"]["steps"] = reached + 20
     settings_file.write_text(json.dumps(settings))
-    bundle = train(normals, location, **TINY, steps=reached + 200, workers=2, overrides=often)
+    bundle = train(normals, location, **TINY, steps=reached + 20, workers=2, overrides=often)
     assert bundle.facts["resumed"]
     assert bundle.facts["workers"] == 2
     steps = [json.loads(line)["step"] for line in (location / "training" / "losses.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
-    assert steps[-1] == reached + 200
+    assert steps[-1] == reached + 20
     assert (location / "training" / "losses.png").stat().st_size > 1000
     assert not checkpoint.exists()
 
