@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from diffad_ray import storage
 from diffad_ray.evaluation.ablate import METHOD, Ablation, Variant
@@ -25,16 +26,15 @@ def write_ablation_plot(ablation: Ablation, output: str) -> None:
     """
     groups = ablation.groups()
     sweeps = {name: variants for name, variants in groups.items() if name != METHOD}
-    figure = Figure(figsize=(12, 3.6 * (1 + -(-len(sweeps) // 2))), layout="constrained", facecolor="white")
-    rows = figure.subfigures(1 + -(-len(sweeps) // 2), 1, squeeze=False)[:, 0]
-    left, right = rows[0].subplots(1, 2)
-    _draw_accuracy(left, groups[METHOD])
-    _draw_price(right, groups[METHOD])
-    for place, (name, variants) in enumerate(sweeps.items()):
-        axes = rows[1 + place // 2].subplots(1, 2)
-        _draw_sweep(axes[place % 2], name, variants)
-        for other in axes if place == len(sweeps) - 1 and place % 2 == 0 else ():
-            other.set_visible(other is axes[0])
+    lines = 1 + -(-len(sweeps) // 2)
+    figure = Figure(figsize=(12, 3.6 * lines), layout="constrained", facecolor="white")
+    places = figure.subplots(lines, 2, squeeze=False).ravel()
+    _draw_accuracy(places[0], groups[METHOD])
+    _draw_price(places[1], groups[METHOD])
+    for axes, (name, variants) in zip(places[2:], sweeps.items(), strict=False):
+        _draw_sweep(axes, name, variants)
+    for axes in places[2 + len(sweeps) :]:
+        axes.set_visible(False)
     figure.suptitle(f"{ablation.images} images, {ablation.device}", fontsize=9)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=100)
@@ -58,6 +58,7 @@ def _draw_price(axes: Axes, methods: Sequence[Variant]) -> None:
     bars = axes.barh(names, [variant.images_per_second for variant in methods], color=COLOURS[0])
     axes.bar_label(bars, fmt=" %.3g", fontsize=8)
     axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.25)
     axes.invert_yaxis()
     axes.set_title("images/s (network and arithmetic)", fontsize=10)
@@ -73,4 +74,3 @@ def _draw_sweep(axes: Axes, name: str, variants: Sequence[Variant]) -> None:
     errors.set_ylabel("squared error of good images", fontsize=8, color=ERROR_COLOUR)
     lines = axes.get_lines() + errors.get_lines()
     axes.legend(lines, [str(line.get_label()) for line in lines], fontsize=7)
-    axes.set_title(f"{AXIS_NAMES[name]}", fontsize=10)

@@ -15,10 +15,9 @@ from matplotlib.figure import Figure
 from diffad_ray.analytics.originals import read_original
 from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.detectors.engine import Engine, default_device
-from diffad_ray.detectors.tiling import block_maximum
 from diffad_ray.errors import UserError
 from diffad_ray.images import for_display, resized
-from diffad_ray.scoring.masks import anomaly_mask
+from diffad_ray.scoring.masks import picture_mask
 from diffad_ray.table.reading import read_views
 
 COLUMNS = ("image", "without its anomaly", "anomaly map", "marked")
@@ -85,9 +84,7 @@ def worst_images(table: str | Path, detector: str | Path, count: int) -> Worst:
         height, width = picture.shape[:2]
         assert found.reconstruction is not None
         restored = resized(found.reconstruction, width, height)
-        # Shrunk by interpolation alone, a narrow peak would be lost.
-        shrink = max(1, min(found.anomaly_map.shape[0] // height, found.anomaly_map.shape[1] // width))
-        full_map, mask = anomaly_mask(block_maximum(found.anomaly_map, shrink), width, height, threshold)
+        full_map, mask = picture_mask(found.anomaly_map, width, height, threshold)
         marked = _outlined(picture, mask) if score >= threshold else picture
         worst.append(WorstImage(uri, score, threshold, picture, restored, full_map, marked))
     if not worst:

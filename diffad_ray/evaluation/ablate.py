@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -33,6 +32,7 @@ from diffad_ray.training.train import train_as
 METHOD = "method"
 TRIAL_SQUARES = 16
 "Of good images, on which speed and the error of the reconstruction are measured: one batch."
+ACCURACY = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro")
 
 
 @dataclass(frozen=True)
@@ -112,21 +112,18 @@ def ablate(
     found = _thinned(read_dataset(dataset), images)
     squares = _good_squares(bundle, found)
     settings = bundle.detector.settings
-    others = {METHOD: ("reconstruction", ["iterative", "one-step", "norm-guided"])} | {
-        name: (name, list(values))
-        for name, values in {
-            "t_small": t_small,
-            "t_big": t_big,
-            "guidance": guidance,
-            "noise_seed": range(noise_seeds if noise_seeds > 1 else 0),
-        }.items()
+    sweeps: dict[str, Sequence[Any]] = {
+        "reconstruction": ("iterative", "one-step", "norm-guided"),
+        "t_small": t_small,
+        "t_big": t_big,
+        "guidance": guidance,
+        "noise_seed": range(noise_seeds if noise_seeds > 1 else 0),
     }
     plans: list[tuple[str, str, DiffusionADSettings]] = []
     try:
-        for group, (field, values) in others.items():
-            for value in values:
-                changes: dict[str, Any] = {field: value}
-                plans.append((group, str(value), dataclasses.replace(settings, **changes)))
+        for field, values in sweeps.items():
+            group = METHOD if field == "reconstruction" else field
+            plans += [(group, str(value), dataclasses.replace(settings, **{field: value})) for value in values]
     except ValueError as error:
         raise UserError(f"a value to sweep is impossible: {error}") from error
     own: dict[str, Bundle] = {}
@@ -143,16 +140,14 @@ def ablate(
                 bar.update(before + done, note)
 
             variant = own.get(name) or _with_settings(bundle, changed)
-            calls, rate, normal_error = _trial(variant, squares)
-            figures = evaluate_bundle(variant, name, found, on_image=on_image).figures[OVERALL]
-            accuracy = {metric: getattr(figures, metric) for metric in _ACCURACY}
+            engine = Engine(variant.detector, default_device())
+            calls, rate, normal_error = _trial(engine, squares)
+            figures = evaluate_bundle(variant, engine, name, found, on_image=on_image).figures[OVERALL]
+            accuracy = {metric: getattr(figures, metric) for metric in ACCURACY}
             variants.append(Variant(group, name, calls, rate, normal_error, **accuracy))
     on_gpu = default_device().type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
     return Ablation(storage.normalised(detector), found.location, len(found.images), device, variants)
-
-
-_ACCURACY = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro")
 
 
 def _with_settings(bundle: Bundle, settings: DiffusionADSettings) -> Bundle:
@@ -206,16 +201,16 @@ def _good_squares(bundle: Bundle, found: Dataset) -> np.ndarray:
     return same_depth(squares)
 
 
-def _trial(bundle: Bundle, squares: np.ndarray) -> tuple[float, float, float]:
+def _trial(engine: Engine, squares: np.ndarray) -> tuple[float, float, float]:
     """Network calls an image, images a second, and mean squared error of the reconstruction."""
-    assert isinstance(bundle.detector, DiffusionAD)
-    engine = Engine(bundle.detector, default_device(), batch_size=len(squares))
-    seen: Counter[str] = Counter()
-    hook = bundle.detector.denoiser.register_forward_hook(lambda _, given, __: seen.update(calls=len(given[0])))
+    assert isinstance(engine.detector, DiffusionAD)
+    seen: list[int] = []
+    hook = engine.detector.denoiser.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
     started = time.perf_counter()
     (found,) = engine.detect(squares)
     seconds = time.perf_counter() - started
     hook.remove()
     originals = as_unit_tensor(squares).permute(0, 2, 3, 1).numpy()
     error = float(np.square(found.reconstruction - originals).mean())
-    return seen["calls"] / len(squares), len(squares) / seconds, error
+    # The batch was filled up, and what fills it is computed too.
+    return sum(seen) / engine.batch_size, engine.batch_size / seconds, error

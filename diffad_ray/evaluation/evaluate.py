@@ -41,19 +41,21 @@ def evaluate(
     found = read_dataset(dataset)
     bundle = load_bundle(str(detector))
     with ProgressBar("evaluating", len(found.images), show_progress) as bar:
-        return evaluate_bundle(bundle, storage.normalised(detector), found, threshold, bar.update)
+        engine = Engine(bundle.detector, default_device())
+        return evaluate_bundle(bundle, engine, storage.normalised(detector), found, threshold, bar.update)
 
 
 def evaluate_bundle(
     bundle: Bundle,
+    engine: Engine,
     detector: str,
     found: Dataset,
     threshold: float | None = None,
     on_image: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
-    """`evaluate` of a detector in memory, called `detector`, on images that were found; `on_image` counts them."""
+    """`evaluate` of a bundle whose detector is in `engine`, called `detector`, on images that were found; `on_image`
+    counts them."""
     images, settings = found.images, bundle.detector.settings
-    engine = Engine(bundle.detector, default_device())
     threshold = bundle.calibration.threshold if threshold is None else threshold
     unreadable: dict[str, str] = {}
 

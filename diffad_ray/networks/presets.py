@@ -61,17 +61,21 @@ def _attention_sizes(image_size: int, levels: int, largest: int) -> tuple[int, .
 PRESETS = ("tiny", "small", "base", "paper")
 
 
+def nearest_side(side: float) -> int:
+    """The side in pixels nearest to this one that the networks can halve often enough."""
+    return max(COARSEST, round(side / COARSEST) * COARSEST)
+
+
 def check_image_size(image_size: int) -> None:
     """Raise ValueError for a side in pixels that the networks can't halve often enough."""
     if image_size % COARSEST or image_size < COARSEST:
-        near = max(COARSEST, round(image_size / COARSEST) * COARSEST)
+        near = nearest_side(image_size)
         raise ValueError(f"image size {image_size} px is not a multiple of {COARSEST}: take {near}")
 
 
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """About `scale` times a height and width in pixels: the nearest that the networks can halve often enough."""
-    rows, columns = (max(COARSEST, round(scale * side / COARSEST) * COARSEST) for side in (height, width))
-    return rows, columns
+    """About `scale` times a height and width in pixels, as near as the networks can halve often enough."""
+    return nearest_side(scale * height), nearest_side(scale * width)
 
 
 def network_sizes(preset: str, image_size: int) -> NetworkSizes:

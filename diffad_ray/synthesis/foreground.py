@@ -39,7 +39,7 @@ def foregrounds(images: Tensor) -> tuple[Tensor, Tensor]:
     alike = (far.amax(dim=1) <= 1).float()[:, None]
     product = 1 - _grown(alike * on_border, alike)
 
-    thick = _dilated(_eroded(product, 3), 3)
+    thick = _dilated(_eroded(product))
     area, cells = product.mean(dim=(1, 2, 3)), product.sum(dim=(1, 2, 3)).clamp(min=1)
     is_object = (
         (area >= OBJECT_AREA[0])
@@ -47,15 +47,16 @@ def foregrounds(images: Tensor) -> tuple[Tensor, Tensor]:
         & ((product * on_border).sum(dim=(1, 2, 3)) <= MOST_OF_BORDER * on_border.sum())
         & (thick.sum(dim=(1, 2, 3)) >= COMPACT * cells)
     )
-    return _dilated(thick, 3).squeeze(1) > 0, is_object
+    return _dilated(thick).squeeze(1) > 0, is_object
 
 
-def _dilated(cells: Tensor, side: int) -> Tensor:
-    return F.max_pool2d(cells, side, stride=1, padding=side // 2)
+def _dilated(cells: Tensor) -> Tensor:
+    """Cells [N,1,H,W] and their eight neighbours."""
+    return F.max_pool2d(cells, 3, stride=1, padding=1)
 
 
-def _eroded(cells: Tensor, side: int) -> Tensor:
-    return 1 - _dilated(1 - cells, side)
+def _eroded(cells: Tensor) -> Tensor:
+    return 1 - _dilated(1 - cells)
 
 
 def _grown(seeds: Tensor, within: Tensor) -> Tensor:
@@ -63,6 +64,6 @@ def _grown(seeds: Tensor, within: Tensor) -> Tensor:
     while True:
         before = seeds
         for _ in range(8):
-            seeds = _dilated(seeds, 3) * within
+            seeds = _dilated(seeds) * within
         if torch.equal(seeds, before):
             return seeds

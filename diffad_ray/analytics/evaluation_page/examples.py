@@ -13,13 +13,12 @@ from diffad_ray.analytics.originals import Size, max_pixels, read_original, size
 from diffad_ray.analytics.overlay import draw_regions, original_and_regions
 from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.detectors.engine import Engine, default_device
-from diffad_ray.detectors.tiling import block_maximum
 from diffad_ray.errors import UserError
 from diffad_ray.evaluation.datasets import GOOD
 from diffad_ray.evaluation.figures import ScoredImage
 from diffad_ray.evaluation.result import Evaluation
 from diffad_ray.images import ImageError, check_side, decode_image, for_display, resized
-from diffad_ray.scoring.masks import anomaly_mask
+from diffad_ray.scoring.masks import picture_mask
 
 SHOWN = 6
 "Images of a group."
@@ -88,9 +87,7 @@ def detected(images: list[ScoredImage], detector: str, table: str | None) -> lis
         height, width = picture.shape[:2]
         assert detection.reconstruction is not None
         restored = (resized(detection.reconstruction, width, height).clip(0, 1) * 255).round().astype(np.uint8)
-        # Shrunk by interpolation alone, a narrow peak would be lost.
-        shrink = max(1, min(detection.anomaly_map.shape[0] // height, detection.anomaly_map.shape[1] // width))
-        full_map, mask = anomaly_mask(block_maximum(detection.anomaly_map, shrink), width, height, image.threshold)
+        full_map, mask = picture_mask(detection.anomaly_map, width, height, image.threshold)
         top = max(2 * image.threshold, float(full_map.max()), 1e-12)
         heat = cv2.applyColorMap((full_map.clip(0, top) / top * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
         marked = _outlined(picture, mask, FOUND) if image.score >= image.threshold else picture
