@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import ray
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffad_ray.cluster import connect
-from diffad_ray.detectors.base import Detection, Detector, DetectorSettings
+from diffad_ray.detectors.base import Detection, Detector, DetectorSettings, Part, TrainingBatch
 from diffad_ray.detectors.bundle import DETECTORS, Bundle, save_bundle
 from diffad_ray.detectors.calibration import Calibration
 
@@ -39,12 +39,10 @@ class Stub(Detector):
         super().__init__(settings)
         self.weight = torch.nn.Parameter(torch.ones(1))
 
-    def parameter_groups(self, learning_rate: float | None) -> list[dict[str, Any]]:
+    def parts(self, learning_rate: float | None) -> list[Part]:
         raise NotImplementedError("a stub is not trained")
 
-    def training_losses(
-        self, normals: Tensor, textures: Tensor | None, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def training_losses(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
         raise NotImplementedError("a stub is not trained")
 
     @torch.inference_mode()

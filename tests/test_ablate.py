@@ -31,8 +31,16 @@ def quick(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_methods_and_sweeps_side_by_side(
     quick: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["ablate", quick, dataset, "--autoencoder", tmp_path / "autoencoder", "--t-small", "5,30"]
-    command += ["--guidance", "0,1", "--noise-seeds", 2, "--plot", tmp_path / "plots" / "ablation.png", "--json"]
+    command = ["ablate", quick, dataset, "--autoencoder", tmp_path / "autoencoder", "--sweep", "t_small=5,30"]
+    command += [
+        "--sweep",
+        "guidance=0,1",
+        "--sweep",
+        "noise_seed=0,1",
+        "--plot",
+        tmp_path / "plots" / "ablation.png",
+        "--json",
+    ]
     assert run(monkeypatch, *command) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["images"] == 15
@@ -40,16 +48,16 @@ def test_methods_and_sweeps_side_by_side(
     assert list(lines) == [
         *(("method", name) for name in ("autoencoder", "iterative", "one-step", "norm-guided")),
         *(("t_small", name) for name in ("5", "30")),
-        *(("guidance", name) for name in ("0.0", "1.0")),
+        *(("guidance", name) for name in ("0", "1")),
         *(("noise_seed", name) for name in ("0", "1")),
     ]
     calls = [lines["method", name]["network_calls"] for name in ("autoencoder", "iterative", "one-step", "norm-guided")]
     assert calls == [1, 13, 1, 2]
     plain = evaluate(quick, dataset).figures["overall"]
-    for same in (("method", "norm-guided"), ("guidance", "1.0"), ("noise_seed", "0")):
+    for same in (("method", "norm-guided"), ("guidance", "1"), ("noise_seed", "0")):
         assert lines[same]["image_auroc"] == plain.image_auroc
         assert lines[same]["aupro"] == plain.aupro
-    assert lines["guidance", "0.0"]["image_auroc"] == lines["method", "one-step"]["image_auroc"]
+    assert lines["guidance", "0"]["image_auroc"] == lines["method", "one-step"]["image_auroc"]
     assert lines["method", "iterative"]["images_per_second"] < lines["method", "one-step"]["images_per_second"] / 3
     assert all(0 < line["normal_error"] < 1 for line in lines.values())
     # Noise that is small to begin with is nearly all that an untrained network leaves.
@@ -60,12 +68,14 @@ def test_methods_and_sweeps_side_by_side(
     assert picture.shape[1] > 1000
 
     # Wrong values cost nothing.
-    for option, value, because in (
-        ("--t-small", "a", "numbers"),
-        ("--t-big", "100000", "timesteps"),
-        ("--t-big", "1", "<"),
+    for sweep, because in (
+        ("t_small=a", "valid integer"),
+        ("t_small", "SETTING=VALUE"),
+        ("t_big=100000", "timesteps"),
+        ("t_big=1", "<"),
+        ("preset=paper", "can't be swept in a diffusion-ad: take one of"),
     ):
-        fails(monkeypatch, capsys, "ablate", quick, dataset, option, value, because=because)
+        fails(monkeypatch, capsys, "ablate", quick, dataset, "--sweep", sweep, because=because)
 
 
 def test_few_images_of_each_kind(quick: Path, dataset: Path) -> None:

@@ -12,6 +12,7 @@ from tiny_detector import tiny_detector
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from diffad_ray.detectors.base import TrainingBatch
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, TrainingDraw
 
 RANKS, BATCH, STEPS = 2, 8, 2
@@ -38,7 +39,7 @@ def train(rank: int, ranks: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(number)
         side = detector.settings.image_size
         normals = torch.rand((BATCH, 3, side, side), generator=generator)
-        whole = detector.draw(normals, None, generator)
+        whole = detector.draw(TrainingBatch(normals), generator)
         # In the first half of the batch all are anomalous, in the second none: ranks differ as much as they can.
         mine = TrainingDraw(*(part.chunk(ranks)[rank] for part in whole))
         losses = step(mine)

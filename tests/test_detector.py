@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from tiny_detector import SIDE, random_images, tiny_detector
 from torch import Tensor, nn
 
-from diffad_ray.detectors.base import Mode
-from diffad_ray.detectors.diffusion_ad import DiffusionADSettings
+from diffad_ray.detectors.base import NETWORKS, Mode, TrainingBatch
+from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
 from diffad_ray.detectors.engine import BatchDetection, Engine, as_unit_tensor
 from diffad_ray.networks.presets import NetworkSizes
 from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings
@@ -40,6 +40,11 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def gradient(network: nn.Module) -> float:
     return sum(float(p.grad.abs().sum()) for p in network.parameters() if p.grad is not None)
+
+
+def learn(detector: DiffusionAD, normals: Tensor) -> dict[str, Tensor]:
+    """The losses of a training step."""
+    return detector(TrainingBatch(normals), seeded(), NETWORKS)
 
 
 def test_golden_scores() -> None:
@@ -108,7 +113,7 @@ def test_the_score_counts_a_share_of_the_area() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_training_step_teaches_both_networks(precision: str) -> None:
     detector = tiny_detector(precision=precision).train()
-    losses = detector(as_unit_tensor(random_images(4)), None, seeded())
+    losses = learn(detector, as_unit_tensor(random_images(4)))
     assert losses.keys() == {"loss", "noise", "focal", "smooth_l1"}
     torch.testing.assert_close(losses["loss"], losses["noise"] + 5 * losses["focal"] + losses["smooth_l1"])
     losses["loss"].backward()
@@ -122,7 +127,7 @@ def test_a_training_step_teaches_both_networks(precision: str) -> None:
 @pytest.mark.parametrize("name", ["focal", "smooth_l1", "noise"])
 def test_segmentation_losses_reach_the_denoiser_and_the_noise_loss_it_alone(name: str) -> None:
     detector = tiny_detector().train()
-    detector.training_losses(as_unit_tensor(random_images(4)), None, seeded())[name].backward()
+    learn(detector, as_unit_tensor(random_images(4)))[name].backward()
     assert gradient(detector.denoiser) > 0
     assert (gradient(detector.segmenter) > 0) == (name != "noise")
 
@@ -130,7 +135,7 @@ def test_segmentation_losses_reach_the_denoiser_and_the_noise_loss_it_alone(name
 def test_noise_is_learnt_from_normal_samples_alone() -> None:
     normals = as_unit_tensor(random_images(4))
     detector = tiny_detector(anomalies=AnomalySettings(share=1, perlin=1, strokes=0, spots=0, patches=0)).train()
-    losses = detector.training_losses(normals, None, seeded())
+    losses = learn(detector, normals)
     losses["loss"].backward()
     assert losses["noise"] == 0
     assert losses["focal"] > 0
@@ -189,7 +194,7 @@ def test_the_papers_other_reconstructions(reconstruction: str, calls: int) -> No
     assert found.reconstruction.min() >= 0
     assert found.reconstruction.max() <= 1
     assert torch.equal(found.anomaly_map, detector.detect(images).anomaly_map), "it repeats"
-    losses = detector.train()(images, None, seeded())
+    losses = learn(detector.train(), images)
     losses["loss"].backward()
     assert gradient(detector.denoiser) > 0
     if reconstruction == "one-step":

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffad_ray.diffusion.noise import fixed_gaussian, seeded_generator
+from diffad_ray.diffusion.noise import fixed_noise, seeded_generator
 from diffad_ray.diffusion.reconstruction import iterative, norm_guided, one_step, reverse_step
 from diffad_ray.diffusion.schedule import NoiseSchedule
 
@@ -124,10 +124,10 @@ def test_an_impossible_schedule_is_refused(wrong: tuple[int, float, float]) -> N
 
 
 def test_the_noise_of_scoring_is_fixed_and_its_draws_are_independent() -> None:
-    first = fixed_gaussian(3, 0, 3, 64, 48)
+    first = fixed_noise("gaussian", 3, 0, 3, 64, 48)
     torch.manual_seed(1234)
-    assert torch.equal(first, fixed_gaussian(3, 0, 3, 64, 48)), "global state must not matter"
-    others = [fixed_gaussian(seed, draw, 3, 64, 48) for seed, draw in ((3, 1), (4, 0), (0, 3))]
+    assert torch.equal(first, fixed_noise("gaussian", 3, 0, 3, 64, 48)), "global state must not matter"
+    others = [fixed_noise("gaussian", seed, draw, 3, 64, 48) for seed, draw in ((3, 1), (4, 0), (0, 3))]
     between = torch.corrcoef(torch.stack([draw.flatten() for draw in (first, *others)])) - torch.eye(4)
     assert between.abs().max() < 0.05
     assert abs(first.mean()) < 0.05

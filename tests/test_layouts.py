@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffad_ray.errors import UserError
-from diffad_ray.evaluation.labels import read_labels
-from diffad_ray.evaluation.reading import read_dataset
+from diffad_ray.labels.reading import read_dataset
+from diffad_ray.labels.tables import read_labels
 
 
 def lay_out(root: Path, *files: str) -> Path:

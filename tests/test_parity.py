@@ -58,7 +58,9 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 
 
 @torch.inference_mode()
-def test_every_tensor_of_the_released_code(detector: DiffusionAD, expected: dict[str, Tensor]) -> None:
+def test_every_tensor_of_the_released_code(
+    detector: DiffusionAD, expected: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     e = dict(expected)
     schedule, settings, image = detector.schedule, detector.settings, e.pop("image")
     noise_small, noise_big = e.pop("noise_small"), e.pop("noise_big")
@@ -72,7 +74,8 @@ def test_every_tensor_of_the_released_code(detector: DiffusionAD, expected: dict
 
     steps = t_small, t_big, noise_small, noise_big
     guided = norm_guided(schedule, detector.predict_noise, image, *steps, settings.guidance)
-    close(detector.reconstruct(image, noise_small, noise_big), guided.x0)
+    monkeypatch.setattr(detector, "noise", lambda like, member, draw: (noise_small, noise_big)[draw])
+    close(detector.reconstruct(image), guided.x0)
     close(guided.eps_small, e.pop("eps_small"))
     close(guided.x0_small.clamp(-1, 1), e.pop("x0_small"))
     close(guided.x0_big, e.pop("x0_big"))

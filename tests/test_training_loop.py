@@ -180,7 +180,7 @@ def test_every_pass_shows_each_image_once_in_another_order(normals: np.ndarray) 
 
 def test_averaged_weights_follow_slowly_and_early_ones_forget() -> None:
     model = tiny_detector()
-    ema = Ema(model, decay=0.9)
+    ema = Ema(model, decay=0.9, starts={})
     before = model.segmenter.conv_out.bias.detach().clone()
     with torch.no_grad():
         model.segmenter.conv_out.bias += 1

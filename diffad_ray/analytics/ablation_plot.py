@@ -15,7 +15,6 @@ from diffad_ray.evaluation.ablate import METHOD, Ablation, Variant
 ACCURACY = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 COLOURS = ("#1f5fa8", "#d9822b", "#3c8f5a")
 ERROR_COLOUR = "#8a8f98"
-AXIS_NAMES = {"t_small": "t_s", "t_big": "t_b", "guidance": "guidance w", "noise_seed": "noise seed"}
 
 
 def write_ablation_plot(ablation: Ablation, output: str) -> None:
@@ -68,7 +67,7 @@ def _draw_sweep(axes: Axes, name: str, variants: Sequence[Variant]) -> None:
     values = [float(variant.name) for variant in variants]
     for (metric, label), colour in zip(ACCURACY.items(), COLOURS, strict=True):
         axes.plot(values, [getattr(variant, metric) for variant in variants], "o-", label=label, color=colour)
-    axes.set_xlabel(AXIS_NAMES[name])
+    axes.set_xlabel(name.replace("_", " "))
     errors = axes.twinx()
     errors.plot(values, [variant.normal_error for variant in variants], "s--", color=ERROR_COLOUR, label="error, right")
     errors.set_ylabel("squared error of good images", fontsize=8, color=ERROR_COLOUR)

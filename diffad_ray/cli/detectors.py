@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from diffad_ray.cli.shared import AsJson, Overrides, Settings, console, print_json, say, stderr
 from diffad_ray.errors import UserError
 from diffad_ray.networks.presets import PRESETS
+from diffad_ray.settings import parse_overrides
 
-N = TypeVar("N", int, float)
+KINDS = ("diffusion-ad", "anoddpm", "semantic-diffgan")
+"Said here too, as the table of detectors loads torch, and help must come at once."
 
 
 def train(
@@ -22,7 +24,11 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Training steps. [default: 2000]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step, all workers together. [default: 16]")] = None,
     textures: Annotated[str | None, typer.Option(help="Folder or URI of textures for pseudo-anomalies.")] = None,
-    kind: Annotated[str, typer.Option(help="Kind of detector.")] = "diffusion-ad",
+    kind: Annotated[str, typer.Option(help=f"Kind of detector: {', '.join(KINDS)}.")] = "diffusion-ad",
+    defects: Annotated[
+        list[str] | None,
+        typer.Option(help="For semantic-diffgan: folder of defective images, or table of labels; may be repeated."),
+    ] = None,
     workers: Annotated[int, typer.Option(help="Ray Train workers; 0 trains without Ray.")] = 1,
     cpus_per_worker: Annotated[int | None, typer.Option(help="CPUs of a worker. [default: its share of cores]")] = None,
     settings: Settings = None,
@@ -45,6 +51,7 @@ def train(
         steps=steps,
         batch_size=batch_size,
         textures=textures,
+        defects=defects or (),
         workers=workers,
         cpus_per_worker=cpus_per_worker,
         settings_file=settings,
@@ -145,24 +152,24 @@ def evaluate(
 
 
 def ablate(
-    detector: Annotated[str, typer.Argument(help="Folder or URI of a DiffusionAD detector.")],
+    detector: Annotated[str, typer.Argument(help="Folder or URI of the detector.")],
     dataset: Annotated[str, typer.Argument(help="Labelled images, as evaluate takes them.")],
     autoencoder: Annotated[
         str | None, typer.Option(help="Folder or URI of an autoencoder to compare; trained like the detector, if new.")
     ] = None,
     images: Annotated[int | None, typer.Option(min=1, help="At most so many of each kind. [default: all]")] = None,
-    t_small: Annotated[str, typer.Option(metavar="N,...", help="Values of t_s to try.")] = "",
-    t_big: Annotated[str, typer.Option(metavar="N,...", help="Values of t_b to try.")] = "",
-    guidance: Annotated[str, typer.Option(metavar="W,...", help="Values of w to try.")] = "",
-    noise_seeds: Annotated[int, typer.Option(min=1, help="Noise draws to compare.")] = 1,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SETTING=VALUE,...", help="Values of a setting of scoring to try. Repeatable."),
+    ] = None,
     plot: Annotated[str | None, typer.Option(help="PNG file or URI to write.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare reconstructions side by side, as the paper does: autoencoder, iterative, one-step, norm-guided.
+    """Compare a detector's reconstructions side by side, such as iterative, one-step and norm-guided, and settings.
 
     Copy: `diffad-ray ablate detectors/part parts --autoencoder detectors/part-autoencoder --images 20 --plot part.png`
 
-    Copy: `diffad-ray ablate detectors/part parts --t-small 50,100,200 --guidance 0,1,2 --noise-seeds 5`
+    Copy: `diffad-ray ablate detectors/part parts --sweep t_small=50,100,200 --sweep guidance=0,1,2`
     """
     from diffad_ray.analytics.report import print_ablation
     from diffad_ray.evaluation.ablate import ablate as run
@@ -172,10 +179,7 @@ def ablate(
         dataset,
         autoencoder=autoencoder,
         images=images,
-        t_small=_numbers("--t-small", t_small, int),
-        t_big=_numbers("--t-big", t_big, int),
-        guidance=_numbers("--guidance", guidance, float),
-        noise_seeds=noise_seeds,
+        sweeps=dict(_sweep(text) for text in sweep or ()),
         show_progress=True,
     )
     if as_json:
@@ -189,8 +193,10 @@ def ablate(
         say(f"wrote {plot}", stderr)
 
 
-def _numbers(option: str, text: str, kind: type[N]) -> list[N]:
-    try:
-        return [kind(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise UserError(f"{option} takes numbers separated by commas, not {text!r}") from None
+def _sweep(text: str) -> tuple[str, list[Any]]:
+    """`t_small=50,100` as the setting and its values."""
+    name, _, values = text.partition("=")
+    found = [parse_overrides([f"value={part}"])["value"] for part in values.split(",") if part.strip()]
+    if not name or not found:
+        raise UserError(f"{text!r} is not of the form SETTING=VALUE,VALUE, as in t_small=50,100,200")
+    return name.strip(), found

@@ -20,8 +20,8 @@ from diffad_ray.demo.archive import DemoArchive, make_archive
 from diffad_ray.demo.surfaces import DEFECTS, PRODUCTS
 from diffad_ray.detectors.bundle import Bundle
 from diffad_ray.errors import UserError
-from diffad_ray.evaluation.datasets import GOOD
 from diffad_ray.evaluation.metrics import at_threshold, auroc, average_precision
+from diffad_ray.labels.datasets import GOOD
 from diffad_ray.scoring.pipeline import score
 from diffad_ray.training.train import train
 

@@ -42,6 +42,44 @@ class Detection(NamedTuple):
     "[N,3,H,W] in [0, 1]: the image without its anomaly, as the detector imagines it"
 
 
+class TrainingBatch(NamedTuple):
+    """What a rank learns from in one step: images in [0, 1], N of them, on one device.
+
+    Attributes:
+        normals: [N,3,H,W].
+        foregrounds: [N,1,H,W] bool, where the product is; None is everywhere.
+        textures: images [K,3,H,W] that lend pseudo-anomalies their appearance, or None.
+        defective: images [N,3,H,W] of defective parts, for detectors that learn from them, else None.
+    """
+
+    normals: Tensor
+    foregrounds: Tensor | None = None
+    textures: Tensor | None = None
+    defective: Tensor | None = None
+
+
+NETWORKS = "networks"
+"The part of a detector that learns all at once."
+
+
+class Part(NamedTuple):
+    """Parameters of a detector that learn together.
+
+    Attributes:
+        name: what `Detector.turn` calls it.
+        parameters: of its networks.
+        learning_rate: peak of its schedule.
+        span: the shares of the training's steps between which it learns. At the end it takes its averaged weights.
+        betas: of Adam.
+    """
+
+    name: str
+    parameters: list[nn.Parameter]
+    learning_rate: float
+    span: tuple[float, float] = (0.0, 1.0)
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DetectorSettings(ABC):
     """Settings that every detector has; all of them change a score, so all enter the fingerprint.
@@ -86,6 +124,8 @@ class Detector(nn.Module, ABC):
     """A trainable detector. Images are [N,3,H,W] in [0,1], H and W as `settings.image_size` unless said otherwise."""
 
     kind: ClassVar[str]
+    learns_from: ClassVar[frozenset[str]] = frozenset()
+    "Which of `textures` and `defective` its training takes beside normal images."
     settings_class: ClassVar[type[DetectorSettings]]
     settings: DetectorSettings
 
@@ -106,39 +146,36 @@ class Detector(nn.Module, ABC):
         return torch.autocast(device.type, DTYPES[precision], enabled=precision != "float32")
 
     @abstractmethod
-    def parameter_groups(self, learning_rate: float | None) -> list[dict[str, Any]]:
-        """Optimizer groups, each with its peak `lr`: the given one, or where it is None what suits the networks."""
+    def parts(self, learning_rate: float | None) -> list[Part]:
+        """What learns, and when; at the given peak rate, or where it is None at what suits the networks."""
+
+    def turn(self, step: int, steps: int) -> str:
+        """Name of the part that learns at a step of so many; parts with the same span take turns."""
+        return NETWORKS
 
     @abstractmethod
-    def training_losses(
-        self,
-        normals: Tensor,
-        textures: Tensor | None,
-        generator: torch.Generator,
-        foregrounds: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Named scalar losses of one step; `loss` is the one to minimise.
+    def training_losses(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
+        """Named scalar losses of one step; `loss` is the one to minimise, by the part whose turn it is.
 
         Args:
-            normals: normal images of this rank.
-            textures: images [K,3,H,W] in [0,1] that lend pseudo-anomalies their appearance, or None.
-            generator: source of every random number of the step, on the images' device.
-            foregrounds: [N,1,H,W] bool, where the product is; None is everywhere.
+            batch: on the generator's device.
+            generator: source of every random number of the step.
+            turn: see `turn`.
         """
 
     @abstractmethod
     def detect(self, images: Tensor) -> Detection:
         """Scores, maps and reconstructions. Deterministic: an image's result depends on it and the detector alone."""
 
-    def forward(
-        self,
-        normals: Tensor,
-        textures: Tensor | None,
-        generator: torch.Generator,
-        foregrounds: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """`training_losses`, under the name through which DistributedDataParallel synchronises gradients."""
-        return self.training_losses(normals, textures, generator, foregrounds)
+    def forward(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
+        """`training_losses`, under the name through which DistributedDataParallel synchronises gradients.
+
+        The parts whose turn it is not are frozen, though gradients pass through them.
+        """
+        for part in self.parts(None):
+            for parameter in part.parameters:
+                parameter.requires_grad_(part.name == turn)
+        return self.training_losses(batch, generator, turn)
 
     def anomaly_map(self, images: Tensor) -> Tensor:
         """Anomaly map [N,H,W] of images [N,3,H,W] in [0,1]."""

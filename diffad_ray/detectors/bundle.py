@@ -11,15 +11,18 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from diffad_ray import storage
+from diffad_ray.detectors.ano_ddpm import AnoDDPM
 from diffad_ray.detectors.base import Detector
 from diffad_ray.detectors.calibration import Calibration
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
+from diffad_ray.detectors.semantic_diffgan import SemanticDiffGAN
 from diffad_ray.errors import UserError
 
-SCHEMA_VERSION = 2
-"Bundles of version 1 do not say what the denoiser predicts: it was the noise."
+SCHEMA_VERSION = 3
+"""Bundles of version 1 do not say what the denoiser predicts: it was the noise. Version 3 came with more kinds of
+detectors and of noise; version 2 is read as it is."""
 WEIGHTS, DESCRIPTION = "model.safetensors", "detector.json"
-DETECTORS: dict[str, type[Detector]] = {detector.kind: detector for detector in (DiffusionAD,)}
+DETECTORS: dict[str, type[Detector]] = {detector.kind: detector for detector in (DiffusionAD, AnoDDPM, SemanticDiffGAN)}
 
 
 @dataclass

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+from diffad_ray.diffusion.simplex import simplex_noise
+
+Noise = Literal["gaussian", "simplex"]
+"Kinds of noise, both of mean 0 and variance 1: pixels on their own, or smooth features of many sizes."
 
 
 def seeded_generator(device: torch.device | str, *seed: int) -> torch.Generator:
@@ -21,10 +28,16 @@ def seeded_generator(device: torch.device | str, *seed: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(mixed % 2**63)
 
 
-def fixed_gaussian(seed: int, draw: int, channels: int, height: int, width: int) -> Tensor:
+def draw_noise(kind: Noise, shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
+    """Noise [N,C,H,W] on the generator's device."""
+    if kind == "simplex":
+        return simplex_noise(shape, generator)
+    return torch.randn(shape, generator=generator, device=generator.device)
+
+
+def fixed_noise(kind: Noise, seed: int, draw: int, channels: int, height: int, width: int) -> Tensor:
     """Noise [1,C,H,W] of scoring, shared by all images: the same for a seed, draw and size on every machine.
 
     It is drawn on the CPU whatever the device, since devices disagree on the numbers that a seed gives.
     """
-    generator = seeded_generator("cpu", seed, draw)
-    return torch.randn((1, channels, height, width), generator=generator)
+    return draw_noise(kind, (1, channels, height, width), seeded_generator("cpu", seed, draw))

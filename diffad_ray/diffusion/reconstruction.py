@@ -104,3 +104,22 @@ def iterative(
         if step > 0:
             x_t = x_t + variance.sqrt() * step_noise(step)
     return x_t.clamp(-1, 1)
+
+
+def ddim(
+    schedule: NoiseSchedule, predict_noise: NoisePredictor, x0: Tensor, t: int, noise: Tensor, calls: int
+) -> Tensor:
+    """Noise x0 to step t and denoise it by `calls` deterministic steps (DDIM, Song et al. 2021, Eq. 12, eta = 0).
+
+    The steps are evenly spread from t down to 0, at most t + 1 of them; one call is the one-step reconstruction.
+    Each estimate of x0 is clamped to [-1, 1].
+    """
+    steps = torch.linspace(t, 0, min(calls, t + 1), device=x0.device).round().long()
+    x_t = schedule.add_noise(x0, steps[:1].expand(len(x0)), noise)
+    for now, after in zip(steps, [*steps[1:], None], strict=True):
+        at = now.expand(len(x0))
+        eps = predict_noise(x_t, at)
+        x0 = schedule.predict_x0(x_t, at, eps).clamp(-1, 1)
+        if after is not None:
+            x_t = schedule.add_noise(x0, after.expand(len(x0)), eps)
+    return x0

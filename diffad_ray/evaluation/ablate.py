@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,16 +15,18 @@ import torch
 
 from diffad_ray import storage
 from diffad_ray.detectors.bundle import Bundle, load_bundle
+from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
 from diffad_ray.detectors.engine import Engine, as_unit_tensor, default_device
 from diffad_ray.detectors.views import pieces
 from diffad_ray.errors import UserError
-from diffad_ray.evaluation.datasets import GOOD, Dataset, LabelledImage
 from diffad_ray.evaluation.evaluate import evaluate_bundle
 from diffad_ray.evaluation.figures import OVERALL
-from diffad_ray.evaluation.reading import read_dataset
 from diffad_ray.images import same_depth
+from diffad_ray.labels.datasets import GOOD, Dataset, LabelledImage
+from diffad_ray.labels.reading import read_dataset
 from diffad_ray.progress import ProgressBar
+from diffad_ray.settings import build
 from diffad_ray.training.loop import TrainingSettings
 from diffad_ray.training.normals import read_images
 from diffad_ray.training.train import train_as
@@ -83,52 +85,44 @@ def ablate(
     *,
     autoencoder: str | Path | None = None,
     images: int | None = None,
-    t_small: Sequence[int] = (),
-    t_big: Sequence[int] = (),
-    guidance: Sequence[float] = (),
-    noise_seeds: int = 1,
+    sweeps: Mapping[str, Sequence[Any]] | None = None,
     show_progress: bool = False,
 ) -> Ablation:
-    """Compare the reconstructions of the paper's ablation, and sweep the settings of scoring.
+    """Compare a detector's reconstructions, and sweep its settings of scoring, one at a time.
 
     The detector's weights serve all variants but the autoencoder, which has its own: it learns from the same images, by
-    the same settings and for as many steps. An iterative reconstruction takes t_small + 1 network calls, so that
+    the same settings and for as many steps. An iterative reconstruction takes hundreds of network calls, so that
     `images` may have to be few.
 
     Args:
-        detector: folder or URI of a DiffusionAD bundle that was trained with norm guidance.
+        detector: folder or URI of a bundle; a DiffusionAD must have been trained with norm guidance.
         dataset: labelled images, as `evaluate` takes them.
-        autoencoder: folder or URI of the autoencoder's bundle; trained there if there is none yet. None leaves it out.
+        autoencoder: for DiffusionAD: folder or URI of the autoencoder's bundle; trained there if there is none yet.
         images: at most so many of each product and kind, evenly spread.
-        t_small, t_big, guidance: values to sweep, one setting at a time.
-        noise_seeds: how many noise draws to compare.
+        sweeps: values by setting, such as `{"t_small": [50, 100, 200]}`; see `sweepable` of the detector's settings.
 
     Raises:
         UserError: an input is not as it must be, or the normal images of the training can't be reached.
     """
     bundle = load_bundle(str(detector))
-    if not isinstance(bundle.detector, DiffusionAD):
-        raise UserError(f"{detector} holds a {bundle.detector.kind}: this ablation is for diffusion-ad")
+    settings = bundle.detector.settings
+    if not isinstance(settings, DiffusionSettings):
+        raise UserError(f"{detector} holds a {bundle.detector.kind}, which has no reconstructions to compare")
+    if autoencoder is not None and not isinstance(bundle.detector, DiffusionAD):
+        raise UserError(f"{detector} holds a {bundle.detector.kind}: only a diffusion-ad is compared to an autoencoder")
+    plans = [(METHOD, method, dataclasses.replace(settings, reconstruction=method)) for method in settings.methods]  # type: ignore[call-arg]
+    for field, values in (sweeps or {}).items():
+        if field not in settings.sweepable:
+            raise UserError(
+                f"{field!r} can't be swept in a {bundle.detector.kind}: take one of {', '.join(settings.sweepable)}"
+            )
+        for value in values:
+            plans.append((field, str(value), build(type(settings), settings.as_dict() | {field: value}, "detector")))
     found = _thinned(read_dataset(dataset), images)
     squares = _good_squares(bundle, found)
-    settings = bundle.detector.settings
-    sweeps: dict[str, Sequence[Any]] = {
-        "reconstruction": ("iterative", "one-step", "norm-guided"),
-        "t_small": t_small,
-        "t_big": t_big,
-        "guidance": guidance,
-        "noise_seed": range(noise_seeds if noise_seeds > 1 else 0),
-    }
-    plans: list[tuple[str, str, DiffusionADSettings]] = []
-    try:
-        for field, values in sweeps.items():
-            group = METHOD if field == "reconstruction" else field
-            plans += [(group, str(value), dataclasses.replace(settings, **{field: value})) for value in values]
-    except ValueError as error:
-        raise UserError(f"a value to sweep is impossible: {error}") from error
     own: dict[str, Bundle] = {}
     if autoencoder is not None:
-        own["autoencoder"] = _autoencoder(bundle, settings, str(autoencoder), show_progress)
+        own["autoencoder"] = _autoencoder(bundle, str(autoencoder), show_progress)
         plans.insert(0, (METHOD, "autoencoder", settings))
 
     variants = []
@@ -150,16 +144,17 @@ def ablate(
     return Ablation(storage.normalised(detector), found.location, len(found.images), device, variants)
 
 
-def _with_settings(bundle: Bundle, settings: DiffusionADSettings) -> Bundle:
+def _with_settings(bundle: Bundle, settings: DiffusionSettings) -> Bundle:
     """The bundle with other settings of scoring and the same weights."""
-    detector = DiffusionAD(settings)
+    detector = type(bundle.detector)(settings)
     detector.load_state_dict(bundle.detector.state_dict())
     return dataclasses.replace(bundle, detector=detector.eval())
 
 
-def _autoencoder(bundle: Bundle, settings: DiffusionADSettings, location: str, show_progress: bool) -> Bundle:
+def _autoencoder(bundle: Bundle, location: str, show_progress: bool) -> Bundle:
     """The autoencoder that was, or now is, trained as the detector was."""
-    facts = bundle.facts
+    facts, settings = bundle.facts, bundle.detector.settings
+    assert isinstance(settings, DiffusionADSettings)
     if "imported" in facts:
         raise UserError("the detector was imported: nobody knows how to train an autoencoder like it")
     return train_as(
@@ -203,7 +198,7 @@ def _good_squares(bundle: Bundle, found: Dataset) -> np.ndarray:
 
 def _trial(engine: Engine, squares: np.ndarray) -> tuple[float, float, float]:
     """Network calls an image, images a second, and mean squared error of the reconstruction."""
-    assert isinstance(engine.detector, DiffusionAD)
+    assert isinstance(engine.detector, DiffusionDetector)
     seen: list[int] = []
     hook = engine.detector.denoiser.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
     started = time.perf_counter()

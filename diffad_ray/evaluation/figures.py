@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from diffad_ray.evaluation.bootstrap import interval, resampled
-from diffad_ray.evaluation.datasets import GOOD
 from diffad_ray.evaluation.metrics import at_threshold, auroc, average_precision, f1_max
 from diffad_ray.evaluation.pixels import PixelCounts
+from diffad_ray.labels.datasets import GOOD
 
 OVERALL = "overall"
 

@@ -13,8 +13,8 @@ from diffad_ray import storage
 from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.errors import UserError
 from diffad_ray.evaluation.figures import ScoredImage
-from diffad_ray.evaluation.labels import Label, read_labels
 from diffad_ray.evaluation.result import Evaluation, conclude
+from diffad_ray.labels.tables import Label, read_labels
 from diffad_ray.table.reading import read_views
 
 NO_MAPS = "a table keeps scores and no anomaly maps: figures of pixels need the detector and a dataset with masks"

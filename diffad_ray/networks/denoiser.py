@@ -107,20 +107,20 @@ class Stage(nn.ModuleList):
 
 
 class Denoiser(nn.Module):
-    """Estimates the noise in x_t: (x_t [N,3,H,W], t [N] int64) -> [N,3,H,W].
+    """Estimates the noise in x_t: (x_t [N,C,H,W], t [N] int64) -> [N,3,H,W].
 
     Args:
         sizes: widths and depths.
         image_size: side in pixels for which `sizes.attention_sizes` are meant; other sides work too, attention then
             stays at the same levels.
-        in_channels: channels of the images.
+        in_channels: C; those beyond the image's three are what else the estimate may depend on.
     """
 
     def __init__(self, sizes: NetworkSizes, image_size: int, in_channels: int = 3):
         super().__init__()
         embedding, groups = 4 * sizes.channels, sizes.norm_groups
         widths = [sizes.channels * multiplier for multiplier in sizes.channel_multipliers]
-        self.patch, channels = sizes.patch, in_channels * sizes.patch**2
+        self.patch, pixels = sizes.patch, sizes.patch**2
         last = len(widths) - 1
 
         def stage(in_width: int, out_width: int, level: int, also: Literal["up"] | None = None) -> Stage:
@@ -132,7 +132,7 @@ class Denoiser(nn.Module):
             return Stage(blocks)
 
         self.time_embedding = TimeEmbedding(sizes.channels)
-        self.conv_in = nn.Conv2d(channels, sizes.channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(in_channels * pixels, sizes.channels, 3, padding=1)
         self.down = nn.ModuleList()
         width, skips = sizes.channels, [sizes.channels]
         for level, level_width in enumerate(widths):
@@ -160,7 +160,7 @@ class Denoiser(nn.Module):
                 width = level_width
 
         self.norm_out = nn.GroupNorm(groups, width)
-        self.conv_out = zeroed(nn.Conv2d(width, channels, 3, padding=1))
+        self.conv_out = zeroed(nn.Conv2d(width, 3 * pixels, 3, padding=1))
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         embedding = self.time_embedding(t)

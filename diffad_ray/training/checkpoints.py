@@ -13,6 +13,10 @@ from diffad_ray.errors import UserError
 from diffad_ray.training.loop import Report, State
 
 
+NO_LOSSES = ("step", "learning_rate", "images_per_second")
+"What a line of the loss table holds beside losses."
+
+
 class TrainingFolder:
     """The folder `DETECTOR/training`: settings, last checkpoint, losses.
 
@@ -87,13 +91,20 @@ class TrainingFolder:
     def _plot(self) -> bytes:
         from matplotlib.figure import Figure
 
-        names = [name for name in self.losses[0] if name not in ("step", "learning_rate", "images_per_second")]
-        figure = Figure(figsize=(4 * len(names), 3), layout="constrained")
-        steps = [line["step"] for line in self.losses]
-        for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-            axes.plot(steps, [line[name] for line in self.losses], linewidth=1)
-            axes.set(title=name.replace("_", " "), xlabel="step", yscale="log")
+        # Parts that take turns have losses of their own, in some of the lines.
+        names = list(dict.fromkeys(name for line in self.losses for name in line if name not in NO_LOSSES))
+        columns = min(4, len(names))
+        rows = -(-len(names) // columns)
+        figure = Figure(figsize=(4 * columns, 3 * rows), layout="constrained")
+        places = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes, name in zip(places, names, strict=False):
+            points = [(line["step"], line[name]) for line in self.losses if name in line]
+            axes.plot(*zip(*points, strict=True), linewidth=1)
+            is_positive = all(value > 0 for _, value in points)
+            axes.set(title=name.replace("_", " "), xlabel="step", yscale="log" if is_positive else "linear")
             axes.grid(alpha=0.3)
+        for axes in places[len(names) :]:
+            axes.set_visible(False)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110)
         return buffer.getvalue()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -14,10 +15,12 @@ import torch
 import torch.distributed as dist
 
 from diffad_ray.detectors.bundle import find_detector
+from diffad_ray.detectors.views import pieces
 from diffad_ray.training.checkpoints import TrainingFolder
+from diffad_ray.training.defective import refuse_common
 from diffad_ray.training.finish import finish_detector
 from diffad_ray.training.loop import Report, TrainingSettings, World, train_loop
-from diffad_ray.training.normals import load_normals, load_textures, read_images
+from diffad_ray.training.normals import load_normals, load_pieces, load_textures, read_images
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class TrainingJob:
         learnt, held_back: locations of the normal images.
         data: where the images come from, and their fingerprint.
         textures: folder of images that lend pseudo-anomalies their appearance, or None.
+        defective: locations of defective images, for a detector that learns from them.
         location: of the bundle to write.
     """
 
@@ -40,11 +44,12 @@ class TrainingJob:
     held_back: list[str]
     location: str
     textures: str | None = None
+    defective: list[str] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
         """What identifies the training: with these equal, an interrupted one can go on."""
-        lists = ("learnt", "held_back", "location")
+        lists = ("learnt", "held_back", "defective", "location")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in lists}
 
 
@@ -70,6 +75,13 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
     normals, problems = load_normals(learnt, detector.settings, share, settings.seed + world.rank)
     side = detector.settings.image_size
     textures = load_textures(job.textures, side, settings.seed) if job.textures else None
+    defective = None
+    if job.defective:
+        # All of them on every rank, as they are few; so each rank can tell them from its normal ones.
+        view = partial(pieces, settings=detector.settings)
+        defective, unreadable = load_pieces(job.defective, view, settings.max_images, settings.seed)
+        problems |= unreadable
+        refuse_common(normals, defective)
 
     folder = TrainingFolder(job.location)
 
@@ -81,7 +93,7 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
         on_report(step)
 
     resume = folder.load()
-    detector = train_loop(detector, normals, textures, settings, world, resume, report, folder.save)
+    detector = train_loop(detector, normals, textures, settings, world, defective, resume, report, folder.save)
     problems = _of_all_ranks(problems, world)
     if world.rank != 0:
         return

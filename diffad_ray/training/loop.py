@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from diffad_ray.detectors.acceleration import fastest_mode
-from diffad_ray.detectors.base import Detector, Mode, Precision
+from diffad_ray.detectors.base import Detector, Mode, Precision, TrainingBatch
 from diffad_ray.detectors.engine import as_unit_tensor
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.errors import UserError
 from diffad_ray.training.augmentation import Augmentation, augmented
+from diffad_ray.training.ema import Ema
 
 log = logging.getLogger(__name__)
 TRIAL_IMAGES = 4
@@ -113,23 +114,6 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
     return 0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
-class Ema:
-    """Exponential moving average of a model's weights and statistics; early averages forget faster."""
-
-    def __init__(self, model: Detector, decay: float):
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.decay = decay
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for averaged, current in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
-            if averaged.is_floating_point():
-                averaged.lerp_(current, 1 - decay)
-            else:
-                averaged.copy_(current)
-
-
 class Batches:
     """Batches of this rank's images: shuffled passes, a function of seed and step, so that a resumed run sees what an
     uninterrupted one would have seen."""
@@ -151,14 +135,14 @@ class Batches:
         return as_unit_tensor(self.images[chosen]).to(device, non_blocking=True)
 
 
-def _choose_mode(detector: Detector, images: Tensor, textures: Tensor | None, wanted: str, world: World) -> Mode:
+def _choose_mode(detector: Detector, batch: TrainingBatch, turn: str, wanted: str, world: World) -> Mode:
     """The fastest mode for a training step, tried on a copy of the detector; all ranks try, rank 0's finding counts."""
     trial = copy.deepcopy(detector).train()
 
     def step(mode: Mode) -> None:
         trial.zero_grad(set_to_none=True)
-        generator = seeded_generator(world.device, 0)
-        trial.run_in(mode)(mode.laid_out(images[:TRIAL_IMAGES, :3]), textures, generator)["loss"].backward()
+        few = TrainingBatch(mode.laid_out(batch.normals[:TRIAL_IMAGES]), textures=batch.textures)
+        trial.run_in(mode)(few, seeded_generator(world.device, 0), turn)["loss"].backward()
 
     precisions: list[Precision] = ["float32"] if wanted in ("auto", "float32") else []
     if wanted in ("auto", "bfloat16"):
@@ -184,6 +168,7 @@ def train_loop(
     textures: Tensor | None,
     settings: TrainingSettings,
     world: World = ALONE,
+    defective: np.ndarray | None = None,
     resume: State | None = None,
     on_report: Callable[[Report], None] = lambda _: None,
     on_checkpoint: Callable[[State], None] = lambda _: None,
@@ -195,7 +180,8 @@ def train_loop(
 
     Args:
         normals: this rank's normal images [N,H,W,3], uint8 or uint16; a fourth channel, if any, is their foreground.
-        textures: [K,3,h,w] in [0,1], or None; see `Detector.training_losses`.
+        textures: [K,3,h,w] in [0,1], or None; see `TrainingBatch`.
+        defective: defective images [M,H,W,3] for a detector that learns from them; all ranks hold the same.
         resume: a state that `on_checkpoint` was given.
         on_report: called on rank 0 every `settings.report_every` steps.
         on_checkpoint: called on rank 0 every `settings.checkpoint_seconds`.
@@ -212,15 +198,39 @@ def train_loop(
             f"batch_size {settings.batch_size} gives {world.size} workers less than 2 images each: raise it"
         )
     torch.manual_seed(settings.seed)
-    batches = Batches(normals, settings.batch_size // world.size, settings.seed + world.rank)
+    share, seed = settings.batch_size // world.size, settings.seed + world.rank
+    batches = Batches(normals, share, seed)
+    # As many as normal ones, however few there are.
+    defects = None if defective is None else Batches(defective, share, seed)
     detector = detector.to(world.device).train()
-    first = augmented(batches.at(0, world.device), settings.augmentation, seeded_generator(world.device, settings.seed))
-    mode = _choose_mode(detector, first, textures, settings.precision, world)
+
+    def batch_at(step: int, generator: torch.Generator) -> TrainingBatch:
+        # By turns and not by chance: all ranks see the same scale, so that they hold equally many pixels.
+        scale = detector.settings.scales[step % len(detector.settings.scales)]
+
+        def inputs(source: Batches) -> Tensor:
+            return augmented(source.at(step, world.device), settings.augmentation, generator, scale)
+
+        seen = inputs(batches)
+        return TrainingBatch(
+            normals=detector.mode.laid_out(seen[:, :3]),
+            foregrounds=seen[:, 3:] >= 0.5 if seen.shape[1] > 3 else None,
+            textures=textures,
+            defective=None if defects is None else detector.mode.laid_out(inputs(defects)),
+        )
+
+    first = batch_at(0, seeded_generator(world.device, settings.seed))
+    mode = _choose_mode(detector, first, detector.turn(0, settings.steps), settings.precision, world)
     detector.run_in(mode)
 
-    ema = Ema(detector, settings.ema_decay)
-    optimizer = torch.optim.Adam(detector.parameter_groups(settings.learning_rate))
-    peaks = [group["lr"] for group in optimizer.param_groups]
+    parts = {part.name: part for part in detector.parts(settings.learning_rate)}
+    spans = {name: range(*(round(share * settings.steps) for share in part.span)) for name, part in parts.items()}
+    names = {id(parameter): name for name, parameter in detector.named_parameters()}
+    starts = {names[id(p)]: spans[part.name].start for part in parts.values() for p in part.parameters}
+    ema = Ema(detector, settings.ema_decay, starts)
+    optimizer = torch.optim.Adam(
+        [{"params": part.parameters, "lr": part.learning_rate, "betas": part.betas} for part in parts.values()]
+    )
     first_step = 0
     if resume is not None:
         detector.load_state_dict(resume["detector"])
@@ -229,21 +239,27 @@ def train_loop(
         first_step = resume["step"]
     wrapped: nn.Module = detector
     if world.size > 1:
-        wrapped = DistributedDataParallel(detector, [world.device] if world.device.type == "cuda" else None)
+        wrapped = DistributedDataParallel(
+            detector,
+            [world.device] if world.device.type == "cuda" else None,
+            # Of parts that take turns, all but one have no gradients.
+            find_unused_parameters=len(parts) > 1,
+        )
 
-    total: dict[str, Tensor] = {}
+    total: dict[str, list[Tensor]] = {}
     reported_step, reported_at = first_step, time.monotonic()
     saved_at = reported_at
     for step in range(first_step, settings.steps):
-        factor = learning_rate_factor(step, settings.steps, settings.warmup)
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * factor
+        turn = detector.turn(step, settings.steps)
+        for group, (name, part) in zip(optimizer.param_groups, parts.items(), strict=True):
+            span = spans[name]
+            group["lr"] = part.learning_rate * learning_rate_factor(
+                max(0, step - span.start), len(span), settings.warmup
+            )
+            if step == span.stop:
+                ema.settle(detector, part)
         generator = seeded_generator(world.device, settings.seed, step, world.rank)
-        # By turns and not by chance: all ranks see the same scale, so that they hold equally many pixels.
-        scale = detector.settings.scales[step % len(detector.settings.scales)]
-        inputs = augmented(batches.at(step, world.device), settings.augmentation, generator, scale)
-        foregrounds = inputs[:, 3:] >= 0.5 if inputs.shape[1] > 3 else None
-        losses = wrapped(mode.laid_out(inputs[:, :3]), textures, generator, foregrounds)
+        losses = wrapped(batch_at(step, generator), generator, turn)
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         nn.utils.clip_grad_norm_(detector.parameters(), settings.gradient_clip)
@@ -251,20 +267,23 @@ def train_loop(
         ema.update(detector, step)
 
         for name, value in losses.items():
-            total[name] = total.get(name, torch.zeros_like(value)) + value.detach()
+            # Losses of parts that take turns are different things.
+            shown = turn if name == "loss" and len(parts) > 1 else name
+            total.setdefault(shown, []).append(value.detach())
         done = step + 1
         if done % settings.report_every == 0 or done == settings.steps:
-            means = _mean_over_ranks(torch.stack(list(total.values())) / (done - reported_step), world).tolist()
+            means = _mean_over_ranks(torch.stack([torch.stack(v).mean() for v in total.values()]), world).tolist()
             if not all(map(math.isfinite, means)):
                 raise UserError(
                     f"the loss is no number any more at step {done}: start again with a lower learning_rate "
-                    f"(now {peaks[0]:g}) or precision=float32"
+                    f"(now {parts[turn].learning_rate:g}) or precision=float32"
                 )
             now = time.monotonic()
             if world.rank == 0:
                 rate = (done - reported_step) * settings.batch_size / (now - reported_at)
                 losses_by_name = dict(zip(total, means, strict=True))
-                on_report(Report(done, losses_by_name, peaks[0] * factor, rate, str(mode)))
+                current = optimizer.param_groups[list(parts).index(turn)]["lr"]
+                on_report(Report(done, losses_by_name, current, rate, str(mode)))
             total, reported_step, reported_at = {}, done, now
         if world.rank == 0 and (time.monotonic() - saved_at >= settings.checkpoint_seconds or done == settings.steps):
             on_checkpoint(

@@ -17,6 +17,7 @@ from diffad_ray.errors import UserError
 from diffad_ray.progress import ProgressBar
 from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
 from diffad_ray.training.checkpoints import TrainingFolder
+from diffad_ray.training.defective import find_defective
 from diffad_ray.training.job import TrainingJob, run_job
 from diffad_ray.training.loop import Report, TrainingSettings, World
 from diffad_ray.training.normals import find_normals, load_pieces
@@ -35,6 +36,7 @@ def train(
     steps: int | None = None,
     batch_size: int | None = None,
     textures: str | None = None,
+    defects: Sequence[str] = (),
     workers: int = 1,
     cpus_per_worker: int | None = None,
     settings_file: str | None = None,
@@ -54,6 +56,8 @@ def train(
         image_size: side in pixels of what the networks see, images or tiles of them; a multiple of 32.
         steps, batch_size: see `TrainingSettings`.
         textures: folder or URI of texture images for pseudo-anomalies; by default they are procedural.
+        defects: for a detector that learns from defective images as well: folders or URIs of some, tables of labels
+            or labelled data sets, of which the defective images are taken.
         workers: Ray Train workers, a GPU each where there are enough; 0 trains in this process without Ray.
         cpus_per_worker: CPUs of a worker; by default the cores of its machine, shared among the workers there.
         settings_file: TOML with sections `[detector]` and `[training]`; arguments win over it.
@@ -66,6 +70,7 @@ def train(
     """
     normals, location = storage.normalised(normals), storage.normalised(detector)
     textures = storage.normalised(textures) if textures else None
+    defects = [storage.normalised(place) for place in defects]
     from_file = read_settings_file(settings_file) if settings_file else {}
     override = parse_overrides(overrides, ("detector", "training"))
     detector_class = find_detector(kind)
@@ -84,6 +89,7 @@ def train(
         settings,
         training,
         textures=textures,
+        defects=defects,
         workers=workers,
         cpus_per_worker=cpus_per_worker,
         fresh=fresh,
@@ -99,6 +105,7 @@ def train_as(
     training: TrainingSettings,
     *,
     textures: str | None = None,
+    defects: Sequence[str] = (),
     workers: int = 0,
     cpus_per_worker: int | None = None,
     fresh: bool = False,
@@ -108,21 +115,34 @@ def train_as(
     if workers < 0 or (workers and training.batch_size % workers):
         raise UserError(f"batch_size {training.batch_size} can't be shared among {workers} workers: take a multiple")
 
+    learns_from = find_detector(kind).learns_from
+    if textures and "textures" not in learns_from:
+        raise UserError(f"a {kind} makes no pseudo-anomalies and takes no textures: leave --textures out")
+    if defects and "defective" not in learns_from:
+        raise UserError(f"a {kind} learns from normal images alone: leave --defects out")
+    if not defects and "defective" in learns_from:
+        raise UserError(
+            f"a {kind} learns from defective images as well: give --defects with a folder of some, a table of labels "
+            "(uri, label) or a labelled data set"
+        )
     found = find_normals(normals, training.held_back, training.max_images, training.seed)
     view = partial(pieces, settings=settings)
     sample, _ = load_pieces(found.learnt[:MEASURED_IMAGES], view, MEASURED_IMAGES, training.seed)
     settings = settings.measured_on(as_unit_tensor(sample))
     if textures:
         find_normals(textures, 0.0, 1, 0)
+    defective = find_defective(defects, {*found.learnt, *found.held_back})
+    labelled = {"defects": list(defects), "defective_images": len(defective)} if defects else {}
     job = TrainingJob(
         kind=kind,
         detector_settings=asdict(settings),
         training_settings=asdict(training),
         learnt=found.learnt,
         held_back=found.held_back,
+        defective=defective,
         location=location,
         textures=textures,
-        data={"normals": normals, "fingerprint": found.fingerprint, "textures": textures},
+        data={"normals": normals, "fingerprint": found.fingerprint, "textures": textures} | labelled,
     )
     if fresh:
         storage.delete(f"{location}/{DESCRIPTION}")

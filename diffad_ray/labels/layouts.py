@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
-from diffad_ray.evaluation.datasets import DEFECT, GOOD, Dataset, LabelledImage
 from diffad_ray.images import is_named_image
+from diffad_ray.labels.datasets import DEFECT, GOOD, Dataset, LabelledImage
 
 VISA_SPLIT = "split_csv/1cls.csv"
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
-from diffad_ray.evaluation.datasets import DEFECT, GOOD, LabelledImage
+from diffad_ray.labels.datasets import DEFECT, GOOD, LabelledImage
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 COLUMNS = ("uri", "label", "mask_uri", "product")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
-from diffad_ray.evaluation.datasets import Dataset
-from diffad_ray.evaluation.labels import is_label_file, read_labels
-from diffad_ray.evaluation.layouts import LAYOUTS, recognise
+from diffad_ray.labels.datasets import Dataset
+from diffad_ray.labels.layouts import LAYOUTS, recognise
+from diffad_ray.labels.tables import is_label_file, read_labels
 
 
 def read_dataset(location: str | Path) -> Dataset:

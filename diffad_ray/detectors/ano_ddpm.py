@@ -1,0 +1,90 @@
+"""AnoDDPM: partial diffusion with simplex noise, and the squared error (Wyatt et al., CVPR Workshops 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from diffad_ray.detectors.base import NETWORKS, Part, TrainingBatch
+from diffad_ray.detectors.difference import smoothed, squared_error
+from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings
+from diffad_ray.diffusion.noise import Noise, draw_noise
+from diffad_ray.diffusion.reconstruction import ddim, iterative
+
+Reconstruction = Literal["iterative", "ddim", "one-step"]
+RECONSTRUCTIONS: tuple[Reconstruction, ...] = get_args(Reconstruction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnoDDPMSettings(DiffusionSettings):
+    """Settings of AnoDDPM.
+
+    Attributes:
+        noise: `simplex`, as the paper has it; `gaussian` for comparison.
+        t: noise step from which images are denoised.
+        reconstruction: `iterative` takes all t + 1 reverse steps, as the paper does, a network call each; `ddim` takes
+            `ddim_calls` larger ones, and `one-step` one.
+        ddim_calls: network calls of `ddim`.
+        smoothing: sigma of the blur of the squared error, as a share of the side.
+    """
+
+    noise: Noise = "simplex"
+    t: int = 250
+    reconstruction: Reconstruction = "ddim"
+    ddim_calls: int = 10
+    smoothing: float = 1 / 64
+
+    methods = RECONSTRUCTIONS
+    sweepable = (*DiffusionSettings.sweepable, "t", "ddim_calls", "smoothing")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.t < self.timesteps:
+            raise ValueError(f"t {self.t} must lie in [0, timesteps {self.timesteps})")
+        if self.reconstruction not in RECONSTRUCTIONS:
+            raise ValueError(f"reconstruction {self.reconstruction!r} is none of {', '.join(RECONSTRUCTIONS)}")
+        if self.ddim_calls < 1:
+            raise ValueError(f"ddim_calls {self.ddim_calls} must be 1 or more")
+        if not 0 <= self.smoothing <= 0.25:
+            raise ValueError(f"smoothing {self.smoothing} must lie in [0, 0.25]")
+
+
+class AnoDDPM(DiffusionDetector):
+    """Noises an image part of the way, denoises it, and takes what has changed for the anomaly."""
+
+    kind = "anoddpm"
+    settings_class = AnoDDPMSettings
+    settings: AnoDDPMSettings
+
+    def parts(self, learning_rate: float | None) -> list[Part]:
+        return [Part(NETWORKS, list(self.denoiser.parameters()), learning_rate or self.suitable_rate)]
+
+    def training_losses(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
+        """Squared error of the estimated noise (DDPM Eq. 14), at steps drawn from the whole schedule."""
+        n, _, height, width = batch.normals.shape
+        t = torch.randint(0, self.settings.timesteps, (n,), generator=generator, device=generator.device)
+        noise = draw_noise(self.settings.noise, (n, 3, height, width), generator)
+        x_t = self.schedule.add_noise(self.scaled(batch.normals), t, noise)
+        return {"loss": (self.predict_noise(x_t, t) - noise).square().mean()}
+
+    def reconstruct(self, x0: Tensor, member: int = 0) -> Tensor:
+        """Scaled images [N,3,H,W] without their anomalies, in [-1, 1]."""
+        settings, noise = self.settings, self.noise(x0, member, 0)
+        if settings.reconstruction == "iterative":
+            return iterative(
+                self.schedule,
+                self.predict_noise,
+                x0,
+                settings.t,
+                noise,
+                lambda step: self.step_noise(x0, member, step),
+            )
+        calls = settings.ddim_calls if settings.reconstruction == "ddim" else 1
+        return ddim(self.schedule, self.predict_noise, x0, settings.t, noise, calls)
+
+    def examine(self, x0: Tensor, member: int) -> tuple[Tensor, Tensor]:
+        reconstruction = self.reconstruct(x0, member)
+        return smoothed(squared_error(x0, reconstruction), self.settings.smoothing), reconstruction

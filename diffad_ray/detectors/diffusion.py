@@ -1,0 +1,177 @@
+"""What the detectors have in common that noise an image, denoise it, and look at the difference."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffad_ray.detectors.base import Detection, Detector, DetectorSettings
+from diffad_ray.diffusion.noise import Noise, fixed_noise
+from diffad_ray.diffusion.schedule import NoiseSchedule
+from diffad_ray.networks.denoiser import Denoiser
+from diffad_ray.networks.presets import NetworkSizes, check_image_size, network_sizes, scaled_size
+
+PUBLISHED_TOP = 50 / 256**2
+"Share of an image's pixels, the largest of its map, whose mean is its score: 50 pixels at 256 x 256."
+
+LEARNING_RATE_TIMES_WIDTH = 0.016
+
+SCALED_VARIANCE = 0.25
+"Of standardised images, which are divided by twice their standard deviation."
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionSettings(DetectorSettings):
+    """Settings of all detectors that diffuse.
+
+    Attributes:
+        preset: name of the network sizes (`tiny`, `small`, `base`, `paper`), used where `network` is None.
+        network: sizes of the networks; filled from `preset` on construction.
+        timesteps, beta_start, beta_end: the noise schedule.
+        noise: `gaussian`, or `simplex`, whose smooth features the networks must learn to repair.
+        prediction: `noise` takes the denoiser's output for the noise, as the papers do; `residual` takes it for what
+            the best linear estimate of the noise leaves, which is learnt in fewer steps (Karras et al. 2022).
+        scaling: `standardised` gives the networks (x - mean) / (2 std) of the normal images, which keeps products of
+            low contrast visible under the noise; `unit` gives them [0, 1], as DiffusionAD's released code does.
+        mean, std: [3] measured on the normal images, in [0, 1]; used by `standardised`.
+        top_share: share of the map's pixels, the largest, whose mean is the score.
+        noise_seed: seed of the fixed noise of scoring.
+        noise_draws: number of noise draws whose maps are averaged, each at the price of a whole detection.
+    """
+
+    preset: str = "small"
+    network: NetworkSizes | None = None
+    timesteps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    noise: Noise = "gaussian"
+    prediction: Literal["noise", "residual"] = "residual"
+    scaling: Literal["standardised", "unit"] = "standardised"
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.25, 0.25, 0.25)
+    top_share: float = PUBLISHED_TOP
+    noise_seed: int = 0
+    noise_draws: int = 1
+
+    methods: ClassVar[tuple[str, ...]] = ()
+    "Values of `reconstruction` that the weights of one training can serve."
+    sweepable: ClassVar[tuple[str, ...]] = ("noise_seed", "noise_draws", "top_share")
+    "Settings of scoring: weights stay good when they change."
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_image_size(self.image_size)
+        if not 0 < self.top_share <= 1:
+            raise ValueError(f"top_share {self.top_share} must lie in (0, 1]")
+        if self.noise_draws < 1:
+            raise ValueError(f"noise_draws {self.noise_draws} must be 1 or more")
+        if self.noise not in ("gaussian", "simplex"):
+            raise ValueError(f"noise {self.noise!r} is neither 'gaussian' nor 'simplex'")
+        if self.prediction not in ("noise", "residual"):
+            raise ValueError(f"prediction {self.prediction!r} is neither 'noise' nor 'residual'")
+        if self.scaling not in ("standardised", "unit"):
+            raise ValueError(f"scaling {self.scaling!r} is neither 'standardised' nor 'unit'")
+        # The sizes are kept with the detector, so that a later change of a preset can't make its weights unreadable.
+        # A bundle gives nested settings as plain dictionaries.
+        sizes: Any = self.network or network_sizes(self.preset, self.image_size)
+        object.__setattr__(self, "network", NetworkSizes(**sizes) if isinstance(sizes, dict) else sizes)
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+
+    def measured_on(self, images: Tensor) -> Self:
+        """Mean and standard deviation over all pixels, a channel; a constant channel keeps a std of one grey level."""
+        if self.scaling == "unit":
+            return self
+        std, mean = torch.std_mean(images.double(), dim=(0, 2, 3))
+        return replace(self, mean=tuple(mean.tolist()), std=tuple(std.clamp(min=1 / 255).tolist()))
+
+
+class DiffusionDetector(Detector):
+    """A denoiser, its schedule and fixed noise, and detection averaged over scales and noise draws.
+
+    "Scaled" images are those that the networks see, see `DiffusionSettings.scaling`.
+    """
+
+    settings: DiffusionSettings
+    offset: Tensor
+    scale: Tensor
+
+    def __init__(self, settings: DiffusionSettings):
+        super().__init__(settings)
+        assert settings.network is not None
+        self.schedule = NoiseSchedule(settings.timesteps, settings.beta_start, settings.beta_end)
+        self.denoiser = Denoiser(settings.network, settings.image_size)
+        unit = settings.scaling == "unit"
+        offset = [0.0] * 3 if unit else settings.mean
+        scale = [1.0] * 3 if unit else [2 * std for std in settings.std]
+        self.register_buffer("offset", torch.tensor(offset)[:, None, None], persistent=False)
+        self.register_buffer("scale", torch.tensor(scale)[:, None, None], persistent=False)
+        self._fixed_noise: dict[tuple[int, ...], Tensor] = {}
+
+    @property
+    def suitable_rate(self) -> float:
+        """A learning rate for the denoiser; narrow ones bear a higher one (1.25e-4 at the published width of 128)."""
+        assert self.settings.network is not None
+        return LEARNING_RATE_TIMES_WIDTH / self.settings.network.channels
+
+    @abstractmethod
+    def examine(self, x0: Tensor, member: int) -> tuple[Tensor, Tensor]:
+        """Anomaly map [N,1,H,W] and reconstruction [N,3,H,W] of scaled images, under a member's noise."""
+
+    def scaled(self, images: Tensor) -> Tensor:
+        """Images [N,3,H,W] in [0, 1] as the networks see them."""
+        return (images - self.offset) / self.scale
+
+    def predict_noise(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """The denoiser's estimate, in float32 whatever precision it ran in: the arithmetic after it cancels much."""
+        if self.settings.prediction == "noise":
+            with self.autocast(x_t.device):
+                return self.denoiser(x_t, t).float()
+        estimate = self.schedule.linear_estimate(t, SCALED_VARIANCE)
+        with self.autocast(x_t.device):
+            residual = self.denoiser(x_t / estimate.deviation, t).float()
+        return estimate.slope * x_t + estimate.error * residual
+
+    def noise(self, like: Tensor, member: int, draw: int) -> Tensor:
+        """The fixed noise [1,3,H,W] of scoring: `draw` of an ensemble's member, for images of this size and device."""
+        height, width = like.shape[-2:]
+        key = (height, width, member, draw)
+        if key not in self._fixed_noise or self._fixed_noise[key].device != like.device:
+            seed = self.settings.noise_seed + member
+            self._fixed_noise[key] = fixed_noise(self.settings.noise, seed, draw, 3, height, width).to(like.device)
+        return self._fixed_noise[key]
+
+    def step_noise(self, like: Tensor, member: int, step: int) -> Tensor:
+        """Fixed noise [1,3,H,W] of a reverse step; drawn each time, as keeping all of them would take much memory."""
+        settings, (height, width) = self.settings, like.shape[-2:]
+        return fixed_noise(settings.noise, settings.noise_seed + member, step + 2, 3, height, width).to(like.device)
+
+    def image_score(self, anomaly_map: Tensor) -> Tensor:
+        """Mean of the largest pixels of [N,H,W]: `top_share` of the area, so that sizes compare; [N]."""
+        pixels = anomaly_map.flatten(1)
+        count = max(1, round(self.settings.top_share * pixels.shape[1]))
+        return pixels.topk(count, dim=1).values.mean(dim=1)
+
+    @torch.inference_mode()
+    def detect(self, images: Tensor) -> Detection:
+        x0 = self.scaled(images)
+        height, width = images.shape[-2:]
+        maps, reconstructions = [], []
+        for scale in self.settings.scales:
+            size = scaled_size(height, width, scale)
+            seen = x0 if size == (height, width) else F.interpolate(x0, size, mode="area")
+            for member in range(self.settings.noise_draws):
+                found, x0_hat = self.examine(seen, member)
+                maps.append(F.interpolate(found, (height, width), mode="bilinear") if seen is not x0 else found)
+                if scale == self.settings.scales[0]:
+                    reconstructions.append(x0_hat)
+        anomaly_map = torch.stack(maps).mean(dim=0).squeeze(1)
+        reconstruction = torch.stack(reconstructions).mean(dim=0) * self.scale + self.offset
+        if reconstruction.shape != images.shape:
+            reconstruction = F.interpolate(reconstruction, (height, width), mode="bilinear")
+        return Detection(self.image_score(anomaly_map), anomaly_map, reconstruction.clamp(0, 1))

@@ -1,0 +1,181 @@
+"""SemanticDiffGAN: a GAN learns the noise under which a frozen DDPM denoises a defect away (weakly supervised).
+
+After the report of Chen, Tseng, Huang and Yang ("A Fusion of Diffusion and GAN"), in three turns of one training: the
+denoiser learns from normal images; then, while it rests, a noise generator and a critic learn from normal and
+defective ones, of which no more than the image's label is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from diffad_ray.detectors.base import Part, TrainingBatch
+from diffad_ray.detectors.difference import absolute_error, smoothed
+from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings
+from diffad_ray.diffusion.noise import draw_noise
+from diffad_ray.diffusion.reconstruction import ddim
+from diffad_ray.networks.critic import Critic, gradient_penalty
+from diffad_ray.networks.denoiser import Denoiser
+
+NOISE_LIMIT = 3.0
+"The generator moves a drawn noise by less than this many of its standard deviations, either way."
+GAN_BETAS = (0.5, 0.9)
+Reconstruction = Literal["learned-noise", "drawn-noise"]
+RECONSTRUCTIONS: tuple[Reconstruction, ...] = get_args(Reconstruction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemanticDiffGANSettings(DiffusionSettings):
+    """Settings of SemanticDiffGAN.
+
+    Attributes:
+        timesteps: T of the report.
+        t: noise step from which images are denoised.
+        calls: network calls of the reconstruction: 1 is one-step, more are DDIM steps; the generator's gradient passes
+            through all of them.
+        reconstruction: `learned-noise` is the report's method; `drawn-noise` leaves the generator out.
+        denoiser_share: share of the training's steps that the denoiser learns before the GAN does.
+        critic_steps: steps of the critic for each of the generator's.
+        gan_learning_rate: peak rate of generator and critic.
+        penalty: weight of the critic's gradient penalty.
+        adversarial, similarity, identity: weights of the generator's losses: the critic's value of noised defective
+            images, the squared difference of denoised defective and denoised normal ones, and that of denoised normal
+            ones and themselves.
+        smoothing: sigma of the blur of the absolute error, as a share of the side.
+    """
+
+    timesteps: int = 300
+    t: int = 150
+    calls: int = 1
+    reconstruction: Reconstruction = "learned-noise"
+    denoiser_share: float = 0.6
+    critic_steps: int = 5
+    gan_learning_rate: float = 5e-4
+    penalty: float = 10.0
+    adversarial: float = 0.1
+    similarity: float = 1.0
+    identity: float = 10.0
+    smoothing: float = 1 / 64
+
+    methods = RECONSTRUCTIONS
+    sweepable = (*DiffusionSettings.sweepable, "calls", "smoothing")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.view == "tiles":
+            raise ValueError("view 'tiles' needs labels of tiles, and there are labels of whole images alone: leave it")
+        if not 0 <= self.t < self.timesteps:
+            raise ValueError(f"t {self.t} must lie in [0, timesteps {self.timesteps})")
+        if self.reconstruction not in RECONSTRUCTIONS:
+            raise ValueError(f"reconstruction {self.reconstruction!r} is none of {', '.join(RECONSTRUCTIONS)}")
+        if not 0 < self.denoiser_share < 1:
+            raise ValueError(f"denoiser_share {self.denoiser_share} must lie between 0 and 1")
+        for name in ("calls", "critic_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be 1 or more")
+        for name in ("penalty", "adversarial", "similarity", "identity"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} {getattr(self, name)} must be 0 or more")
+        if self.gan_learning_rate <= 0:
+            raise ValueError(f"gan_learning_rate {self.gan_learning_rate} must be above 0")
+        if not 0 <= self.smoothing <= 0.25:
+            raise ValueError(f"smoothing {self.smoothing} must lie in [0, 0.25]")
+
+
+class SemanticDiffGAN(DiffusionDetector):
+    """Gives an image the noise under which it denoises to a good one, and takes what has changed for the anomaly."""
+
+    kind = "semantic-diffgan"
+    learns_from = frozenset({"defective"})
+    settings_class = SemanticDiffGANSettings
+    settings: SemanticDiffGANSettings
+
+    def __init__(self, settings: SemanticDiffGANSettings):
+        super().__init__(settings)
+        assert settings.network is not None
+        self.generator = Denoiser(settings.network, settings.image_size, in_channels=6)
+        self.critic = Critic(settings.network.channels)
+
+    def parts(self, learning_rate: float | None) -> list[Part]:
+        share, rate = self.settings.denoiser_share, self.settings.gan_learning_rate
+        return [
+            Part("denoiser", list(self.denoiser.parameters()), learning_rate or self.suitable_rate, (0.0, share)),
+            Part("critic", list(self.critic.parameters()), rate, (share, 1.0), GAN_BETAS),
+            Part("generator", list(self.generator.parameters()), rate, (share, 1.0), GAN_BETAS),
+        ]
+
+    def turn(self, step: int, steps: int) -> str:
+        first = round(self.settings.denoiser_share * steps)
+        if step < first:
+            return "denoiser"
+        return (
+            "generator" if (step - first) % (self.settings.critic_steps + 1) == self.settings.critic_steps else "critic"
+        )
+
+    def learned_noise(self, x0: Tensor, drawn: Tensor) -> Tensor:
+        """Noise [N,3,H,W] for scaled images: a drawn one [N,3,H,W], moved as the generator finds good."""
+        t = torch.full((len(x0),), self.settings.t, device=x0.device)
+        with self.autocast(x0.device):
+            moved = self.generator(torch.cat([x0, drawn], dim=1), t).float()
+        return drawn + NOISE_LIMIT * torch.tanh(moved / NOISE_LIMIT)
+
+    def noised(self, x0: Tensor, noise: Tensor) -> Tensor:
+        """Scaled images at step t of the settings."""
+        return self.schedule.add_noise(x0, torch.full((len(x0),), self.settings.t, device=x0.device), noise)
+
+    def denoised(self, x0: Tensor, noise: Tensor) -> Tensor:
+        """Scaled images after noise and denoising, in [-1, 1]; differentiable in both."""
+        return ddim(self.schedule, self.predict_noise, x0, self.settings.t, noise, self.settings.calls)
+
+    def training_losses(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
+        normal = self.scaled(batch.normals)
+        n, _, height, width = normal.shape
+
+        def drawn() -> Tensor:
+            return draw_noise(self.settings.noise, (n, 3, height, width), generator)
+
+        if turn == "denoiser":
+            t = torch.randint(0, self.settings.timesteps, (n,), generator=generator, device=generator.device)
+            noise = drawn()
+            return {"loss": (self.predict_noise(self.schedule.add_noise(normal, t, noise), t) - noise).square().mean()}
+        assert batch.defective is not None
+        defective = self.scaled(batch.defective)
+        if turn == "critic":
+            return self._critic_losses(normal, defective, drawn(), drawn(), generator)
+        return self._generator_losses(normal, defective, drawn(), drawn())
+
+    def _critic_losses(
+        self, normal: Tensor, defective: Tensor, z_normal: Tensor, z_defective: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The report's Eq. 9: values of noised defective images against noised normal ones, and the penalty."""
+        real = self.noised(normal, z_normal)
+        with torch.no_grad():
+            made = self.noised(defective, self.learned_noise(defective, z_defective))
+        gap = self.critic(made).mean() - self.critic(real).mean()
+        penalty = gradient_penalty(self.critic, real, made, generator)
+        return {"loss": gap + self.settings.penalty * penalty, "distance": -gap, "penalty": penalty}
+
+    def _generator_losses(
+        self, normal: Tensor, defective: Tensor, z_normal: Tensor, z_defective: Tensor
+    ) -> dict[str, Tensor]:
+        settings = self.settings
+        n = len(normal)
+        images = torch.cat([defective, normal])
+        noise = self.learned_noise(images, torch.cat([z_defective, z_normal]))
+        adversarial = -self.critic(self.noised(defective, noise[:n])).mean()
+        from_defective, from_normal = self.denoised(images, noise).chunk(2)
+        similarity = (from_defective - from_normal.detach()).square().mean()
+        identity = (from_normal - normal.clamp(-1, 1)).square().mean()
+        loss = settings.adversarial * adversarial + settings.similarity * similarity + settings.identity * identity
+        return {"loss": loss, "adversarial": adversarial, "similarity": similarity, "identity": identity}
+
+    def examine(self, x0: Tensor, member: int) -> tuple[Tensor, Tensor]:
+        noise = self.noise(x0, member, 0).expand_as(x0)
+        if self.settings.reconstruction == "learned-noise":
+            noise = self.learned_noise(x0, noise)
+        reconstruction = self.denoised(x0, noise)
+        return smoothed(absolute_error(x0, reconstruction), self.settings.smoothing), reconstruction

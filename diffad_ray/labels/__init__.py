@@ -1,0 +1,1 @@
+"""Labelled images: data sets in public layouts, tables of labels."""

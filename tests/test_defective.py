@@ -1,0 +1,124 @@
+"""Defective images for training: where they are found, and what is refused. All kinds of detectors by one command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_image
+from test_cli import fails, run
+
+from diffad_ray import UserError, load_detector, score, train
+from diffad_ray.cli.detectors import KINDS
+from diffad_ray.demo.surfaces import DEFECTS, defective
+from diffad_ray.detectors.bundle import DETECTORS
+from diffad_ray.training.defective import find_defective
+
+QUICK = ["training.precision=float32"]
+
+
+@pytest.fixture(scope="module")
+def cuts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 6 images of defective weave."""
+    folder = tmp_path_factory.mktemp("defects") / "cut"
+    rng = np.random.default_rng(0)
+    for k in range(6):
+        write_image(folder / f"{k}.png", defective("weave", DEFECTS["weave"][k % 4], rng, 64).image)
+    return folder
+
+
+def test_folders_tables_and_data_sets(cuts: Path, normals: Path, tmp_path: Path) -> None:
+    everything = [str(cuts / f"{k}.png") for k in range(6)]
+    assert find_defective([str(cuts)], set()) == everything
+    (tmp_path / "labels.csv").write_text(f"uri,label\n{cuts}/0.png,cut\n{cuts}/1.png,good\n{cuts}/2.png,1\n")
+    assert find_defective([str(tmp_path / "labels.csv")], set()) == [everything[0], everything[2]]
+    assert find_defective([str(cuts), str(tmp_path / "labels.csv")], set()) == everything, "each once"
+    shutil.copytree(cuts, tmp_path / "weave" / "test" / "cut")
+    shutil.copytree(normals, tmp_path / "weave" / "test" / "good")
+    shutil.copytree(normals, tmp_path / "weave" / "train" / "good")
+    assert len(find_defective([str(tmp_path / "weave")], set())) == 6, "the good ones of a data set are left out"
+    assert find_defective([], set()) == []
+
+    for place, because in (
+        (tmp_path / "weave" / "test", "folder 'good'.*each with its own --defects"),
+        (tmp_path / "nowhere", "no folder .*nowhere"),
+        (tmp_path / "weave" / "train", "folder 'good'"),
+    ):
+        with pytest.raises(UserError, match=because):
+            find_defective([str(place)], set())
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="no defective images"):
+        find_defective([str(tmp_path / "none")], set())
+    with pytest.raises(
+        UserError, match=r"6 images are among the normal and among the defective ones, such as .*0\.png"
+    ):
+        find_defective([str(cuts)], set(everything))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_trained_scored_and_evaluated_by_the_same_commands(
+    kind: str,
+    cuts: Path,
+    normals: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert set(KINDS) == set(DETECTORS)
+    location = tmp_path / "detector"
+    command = ["train", normals, "--detector", location, "--kind", kind, "--preset", "tiny", "--image-size", 32]
+    command += ["--steps", 12, "--batch-size", 4, "--workers", 0, "--set", QUICK[0]]
+    step = "t_small" if kind == "diffusion-ad" else "t"
+    command += ["--set", f"detector.{step}=12"]
+    if kind == "semantic-diffgan":
+        command += ["--defects", cuts]
+    assert run(monkeypatch, *command) == 0
+    bundle = load_detector(str(location))
+    assert bundle.detector.kind == kind
+    assert bundle.facts["data"].get("defective_images") == (6 if kind == "semantic-diffgan" else None)
+    assert (location / "training" / "losses.png").stat().st_size > 1000
+    assert run(monkeypatch, *command) == 0, "a finished training is loaded"
+
+    shutil.copytree(cuts, tmp_path / "weave" / "test" / "cut")
+    shutil.copytree(normals, tmp_path / "weave" / "test" / "good")
+    shutil.copytree(normals, tmp_path / "weave" / "train" / "good")
+    capsys.readouterr()
+    assert run(monkeypatch, "ablate", location, tmp_path / "weave", "--images", 2, "--json") == 0
+    methods = [line["name"] for line in json.loads(capsys.readouterr().out)["variants"]]
+    assert methods == list(bundle.detector.settings.methods)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_pipeline_scores_with_every_kind(cuts: Path, normals: Path, tmp_path: Path) -> None:
+    for kind in ("anoddpm", "semantic-diffgan"):
+        defects = [str(cuts)] if kind == "semantic-diffgan" else []
+        size = {"preset": "tiny", "image_size": 32, "steps": 12, "batch_size": 4}
+        train(normals, tmp_path / kind, kind=kind, defects=defects, workers=0, overrides=QUICK, **size)  # type: ignore[arg-type]
+        found = score(cuts, detector=tmp_path / kind, table=tmp_path / "table")
+        assert found.record is not None
+        assert found.record.by_status == {"ok": 6}
+
+
+def test_what_is_refused(
+    cuts: Path, normals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_gan = ["train", normals, "--detector", tmp_path / "d", "--kind", "semantic-diffgan", "--workers", 0]
+    train_gan += ["--preset", "tiny", "--image-size", 32, "--steps", 4, "--batch-size", 4, "--set", QUICK[0]]
+    fails(monkeypatch, capsys, *train_gan, because="learns from defective images as well: give --defects")
+    fails(monkeypatch, capsys, *train_gan, "--defects", normals, because="among the normal and among the defective")
+    fails(monkeypatch, capsys, *train_gan, "--defects", cuts, "--textures", cuts, because="takes no textures")
+    plain = ["train", normals, "--detector", tmp_path / "d", "--workers", 0]
+    fails(monkeypatch, capsys, *plain, "--defects", cuts, because="leave --defects out")
+    fails(monkeypatch, capsys, *plain, "--kind", "anoddpm", "--textures", cuts, because="takes no textures")
+    assert not (tmp_path / "d").exists(), "nothing has been written"
+    # The same picture under another name.
+    shutil.copytree(cuts, tmp_path / "mixed")
+    shutil.copy(normals / "03.png", tmp_path / "mixed" / "strange.png")
+    (tmp_path / "mixed" / "broken.png").write_bytes(b"")
+    seen = "1 of 7 defective images are among the normal ones under other names"
+    fails(
+        monkeypatch, capsys, *train_gan, "--set", "training.held_back=0", "--defects", tmp_path / "mixed", because=seen
+    )
