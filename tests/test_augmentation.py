@@ -42,6 +42,15 @@ def test_mirrors(mirror: str, dims: list[int]) -> None:
     assert 16 < mirrored.sum() < 48
 
 
+def test_quarter_turns_come_alike_often() -> None:
+    x = images(200)
+    result = augmented(x, Augmentation(quarter_turns=True, brightness=0), seeded())
+    turned = [torch.rot90(x, turns, (2, 3)) for turns in range(4)]
+    found = torch.tensor([[torch.equal(a, b) for b in options] for a, *options in zip(result, *turned, strict=True)])
+    assert (found.sum(dim=1) == 1).all()
+    assert (found.sum(dim=0) > 30).all()
+
+
 def test_rotations_turn_without_distortion() -> None:
     # A ring stays where it is in a square and in a rectangle, whatever the angle; a spot on it moves along it.
     for height, width in ((64, 64), (64, 96)):

@@ -24,11 +24,13 @@ class Augmentation:
 
     Attributes:
         mirror: left and right (`horizontal`), top and bottom (`vertical`), or `both`, each for half of the images.
+        quarter_turns: turned by 0, 90, 180 or 270 degrees, all with equal chances.
         rotation: largest angle in degrees, either way; corners are filled by reflection.
         brightness: largest relative change of the brightness, either way, in [0, 1).
     """
 
     mirror: Mirror = "none"
+    quarter_turns: bool = False
     rotation: float = 0.0
     brightness: float = 0.05
 
@@ -45,7 +47,7 @@ def augmented(inputs: Tensor, settings: Augmentation, generator: torch.Generator
     """Varied inputs [N,C,h,w]: three channels in [0,1], and maybe a foreground, which takes part in all but brightness.
 
     Args:
-        inputs: [N,C,H,W] on the generator's device; not changed.
+        inputs: [N,C,H,W] on the generator's device, H = W for quarter turns; not changed.
         scale: at which the inputs are looked at this time, see `DetectorSettings`.
     """
     if scale != 1.0:
@@ -55,6 +57,10 @@ def augmented(inputs: Tensor, settings: Augmentation, generator: torch.Generator
         if settings.mirror in (side, "both"):
             flip = torch.rand((n, 1, 1, 1), generator=generator, device=device) < 0.5
             inputs = torch.where(flip, inputs.flip(dim), inputs)
+    if settings.quarter_turns:
+        for turns in (1, 2):
+            chosen = torch.rand((n, 1, 1, 1), generator=generator, device=device) < 0.5
+            inputs = torch.where(chosen, torch.rot90(inputs, turns, (2, 3)), inputs)
     if settings.rotation:
         angle = uniform(n, -math.radians(settings.rotation), math.radians(settings.rotation), generator)
         cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)

@@ -12,7 +12,6 @@ from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.training.loop import Report, State
 
-
 NO_LOSSES = ("step", "learning_rate", "images_per_second")
 "What a line of the loss table holds beside losses."
 
