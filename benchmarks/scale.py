@@ -3,10 +3,10 @@
     python benchmarks/scale.py --images 10000 100000 1000000 --masks 20000 --listing 1000000 --table-rows 10000000
 
 The detector is a stub, so the figures are of the pipeline: fetch, decode, score, mask, regions, table. The archive is a
-manifest over 1,000 files of 64 x 64 pixels, each named again and again under another version; 1 % are anomalous. Each
-size runs in a process of its own, whose memory is the driver's. The rate is taken from the first shard's end to the
-last one's, so start-up is out of it. Waste is what the cores did, or did not do, beside the stages' own work in that
-time: 1 - (processor seconds of the stages) / (cores x seconds).
+manifest over 1,000 files of 64 x 64 pixels, or of `--side`, each named again and again under another version; 1 % are
+anomalous. Each size runs in a process of its own, whose memory is the driver's. The rate is taken from the first
+shard's end to the last one's, so start-up is out of it. Waste is what the cores did, or did not do, beside the stages'
+own work in that time: 1 - (processor seconds of the stages) / (cores x seconds).
 """
 
 from __future__ import annotations
@@ -31,17 +31,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 FILES = 1000
-SIDE = 64
 SAMPLE_SECONDS = 1.0
 MASK_ROUNDS = 3
 
 
-def make_files(folder: Path) -> None:
+def make_files(folder: Path, side: int) -> None:
     """Smooth grey pictures whose red first row sets the stub's score, uniform in [0, 1]."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for k in range(FILES):
-        noise = rng.normal(128, 20, (SIDE, SIDE, 3))
+        noise = rng.normal(128, 20, (side, side, 3))
         picture = cv2.GaussianBlur(noise, (5, 5), 0).clip(0, 255).astype(np.uint8)
         picture[0, :, 2] = round(255 * k / FILES)
         cv2.imwrite(str(folder / f"{k:04d}.png"), picture)
@@ -203,6 +202,7 @@ def in_process(*arguments: object) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--side", type=int, default=64, help="of the images and the detector, in pixels")
     parser.add_argument("--listing", type=int, default=1_000_000)
     parser.add_argument("--masks", type=int, default=20_000, help="images on which the price of masks is measured")
     parser.add_argument("--table-rows", type=int, default=10_000_000)
@@ -222,8 +222,8 @@ def main() -> None:
     print(f"{platform.platform()}, Python {platform.python_version()}\n")
     with tempfile.TemporaryDirectory(prefix="diffad-scale-") as place:
         folder = Path(place)
-        make_files(folder / "files")
-        make_stub(str(folder / "detector"), SIDE)
+        make_files(folder / "files", arguments.side)
+        make_stub(str(folder / "detector"), arguments.side)
         print(
             "| images | s | images/s | stages, ms an image | waste | driver MB (first half) | worker MB | files | MB |"
         )
