@@ -11,7 +11,7 @@ import pytest
 from conftest import write_image
 from test_cli import fails, run
 
-from diffad_ray import UserError, load_detector, score, train
+from diffad_ray import UserError, evaluate, load_detector, score, train
 from diffad_ray.cli.detectors import KINDS
 from diffad_ray.demo.surfaces import DEFECTS, defective
 from diffad_ray.detectors.bundle import DETECTORS
@@ -78,7 +78,7 @@ def test_every_kind_is_trained_scored_and_evaluated_by_the_same_commands(
     assert run(monkeypatch, *command) == 0
     bundle = load_detector(str(location))
     assert bundle.detector.kind == kind
-    assert bundle.facts["data"].get("defective_images") == (6 if kind == "semantic-diffgan" else None)
+    assert len(bundle.facts["data"].get("defective", ())) == (6 if kind == "semantic-diffgan" else 0)
     assert (location / "training" / "losses.png").stat().st_size > 1000
     assert run(monkeypatch, *command) == 0, "a finished training is loaded"
 
@@ -89,6 +89,18 @@ def test_every_kind_is_trained_scored_and_evaluated_by_the_same_commands(
     assert run(monkeypatch, "ablate", location, tmp_path / "weave", "--images", 2, "--json") == 0
     methods = [line["name"] for line in json.loads(capsys.readouterr().out)["variants"]]
     assert methods == list(bundle.detector.settings.methods)
+    labels = tmp_path / "labels.csv"
+    good = "".join(f"{path},good\n" for path in sorted(normals.iterdir())[:3])
+    labels.write_text(f"uri,label\n{good}{cuts}/0.png,cut\n{tmp_path}/weave/test/cut/1.png,cut\n")
+    notes = [note for note in evaluate(location, labels).notes if "mask" not in note]
+    assert notes == (
+        [
+            "weakly supervised: the detector has learnt from 6 defective images",
+            "1 of the test images are among those: leave them out, for they flatter all figures",
+        ]
+        if kind == "semantic-diffgan"
+        else []
+    )
 
 
 @pytest.mark.usefixtures("cluster")

@@ -31,9 +31,11 @@ WIDE = 1000
 def print_training(bundle: Bundle, location: str, console: Console) -> None:
     """The closing words of a training."""
     facts, calibration, settings = bundle.facts, bundle.calibration, bundle.detector.settings
+    defective = len(facts["data"].get("defective", ()))
+    images = f"{facts['images']} images" + (f" and {defective} defective ones" if defective else "")
     lines = [
         f"{bundle.name} {bundle.fingerprint}",
-        f"  trained {facts['settings']['steps']} steps on {facts['images']} images in {facts['seconds']} s "
+        f"  trained {facts['settings']['steps']} steps on {images} in {facts['seconds']} s "
         f"({facts['mode']}), losses in {location}/training/losses.png",
         f"  threshold {calibration.threshold:.4f}: {calibration.false_alarm_rate:.1%} of good parts may score higher, "
         f"judged by {calibration.images} held-back images; scores in {settings.precision}",

@@ -11,7 +11,7 @@ from torch import Tensor
 from diffad_ray.detectors.base import NETWORKS, Part, TrainingBatch
 from diffad_ray.detectors.difference import smoothed, squared_error
 from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings
-from diffad_ray.diffusion.noise import Noise, draw_noise
+from diffad_ray.diffusion.noise import Noise
 from diffad_ray.diffusion.reconstruction import ddim, iterative
 
 Reconstruction = Literal["iterative", "ddim", "one-step"]
@@ -63,12 +63,7 @@ class AnoDDPM(DiffusionDetector):
         return [Part(NETWORKS, list(self.denoiser.parameters()), learning_rate or self.suitable_rate)]
 
     def training_losses(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
-        """Squared error of the estimated noise (DDPM Eq. 14), at steps drawn from the whole schedule."""
-        n, _, height, width = batch.normals.shape
-        t = torch.randint(0, self.settings.timesteps, (n,), generator=generator, device=generator.device)
-        noise = draw_noise(self.settings.noise, (n, 3, height, width), generator)
-        x_t = self.schedule.add_noise(self.scaled(batch.normals), t, noise)
-        return {"loss": (self.predict_noise(x_t, t) - noise).square().mean()}
+        return {"loss": self.noise_loss(batch.normals, generator)}
 
     def reconstruct(self, x0: Tensor, member: int = 0) -> Tensor:
         """Scaled images [N,3,H,W] without their anomalies, in [-1, 1]."""

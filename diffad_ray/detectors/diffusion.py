@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffad_ray.detectors.base import Detection, Detector, DetectorSettings
-from diffad_ray.diffusion.noise import Noise, fixed_noise
+from diffad_ray.diffusion.noise import Noise, draw_noise, fixed_noise
 from diffad_ray.diffusion.schedule import NoiseSchedule
 from diffad_ray.networks.denoiser import Denoiser
 from diffad_ray.networks.presets import NetworkSizes, check_image_size, network_sizes, scaled_size
@@ -136,6 +136,14 @@ class DiffusionDetector(Detector):
         with self.autocast(x_t.device):
             residual = self.denoiser(x_t / estimate.deviation, t).float()
         return estimate.slope * x_t + estimate.error * residual
+
+    def noise_loss(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean squared error of the estimated noise, at steps drawn from the whole schedule (DDPM Eq. 14)."""
+        n, _, height, width = images.shape
+        t = torch.randint(0, self.settings.timesteps, (n,), generator=generator, device=generator.device)
+        noise = draw_noise(self.settings.noise, (n, 3, height, width), generator)
+        x_t = self.schedule.add_noise(self.scaled(images), t, noise)
+        return (self.predict_noise(x_t, t) - noise).square().mean()
 
     def noise(self, like: Tensor, member: int, draw: int) -> Tensor:
         """The fixed noise [1,3,H,W] of scoring: `draw` of an ensemble's member, for images of this size and device."""

@@ -132,21 +132,15 @@ class SemanticDiffGAN(DiffusionDetector):
         return ddim(self.schedule, self.predict_noise, x0, self.settings.t, noise, self.settings.calls)
 
     def training_losses(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
-        normal = self.scaled(batch.normals)
-        n, _, height, width = normal.shape
-
-        def drawn() -> Tensor:
-            return draw_noise(self.settings.noise, (n, 3, height, width), generator)
-
         if turn == "denoiser":
-            t = torch.randint(0, self.settings.timesteps, (n,), generator=generator, device=generator.device)
-            noise = drawn()
-            return {"loss": (self.predict_noise(self.schedule.add_noise(normal, t, noise), t) - noise).square().mean()}
+            return {"loss": self.noise_loss(batch.normals, generator)}
         assert batch.defective is not None
-        defective = self.scaled(batch.defective)
+        normal, defective = self.scaled(batch.normals), self.scaled(batch.defective)
+        n, _, height, width = normal.shape
+        z_normal, z_defective = (draw_noise(self.settings.noise, (n, 3, height, width), generator) for _ in range(2))
         if turn == "critic":
-            return self._critic_losses(normal, defective, drawn(), drawn(), generator)
-        return self._generator_losses(normal, defective, drawn(), drawn())
+            return self._critic_losses(normal, defective, z_normal, z_defective, generator)
+        return self._generator_losses(normal, defective, z_normal, z_defective)
 
     def _critic_losses(
         self, normal: Tensor, defective: Tensor, z_normal: Tensor, z_defective: Tensor, generator: torch.Generator

@@ -107,6 +107,10 @@ def evaluate_bundle(
     ]
     if vanished:
         notes.append(f"{vanished} masks of defective images hold no defect, or none that is left at the maps' size")
+    if learnt := set(bundle.facts.get("data", {}).get("defective", ())):
+        notes.append(f"weakly supervised: the detector has learnt from {len(learnt)} defective images")
+        if both := sum(image.uri in learnt for image in images):
+            notes.append(f"{both} of the test images are among those: leave them out, for they flatter all figures")
     return conclude(
         scored,
         {**counts, **dict.fromkeys(without_mask)},

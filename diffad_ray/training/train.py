@@ -132,7 +132,7 @@ def train_as(
     if textures:
         find_normals(textures, 0.0, 1, 0)
     defective = find_defective(defects, {*found.learnt, *found.held_back})
-    labelled = {"defects": list(defects), "defective_images": len(defective)} if defects else {}
+    labelled = {"defects": list(defects), "defective": defective} if defects else {}
     job = TrainingJob(
         kind=kind,
         detector_settings=asdict(settings),
