@@ -87,9 +87,9 @@ def network_sizes(preset: str, image_size: int) -> NetworkSizes:
     check_image_size(image_size)
     multipliers = published_multipliers(image_size)
     if preset == "tiny":
-        # Two cores must train it in minutes.
-        patch = 2
-        multipliers = (1, 2, 4) if image_size < 96 else (1, 2, 4, 4)
+        # Two cores must train it in minutes: maps of at most 32 px on a side of 64 or 128.
+        patch = 2 if image_size < 96 else 4
+        multipliers = (1, 2, 4) if image_size < 192 else (1, 2, 4, 4)
         return NetworkSizes(
             channels=16,
             channel_multipliers=multipliers,
