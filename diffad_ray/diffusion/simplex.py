@@ -42,20 +42,21 @@ def simplex_noise(
     n, channels, height, width = shape
     device = generator.device
     total = torch.zeros(shape, device=device)
-    cells = 1 / (FEATURE_SHARE * min(height, width))
     rows = torch.arange(height, device=device)[:, None]
     columns = torch.arange(width, device=device)
     for octave in range(octaves):
-        if cells * 2**octave > 1:
+        frequency = 2**octave / (FEATURE_SHARE * min(height, width))
+        if frequency > 1:
             # Features smaller than a pixel: neighbours have no vertex in common, and white noise says as much.
             total += persistence**octave * torch.randn(shape, generator=generator, device=device)
             continue
-        y, x = rows * (cells * 2**octave), columns * (cells * 2**octave)
+        y, x = rows * frequency, columns * frequency
         skewed = torch.stack([x + (x + y) * SKEW, y + (x + y) * SKEW])
         # A lattice that lay still would be 0 at the same pixels in every draw.
         shift = torch.rand((n, 2, 1, 1), generator=generator, device=device)
         u, v = (skewed + shift).unbind(dim=1)
-        vertices = [int(side.max()) + 3 for side in skewed]
+        diagonal = (height + width) * SKEW
+        vertices = [math.ceil((side + diagonal) * frequency) + 3 for side in (width, height)]
         angles = torch.rand((n, *vertices, channels), generator=generator, device=device) * (2 * math.pi)
         total += persistence**octave * simplex_octave(u, v, torch.stack([angles.cos(), angles.sin()], dim=-1))
     return total / math.sqrt(sum(persistence ** (2 * octave) for octave in range(octaves)))
