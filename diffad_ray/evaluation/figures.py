@@ -80,7 +80,7 @@ def figures_of(
         kinds = np.array([image.kind for image in mine])
         scores, thresholds = (np.array([getattr(i, name) for i in mine]) for name in ("score", "threshold"))
         figures = {}
-        for kind in [OVERALL, *sorted(set(kinds) - {GOOD})]:
+        for kind in [OVERALL, *sorted(set(kinds.tolist()) - {GOOD})]:
             wanted = set(kinds.tolist()) if kind == OVERALL else {GOOD, kind} & set(kinds.tolist())
             chosen = np.isin(kinds, list(wanted))
             labels = kinds[chosen] != GOOD
