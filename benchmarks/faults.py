@@ -6,13 +6,15 @@
 The archive is in a bucket of an S3 server on loopback, behind a proxy that counts what is fetched and spoils a share of
 all answers (503, resets, slow answers, truncated bodies). The Ray cluster has a head and two nodes on this machine. At
 random moments the driver, a worker process or a whole node is killed by SIGKILL; a killed driver is started again by
-the same command, a killed node replaced. All the while the table is read by DuckDB through a plain glob.
+the same command, a killed node replaced. Between two kills the table grows at least once, so that none of them hits
+mere beginnings. All the while the table is read by DuckDB through a plain glob.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import random
@@ -24,6 +26,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -37,7 +40,7 @@ from faulty_proxy import FaultyProxy
 
 PICTURES = 100
 SIDE = 64
-PAUSE_SECONDS = (3.0, 9.0)
+PAUSE_SECONDS = (0.5, 6.0)
 "Between two kills."
 
 
@@ -92,10 +95,10 @@ class Reader(threading.Thread):
 
     def __init__(self, table: Path):
         super().__init__(daemon=True)
-        self.table, self.reads, self.problems, self.ended = table, 0, list[str](), threading.Event()
+        self.table, self.reads, self.rows = table, 0, 0
+        self.problems, self.ended = list[str](), threading.Event()
 
     def run(self) -> None:
-        before = 0
         while not self.ended.wait(0.5):
             if not list(self.table.glob("scores/*/*.parquet")):
                 continue
@@ -105,9 +108,9 @@ class Reader(threading.Thread):
             except duckdb.Error as error:
                 self.problems.append(str(error))
                 continue
-            if rows != images or rows < before:
-                self.problems.append(f"{rows} rows of {images} images after {before} rows")
-            before, self.reads = rows, self.reads + 1
+            if rows != images or rows < self.rows:
+                self.problems.append(f"{rows} rows of {images} images after {self.rows} rows")
+            self.rows, self.reads = rows, self.reads + 1
 
 
 class Run:
@@ -144,11 +147,11 @@ class Run:
             os.kill(self.random.choice(workers), signal.SIGKILL)
         self.kills[kind] += 1
 
-    def until_finished(self, kills: int, limit: float) -> float:
-        """Seconds until the run is done, with so many kills on the way."""
+    def until_finished(self, kills: int, limit: float, rows: Callable[[], int]) -> float:
+        """Seconds until the run is done, with so many kills on the way; `rows` tells how many the table has."""
         started = time.monotonic()
         driver = self.start_driver()
-        next_kill = started + self.random.uniform(*PAUSE_SECONDS)
+        next_kill, rows_at_kill = math.inf, 0
         while True:
             if driver.poll() == 0:
                 return time.monotonic() - started
@@ -156,9 +159,11 @@ class Run:
                 driver = self.start_driver()
             if time.monotonic() - started > limit:
                 raise RuntimeError(f"not finished after {limit:.0f} s, see {self.log.name}")
+            if next_kill == math.inf and rows() > rows_at_kill:
+                next_kill = time.monotonic() + self.random.uniform(*PAUSE_SECONDS)
             if sum(self.kills.values()) < kills and time.monotonic() > next_kill:
                 self.kill(driver)
-                next_kill = time.monotonic() + self.random.uniform(*PAUSE_SECONDS)
+                next_kill, rows_at_kill = math.inf, rows()
             time.sleep(0.05)
 
 
@@ -224,7 +229,7 @@ def main() -> None:
                 reader.start()
                 run = Run(command, root / "driver.log", arguments.seed)
                 try:
-                    seconds = run.until_finished(arguments.kills, arguments.limit)
+                    seconds = run.until_finished(arguments.kills, arguments.limit, lambda: reader.rows)
                 except RuntimeError:
                     print((root / "driver.log").read_text()[-4000:], file=sys.stderr)
                     raise

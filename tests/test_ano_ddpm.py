@@ -84,12 +84,12 @@ def test_ddim_is_that_of_diffusers() -> None:
         return torch.tanh(x_t) * (0.5 + t[:, None, None, None] / 1000)
 
     oracle = DDIMScheduler(1000, 1e-4, 0.02, "linear", clip_sample=True, set_alpha_to_one=True)
-    # Steps of 100 from 200 down; the oracle subtracts the same stride and ends with x0 itself.
+    # Steps of 100 from 299 down; the oracle subtracts the same stride and ends with x0 itself.
     oracle.set_timesteps(10)
-    x_t = schedule.add_noise(x0, torch.tensor([200, 200]), noise)
-    for step in (200, 100, 0):
+    x_t = schedule.add_noise(x0, torch.tensor([299, 299]), noise)
+    for step in (299, 199, 99):
         x_t = oracle.step(predict(x_t, torch.tensor([step, step])), step, x_t).prev_sample
-    torch.testing.assert_close(ddim(schedule, predict, x0, 200, noise, 3), x_t, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ddim(schedule, predict, x0, 299, noise, 3), x_t, atol=1e-5, rtol=1e-5)
     one = one_step(schedule, predict, x0, torch.tensor([200, 200]), noise)
     torch.testing.assert_close(ddim(schedule, predict, x0, 200, noise, 1), one)
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from conftest import write_image
@@ -15,7 +16,7 @@ from diffad_ray import UserError, evaluate, load_detector, score, train
 from diffad_ray.cli.detectors import KINDS
 from diffad_ray.demo.surfaces import DEFECTS, defective
 from diffad_ray.detectors.bundle import DETECTORS
-from diffad_ray.training.defective import find_defective
+from diffad_ray.training.defective import find_defective, refuse_common
 
 QUICK = ["training.precision=float32"]
 
@@ -32,20 +33,24 @@ def cuts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_folders_tables_and_data_sets(cuts: Path, normals: Path, tmp_path: Path) -> None:
     everything = [str(cuts / f"{k}.png") for k in range(6)]
-    assert find_defective([str(cuts)], set()) == everything
+    assert list(find_defective([str(cuts)], set())) == everything
+    assert all(find_defective([str(cuts)], set()).values()), "with versions"
     (tmp_path / "labels.csv").write_text(f"uri,label\n{cuts}/0.png,cut\n{cuts}/1.png,good\n{cuts}/2.png,1\n")
-    assert find_defective([str(tmp_path / "labels.csv")], set()) == [everything[0], everything[2]]
-    assert find_defective([str(cuts), str(tmp_path / "labels.csv")], set()) == everything, "each once"
+    assert list(find_defective([str(tmp_path / "labels.csv")], set())) == [everything[0], everything[2]]
+    assert list(find_defective([str(cuts), str(tmp_path / "labels.csv")], set())) == everything, "each once"
     shutil.copytree(cuts, tmp_path / "weave" / "test" / "cut")
     shutil.copytree(normals, tmp_path / "weave" / "test" / "good")
     shutil.copytree(normals, tmp_path / "weave" / "train" / "good")
     assert len(find_defective([str(tmp_path / "weave")], set())) == 6, "the good ones of a data set are left out"
-    assert find_defective([], set()) == []
+    assert find_defective([], set()) == {}
 
+    shutil.copytree(cuts, tmp_path / "dagm" / "Label")
     for place, because in (
         (tmp_path / "weave" / "test", "folder 'good'.*each with its own --defects"),
         (tmp_path / "nowhere", "no folder .*nowhere"),
         (tmp_path / "weave" / "train", "folder 'good'"),
+        (tmp_path / "weave" / "test" / "good", "folder 'good', as of good images"),
+        (tmp_path / "dagm", "folder 'Label', as of masks"),
     ):
         with pytest.raises(UserError, match=because):
             find_defective([str(place)], set())
@@ -74,7 +79,7 @@ def test_every_kind_is_trained_scored_and_evaluated_by_the_same_commands(
     step = "t_small" if kind == "diffusion-ad" else "t"
     command += ["--set", f"detector.{step}=12"]
     if kind == "semantic-diffgan":
-        command += ["--defects", cuts]
+        command += ["--defects", cuts, "--set", "detector.denoiser_share=0.3", "--set", "detector.critic_steps=1"]
     assert run(monkeypatch, *command) == 0
     bundle = load_detector(str(location))
     assert bundle.detector.kind == kind
@@ -107,7 +112,7 @@ def test_every_kind_is_trained_scored_and_evaluated_by_the_same_commands(
 def test_the_pipeline_scores_with_every_kind(cuts: Path, normals: Path, tmp_path: Path) -> None:
     for kind in ("anoddpm", "semantic-diffgan"):
         defects = [str(cuts)] if kind == "semantic-diffgan" else []
-        size = {"preset": "tiny", "image_size": 32, "steps": 12, "batch_size": 4}
+        size = {"preset": "tiny", "image_size": 32, "steps": 20, "batch_size": 4}
         train(normals, tmp_path / kind, kind=kind, defects=defects, workers=0, overrides=QUICK, **size)  # type: ignore[arg-type]
         found = score(cuts, detector=tmp_path / kind, table=tmp_path / "table")
         assert found.record is not None
@@ -119,6 +124,13 @@ def test_what_is_refused(
 ) -> None:
     train_gan = ["train", normals, "--detector", tmp_path / "d", "--kind", "semantic-diffgan", "--workers", 0]
     train_gan += ["--preset", "tiny", "--image-size", 32, "--steps", 4, "--batch-size", 4, "--set", QUICK[0]]
+    for share in (0.05, 0.95):
+        short = ["--set", f"detector.denoiser_share={share}", "--defects", cuts]
+        fails(monkeypatch, capsys, *train_gan, *short, because="4 steps leave the")
+    for impossible in ("beta_end=2.0", "timesteps=1", "penalty=nan", "gan_learning_rate=inf"):
+        settings = ["--set", f"detector.{impossible}", "--defects", cuts]
+        fails(monkeypatch, capsys, *train_gan, *settings, because="settings of [detector]")
+    train_gan += ["--set", "detector.critic_steps=1", "--set", "detector.denoiser_share=0.5"]
     fails(monkeypatch, capsys, *train_gan, because="learns from defective images as well: give --defects")
     fails(monkeypatch, capsys, *train_gan, "--defects", normals, because="among the normal and among the defective")
     fails(monkeypatch, capsys, *train_gan, "--defects", cuts, "--textures", cuts, because="takes no textures")
@@ -130,7 +142,18 @@ def test_what_is_refused(
     shutil.copytree(cuts, tmp_path / "mixed")
     shutil.copy(normals / "03.png", tmp_path / "mixed" / "strange.png")
     (tmp_path / "mixed" / "broken.png").write_bytes(b"")
-    seen = "1 of 7 defective images are among the normal ones under other names"
-    fails(
-        monkeypatch, capsys, *train_gan, "--set", "training.held_back=0", "--defects", tmp_path / "mixed", because=seen
-    )
+    # A deep image among them must not hide it.
+    cv2.imwrite(str(tmp_path / "mixed" / "deep.png"), np.full((64, 64), 40_000, np.uint16))
+    seen = "1 of 8 defective images are among the normal ones under other names"
+    fails(monkeypatch, capsys, *train_gan, "--defects", tmp_path / "mixed", because=seen)
+
+
+def test_the_same_pixels_are_found_in_any_depth_and_any_of_the_normal_sets() -> None:
+    rng = np.random.default_rng(0)
+    learnt, held_back = rng.integers(0, 256, (2, 5, 8, 8, 4), dtype=np.uint8)
+    other = rng.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    refuse_common((learnt, held_back), other)
+    for normals in (learnt, held_back):
+        for same in (normals[2:4, ..., :3], normals[2:4, ..., :3].astype(np.uint16) * 257):
+            with pytest.raises(UserError, match="2 of 2 defective images"):
+                refuse_common((learnt, held_back), same)

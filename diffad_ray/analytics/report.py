@@ -172,6 +172,8 @@ def print_ablation(ablation: Ablation, console: Console) -> None:
     console.print(
         f"{ablation.images} test images; error: mean square of image minus reconstruction of good ones, in [0, 1]; "
         f"images/s without reading, of tiles where the detector sees tiles, on {ablation.device}",
+        *ablation.notes,
+        sep="\n",
         highlight=False,
         soft_wrap=True,
     )

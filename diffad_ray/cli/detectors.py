@@ -174,12 +174,16 @@ def ablate(
     from diffad_ray.analytics.report import print_ablation
     from diffad_ray.evaluation.ablate import ablate as run
 
+    sweeps: dict[str, list[Any]] = {}
+    for text in sweep or ():
+        name, values = _sweep(text)
+        sweeps.setdefault(name, []).extend(values)
     found = run(
         detector,
         dataset,
         autoencoder=autoencoder,
         images=images,
-        sweeps=dict(_sweep(text) for text in sweep or ()),
+        sweeps=sweeps,
         show_progress=True,
     )
     if as_json:

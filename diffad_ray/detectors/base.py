@@ -66,11 +66,12 @@ class Part(NamedTuple):
     """Parameters of a detector that learn together.
 
     Attributes:
-        name: what `Detector.turn` calls it.
+        name: one of `DetectorSettings.part_names`.
         parameters: of its networks.
         learning_rate: peak of its schedule.
         span: the shares of the training's steps between which it learns. At the end it takes its averaged weights.
         betas: of Adam.
+        rate_setting: that the user may lower if the training diverges.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Part(NamedTuple):
     learning_rate: float
     span: tuple[float, float] = (0.0, 1.0)
     betas: tuple[float, float] = (0.9, 0.999)
+    rate_setting: str = "training.learning_rate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,8 @@ class DetectorSettings(ABC):
     scales: tuple[float, ...] = (1.0,)
     precision: Precision = "float32"
 
+    part_names: ClassVar[tuple[str, ...]] = (NETWORKS,)
+
     def __post_init__(self) -> None:
         if self.view not in ("whole", "tiles"):
             raise ValueError(f"view {self.view!r} is neither 'whole' nor 'tiles'")
@@ -111,6 +115,10 @@ class DetectorSettings(ABC):
         object.__setattr__(self, "scales", tuple(self.scales))
         if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
             raise ValueError(f"scales {self.scales} must be numbers in (0, 1], one at least")
+
+    def turn(self, step: int, steps: int) -> str:
+        """Name of the part that learns at a step of so many; parts with the same span take turns."""
+        return NETWORKS
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -149,10 +157,6 @@ class Detector(nn.Module, ABC):
     def parts(self, learning_rate: float | None) -> list[Part]:
         """What learns, and when; at the given peak rate, or where it is None at what suits the networks."""
 
-    def turn(self, step: int, steps: int) -> str:
-        """Name of the part that learns at a step of so many; parts with the same span take turns."""
-        return NETWORKS
-
     @abstractmethod
     def training_losses(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
         """Named scalar losses of one step; `loss` is the one to minimise, by the part whose turn it is.
@@ -160,7 +164,7 @@ class Detector(nn.Module, ABC):
         Args:
             batch: on the generator's device.
             generator: source of every random number of the step.
-            turn: see `turn`.
+            turn: name of the part whose turn it is, see `DetectorSettings.turn`.
         """
 
     @abstractmethod

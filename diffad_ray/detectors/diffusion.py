@@ -68,6 +68,7 @@ class DiffusionSettings(DetectorSettings):
         check_image_size(self.image_size)
         if not 0 < self.top_share <= 1:
             raise ValueError(f"top_share {self.top_share} must lie in (0, 1]")
+        NoiseSchedule(self.timesteps, self.beta_start, self.beta_end)  # checks them
         if self.noise_draws < 1:
             raise ValueError(f"noise_draws {self.noise_draws} must be 1 or more")
         if self.noise not in ("gaussian", "simplex"):
@@ -155,9 +156,11 @@ class DiffusionDetector(Detector):
         return self._fixed_noise[key]
 
     def step_noise(self, like: Tensor, member: int, step: int) -> Tensor:
-        """Fixed noise [1,3,H,W] of a reverse step; drawn each time, as keeping all of them would take much memory."""
-        settings, (height, width) = self.settings, like.shape[-2:]
-        return fixed_noise(settings.noise, settings.noise_seed + member, step + 2, 3, height, width).to(like.device)
+        """Fixed noise [1,3,H,W] of a reverse step; kept in half precision, as there are hundreds of steps."""
+        key = (*like.shape[-2:], member, step + 2)
+        if key not in self._fixed_noise or self._fixed_noise[key].device != like.device:
+            self._fixed_noise[key] = self.noise(like, member, step + 2).half()
+        return self._fixed_noise[key].to(like.dtype)
 
     def image_score(self, anomaly_map: Tensor) -> Tensor:
         """Mean of the largest pixels of [N,H,W]: `top_share` of the area, so that sizes compare; [N]."""

@@ -7,6 +7,7 @@ defective ones, of which no more than the image's label is known.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -62,6 +63,7 @@ class SemanticDiffGANSettings(DiffusionSettings):
     smoothing: float = 1 / 64
 
     methods = RECONSTRUCTIONS
+    part_names = ("denoiser", "critic", "generator")
     sweepable = (*DiffusionSettings.sweepable, "calls", "smoothing")
 
     def __post_init__(self) -> None:
@@ -78,12 +80,18 @@ class SemanticDiffGANSettings(DiffusionSettings):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be 1 or more")
         for name in ("penalty", "adversarial", "similarity", "identity"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} {getattr(self, name)} must be 0 or more")
-        if self.gan_learning_rate <= 0:
+        if not 0 < self.gan_learning_rate < math.inf:
             raise ValueError(f"gan_learning_rate {self.gan_learning_rate} must be above 0")
         if not 0 <= self.smoothing <= 0.25:
             raise ValueError(f"smoothing {self.smoothing} must lie in [0, 0.25]")
+
+    def turn(self, step: int, steps: int) -> str:
+        first = round(self.denoiser_share * steps)
+        if step < first:
+            return "denoiser"
+        return "generator" if (step - first) % (self.critic_steps + 1) == self.critic_steps else "critic"
 
 
 class SemanticDiffGAN(DiffusionDetector):
@@ -102,19 +110,12 @@ class SemanticDiffGAN(DiffusionDetector):
 
     def parts(self, learning_rate: float | None) -> list[Part]:
         share, rate = self.settings.denoiser_share, self.settings.gan_learning_rate
+        gan = (rate, (share, 1.0), GAN_BETAS, "detector.gan_learning_rate")
         return [
             Part("denoiser", list(self.denoiser.parameters()), learning_rate or self.suitable_rate, (0.0, share)),
-            Part("critic", list(self.critic.parameters()), rate, (share, 1.0), GAN_BETAS),
-            Part("generator", list(self.generator.parameters()), rate, (share, 1.0), GAN_BETAS),
+            Part("critic", list(self.critic.parameters()), *gan),
+            Part("generator", list(self.generator.parameters()), *gan),
         ]
-
-    def turn(self, step: int, steps: int) -> str:
-        first = round(self.settings.denoiser_share * steps)
-        if step < first:
-            return "denoiser"
-        return (
-            "generator" if (step - first) % (self.settings.critic_steps + 1) == self.settings.critic_steps else "critic"
-        )
 
     def learned_noise(self, x0: Tensor, drawn: Tensor) -> Tensor:
         """Noise [N,3,H,W] for scaled images: a drawn one [N,3,H,W], moved as the generator finds good."""

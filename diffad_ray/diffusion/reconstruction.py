@@ -111,10 +111,10 @@ def ddim(
 ) -> Tensor:
     """Noise x0 to step t and denoise it by `calls` deterministic steps (DDIM, Song et al. 2021, Eq. 12, eta = 0).
 
-    The steps are evenly spread from t down to 0, at most t + 1 of them; one call is the one-step reconstruction.
+    The steps are evenly spread from t down to x0, at most t + 1 of them; one call is the one-step reconstruction.
     Each estimate of x0 is clamped to [-1, 1].
     """
-    steps = torch.linspace(t, 0, min(calls, t + 1), device=x0.device).round().long()
+    steps = torch.linspace(t, -1, min(calls, t + 1) + 1, device=x0.device)[:-1].round().long()
     x_t = schedule.add_noise(x0, steps[:1].expand(len(x0)), noise)
     for now, after in zip(steps, [*steps[1:], None], strict=True):
         at = now.expand(len(x0))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 OCTAVES, PERSISTENCE = 6, 0.8
@@ -69,21 +68,20 @@ def simplex_octave(u: Tensor, v: Tensor, gradients: Tensor) -> Tensor:
         u, v: x + (x + y) F and y + (x + y) F, in cells, at least 0 and below I - 2 and J - 2.
         gradients: [N,I,J,C,2], the unit vector of each vertex and channel.
     """
-    n, across, down, channels, _ = gradients.shape
-    height, width = u.shape[1:]
+    n, _, down, channels, _ = gradients.shape
     i, j = u.long(), v.long()
     part_u, part_v = u - i, v - j
     upper = (part_u > part_v).long()
-    table = gradients.reshape(n * across * down, channels * 2)
-    first = torch.arange(n, device=u.device)[:, None, None] * (across * down)
+    # Planes of x and of y, [N,C,vertices]: gathering from rows of one number is several times as fast as from pairs.
+    planes = gradients.permute(4, 0, 3, 1, 2).flatten(3)
 
-    total = torch.zeros((n, height, width, channels), device=u.device)
+    total = torch.zeros((n, channels, u[0].numel()), device=u.device, dtype=gradients.dtype)
     for step_i, step_j in ((0, 0), (upper, 1 - upper), (1, 1)):
         off_u, off_v = part_u - step_i, part_v - step_j
         back = (off_u + off_v) * UNSKEW
         x, y = off_u - back, off_v - back
-        weight = (RADIUS_SQUARED - x * x - y * y).clamp(min=0) ** 4
-        found = F.embedding(first + (i + step_i) * down + (j + step_j), table)
-        ramps = torch.stack([x * weight, y * weight], dim=-1)[..., None, :]
-        total += (found.reshape(n, height, width, channels, 2) * ramps).sum(dim=-1)
-    return total.permute(0, 3, 1, 2) / math.sqrt(VARIANCE)
+        weight = (RADIUS_SQUARED - x * x - y * y).clamp(min=0).square().square()
+        vertex = ((i + step_i) * down + (j + step_j)).flatten(1)[:, None].expand(-1, channels, -1)
+        for plane, offset in zip(planes, (x, y), strict=True):
+            total += plane.gather(2, vertex) * (offset * weight).flatten(1)[:, None]
+    return total.unflatten(2, u.shape[1:]) / math.sqrt(VARIANCE)

@@ -20,7 +20,7 @@ from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
 from diffad_ray.detectors.engine import Engine, as_unit_tensor, default_device
 from diffad_ray.detectors.views import pieces
 from diffad_ray.errors import UserError
-from diffad_ray.evaluation.evaluate import evaluate_bundle
+from diffad_ray.evaluation.evaluate import evaluate_bundle, supervision
 from diffad_ray.evaluation.figures import OVERALL
 from diffad_ray.images import same_depth
 from diffad_ray.labels.datasets import GOOD, Dataset, LabelledImage
@@ -64,13 +64,14 @@ class Variant:
 
 @dataclass(frozen=True)
 class Ablation:
-    """The variants of a detector, on `images` test images; `device` is what ran them."""
+    """The variants of a detector, on `images` test images by `device`; `notes` are what a reader should know."""
 
     detector: str
     dataset: str
     images: int
     device: str
     variants: list[Variant]
+    notes: list[str]
 
     def groups(self) -> dict[str, list[Variant]]:
         found: dict[str, list[Variant]] = {}
@@ -117,7 +118,8 @@ def ablate(
                 f"{field!r} can't be swept in a {bundle.detector.kind}: take one of {', '.join(settings.sweepable)}"
             )
         for value in values:
-            plans.append((field, str(value), build(type(settings), settings.as_dict() | {field: value}, "detector")))
+            changed = build(type(settings), settings.as_dict() | {field: value}, "detector")
+            plans.append((field, str(getattr(changed, field)), changed))
     found = _thinned(read_dataset(dataset), images)
     squares = _good_squares(bundle, found)
     own: dict[str, Bundle] = {}
@@ -141,7 +143,8 @@ def ablate(
             variants.append(Variant(group, name, calls, rate, normal_error, **accuracy))
     on_gpu = default_device().type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
-    return Ablation(storage.normalised(detector), found.location, len(found.images), device, variants)
+    notes = supervision(bundle, [image.uri for image in found.images])
+    return Ablation(storage.normalised(detector), found.location, len(found.images), device, variants, notes)
 
 
 def _with_settings(bundle: Bundle, settings: DiffusionSettings) -> Bundle:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -107,10 +107,6 @@ def evaluate_bundle(
     ]
     if vanished:
         notes.append(f"{vanished} masks of defective images hold no defect, or none that is left at the maps' size")
-    if learnt := set(bundle.facts.get("data", {}).get("defective", ())):
-        notes.append(f"weakly supervised: the detector has learnt from {len(learnt)} defective images")
-        if both := sum(image.uri in learnt for image in images):
-            notes.append(f"{both} of the test images are among those: leave them out, for they flatter all figures")
     return conclude(
         scored,
         {**counts, **dict.fromkeys(without_mask)},
@@ -121,8 +117,19 @@ def evaluate_bundle(
         image_size=settings.image_size,
         view=settings.view,
         unreadable=unreadable,
-        notes=[*found.notes, *notes],
+        notes=[*found.notes, *notes, *supervision(bundle, [image.uri for image in images])],
     )
+
+
+def supervision(bundle: Bundle, tested: Sequence[str]) -> list[str]:
+    """What a reader must know of a detector that has learnt from defective images, and of tested ones among them."""
+    learnt = set(bundle.facts.get("data", {}).get("defective", ()))
+    if not learnt:
+        return []
+    notes = [f"weakly supervised: the detector has learnt from {len(learnt)} defective images"]
+    if both := sum(uri in learnt for uri in tested):
+        notes.append(f"{both} of the test images are among those: leave them out, for they flatter all figures")
+    return notes
 
 
 def _mask(image: LabelledImage, height: int, width: int) -> np.ndarray | None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from diffad_ray import storage
 from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.errors import UserError
+from diffad_ray.evaluation.evaluate import supervision
 from diffad_ray.evaluation.figures import ScoredImage
 from diffad_ray.evaluation.result import Evaluation, conclude
 from diffad_ray.labels.tables import Label, read_labels
@@ -39,7 +40,8 @@ def evaluate_table(
     """
     wanted = read_labels(str(labels))
     location = storage.normalised(labels)
-    fingerprint = None if detector is None else load_bundle(str(detector)).fingerprint
+    bundle = None if detector is None else load_bundle(str(detector))
+    fingerprint = None if bundle is None else bundle.fingerprint
     rows = _rows(str(table), wanted, location, fingerprint)
     if not rows:
         of = "" if detector is None else f" of the detector {detector} ({fingerprint})"
@@ -77,6 +79,8 @@ def evaluate_table(
         for product, several in scorers.items()
         if len(several) > 1
     ]
+    if bundle is not None:
+        notes += supervision(bundle, list(images))
     return conclude(
         list(images.values()),
         {},

@@ -10,16 +10,19 @@ import numpy as np
 from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.images import is_named_image
-from diffad_ray.labels.datasets import GOOD
 from diffad_ray.labels.layouts import recognise
 from diffad_ray.labels.reading import read_dataset
 from diffad_ray.labels.tables import is_label_file
 
+GOOD_FOLDERS = frozenset({"good", "ok", "normal"})
+MASK_FOLDERS = frozenset({"ground_truth", "masks", "label"})
 
-def find_defective(locations: Sequence[str], normals: Set[str]) -> list[str]:
-    """Locations of the defective images of folders, tables of labels and labelled data sets, each once, sorted.
 
-    Of tables and data sets the images that are not good are taken, of other folders all images, at any depth.
+def find_defective(locations: Sequence[str], normals: Set[str]) -> dict[str, str]:
+    """Versions by location of the defective images of folders, tables of labels and labelled data sets, sorted.
+
+    Of tables and data sets the images that are not good are taken, of other folders all images, at any depth. What a
+    table names is not looked up, and has the version "".
 
     Args:
         locations: none gives no images.
@@ -28,34 +31,32 @@ def find_defective(locations: Sequence[str], normals: Set[str]) -> list[str]:
     Raises:
         UserError: one of them is not there, holds no defective image, or an image is among the normal ones as well.
     """
-    defective = sorted({uri for location in locations for uri in _defective_of(location)})
-    if both := [uri for uri in defective if uri in normals]:
+    found: dict[str, str] = {}
+    for location in locations:
+        found |= _defective_of(location)
+    if both := sorted(found.keys() & normals):
         raise UserError(
             f"{len(both)} images are among the normal and among the defective ones, such as {both[0]}: an image is "
             "one or the other"
         )
-    return defective
+    return dict(sorted(found.items()))
 
 
-def _defective_of(location: str) -> list[str]:
+def _defective_of(location: str) -> dict[str, str]:
     if is_label_file(location):
-        found = [image.uri for image in read_dataset(location).images if image.is_anomalous]
+        found = {image.uri: "" for image in read_dataset(location).images if image.is_anomalous}
     else:
         try:
-            files = [file.uri for file in storage.walk(location) if is_named_image(file.uri)]
+            files = {file.uri: file.version for file in storage.walk(location) if is_named_image(file.uri)}
         except FileNotFoundError:
             raise UserError(f"no folder {location}: give a folder or URI that holds images") from None
         except OSError as error:
             raise UserError(f"{location} can't be listed: {error}") from error
-        inside = [uri.removeprefix(location).lstrip("/") for uri in files]
-        if recognise(location, inside):
-            found = [image.uri for image in read_dataset(location).images if image.is_anomalous]
-        elif good := [uri for uri, path in zip(files, inside, strict=True) if GOOD in path.split("/")[:-1]]:
-            raise UserError(
-                f"{location} holds images in a folder {GOOD!r}, such as {good[0]}: give the folders of the defective "
-                "ones, each with its own --defects"
-            )
+        paths = [uri.removeprefix(location).lstrip("/") for uri in files]
+        if recognise(location, paths):
+            found = {i.uri: files.get(i.uri, "") for i in read_dataset(location).images if i.is_anomalous}
         else:
+            _refuse_doubtful(location, paths)
             found = files
     if not found:
         raise UserError(
@@ -64,9 +65,23 @@ def _defective_of(location: str) -> list[str]:
     return found
 
 
-def refuse_common(normals: np.ndarray, defective: np.ndarray) -> None:
-    """Raise UserError if any of the squares [N,S,S,3] are in both sets: the same image under two names."""
-    seen = {_digest(square) for square in normals[..., :3]}
+def _refuse_doubtful(location: str, paths: Sequence[str]) -> None:
+    """Raise UserError if folders are named as those of good images or of masks."""
+    name = location.rsplit("/", 1)[-1]
+    for path in paths:
+        for folder in (name, *path.split("/")[:-1]):
+            if folder.lower() in GOOD_FOLDERS | MASK_FOLDERS:
+                what = "good images" if folder.lower() in GOOD_FOLDERS else "masks"
+                raise UserError(
+                    f"{location} holds a folder {folder!r}, as of {what}, with {path}: give the folders of the "
+                    "defective images, each with its own --defects"
+                )
+
+
+def refuse_common(normals: Sequence[np.ndarray], defective: np.ndarray) -> None:
+    """Raise UserError if squares [N,S,S,3] are in one of the sets of normal ones and in that of defective ones: the
+    same image under two names."""
+    seen = {_digest(square) for squares in normals for square in squares[..., :3]}
     if common := sum(_digest(square) in seen for square in defective):
         raise UserError(
             f"{common} of {len(defective)} defective images are among the normal ones under other names, with the same "
@@ -75,4 +90,6 @@ def refuse_common(normals: np.ndarray, defective: np.ndarray) -> None:
 
 
 def _digest(square: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(square).tobytes(), digest_size=16).digest()
+    # One deep image among them makes a whole set deep: the same picture must look the same in both.
+    deep = square.astype(np.uint16) * 257 if square.dtype == np.uint8 else square
+    return hashlib.blake2b(np.ascontiguousarray(deep).tobytes(), digest_size=16).digest()

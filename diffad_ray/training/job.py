@@ -80,8 +80,9 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
         # All of them on every rank, as they are few; so each rank can tell them from its normal ones.
         view = partial(pieces, settings=detector.settings)
         defective, unreadable = load_pieces(job.defective, view, settings.max_images, settings.seed)
+        held_back, _ = load_pieces(job.held_back, view, len(job.held_back), settings.seed)
         problems |= unreadable
-        refuse_common(normals, defective)
+        refuse_common((normals, held_back), defective)
 
     folder = TrainingFolder(job.location)
 
@@ -98,7 +99,7 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
     if world.rank != 0:
         return
     facts = {
-        "data": job.data,
+        "data": job.data | ({"defective": job.defective} if job.defective else {}),
         "images": len(job.learnt),
         "unreadable": problems,
         "settings": asdict(settings),

@@ -26,6 +26,7 @@ from diffad_ray.training.ema import Ema
 
 log = logging.getLogger(__name__)
 TRIAL_IMAGES = 4
+DEFECTIVE_SEED = 1_000_003
 State = dict[str, Any]
 
 
@@ -141,7 +142,11 @@ def _choose_mode(detector: Detector, batch: TrainingBatch, turn: str, wanted: st
 
     def step(mode: Mode) -> None:
         trial.zero_grad(set_to_none=True)
-        few = TrainingBatch(mode.laid_out(batch.normals[:TRIAL_IMAGES]), textures=batch.textures)
+        few = TrainingBatch(
+            mode.laid_out(batch.normals[:TRIAL_IMAGES]),
+            textures=batch.textures,
+            defective=None if batch.defective is None else mode.laid_out(batch.defective[:TRIAL_IMAGES]),
+        )
         trial.run_in(mode)(few, seeded_generator(world.device, 0), turn)["loss"].backward()
 
     precisions: list[Precision] = ["float32"] if wanted in ("auto", "float32") else []
@@ -200,13 +205,13 @@ def train_loop(
     torch.manual_seed(settings.seed)
     share, seed = settings.batch_size // world.size, settings.seed + world.rank
     batches = Batches(normals, share, seed)
-    # As many as normal ones, however few there are.
-    defects = None if defective is None else Batches(defective, share, seed)
+    # As many as normal ones, however few there are, in another order.
+    defects = None if defective is None else Batches(defective, share, seed + DEFECTIVE_SEED)
     detector = detector.to(world.device).train()
 
     def batch_at(step: int, generator: torch.Generator) -> TrainingBatch:
-        # By turns and not by chance: all ranks see the same scale, so that they hold equally many pixels.
-        scale = detector.settings.scales[step % len(detector.settings.scales)]
+        # The same on all ranks, which so hold equally many pixels; by turns it could fall in with those of the parts.
+        scale = np.random.default_rng([settings.seed, step]).choice(detector.settings.scales)
 
         def inputs(source: Batches) -> Tensor:
             return augmented(source.at(step, world.device), settings.augmentation, generator, scale)
@@ -220,7 +225,7 @@ def train_loop(
         )
 
     first = batch_at(0, seeded_generator(world.device, settings.seed))
-    mode = _choose_mode(detector, first, detector.turn(0, settings.steps), settings.precision, world)
+    mode = _choose_mode(detector, first, detector.settings.turn(0, settings.steps), settings.precision, world)
     detector.run_in(mode)
 
     parts = {part.name: part for part in detector.parts(settings.learning_rate)}
@@ -250,7 +255,7 @@ def train_loop(
     reported_step, reported_at = first_step, time.monotonic()
     saved_at = reported_at
     for step in range(first_step, settings.steps):
-        turn = detector.turn(step, settings.steps)
+        turn = detector.settings.turn(step, settings.steps)
         for group, (name, part) in zip(optimizer.param_groups, parts.items(), strict=True):
             span = spans[name]
             group["lr"] = part.learning_rate * learning_rate_factor(
@@ -274,9 +279,11 @@ def train_loop(
         if done % settings.report_every == 0 or done == settings.steps:
             means = _mean_over_ranks(torch.stack([torch.stack(v).mean() for v in total.values()]), world).tolist()
             if not all(map(math.isfinite, means)):
+                rates = {part.rate_setting: part.learning_rate for part in parts.values()}
+                lower = " or ".join(f"{name} (now {rate:g})" for name, rate in rates.items())
                 raise UserError(
-                    f"the loss is no number any more at step {done}: start again with a lower learning_rate "
-                    f"(now {parts[turn].learning_rate:g}) or precision=float32"
+                    f"the loss is no number any more at step {done}: start again with a lower {lower}, or with "
+                    "training.precision=float32"
                 )
             now = time.monotonic()
             if world.rank == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -56,11 +56,17 @@ def find_normals(folder: str, held_back: float, max_images: int, seed: int) -> N
             "to be good. Images are recognised by their names' endings, such as .png, .jpg, .tif"
         )
     files.sort(key=lambda f: f.uri)
-    digest = hashlib.sha256("\n".join(f"{f.uri} {f.version}" for f in files).encode()).hexdigest()[:16]
+    digest = versions_hash({f.uri: f.version for f in files})
     order = np.random.default_rng(seed).permutation(len(files))[:max_images]
     count = max(round(held_back * len(order)), min(FEWEST_HELD_BACK, len(order) // 4), 2) if held_back else 2
     chosen = [files[i].uri for i in order]
     return NormalImages(learnt=chosen[count:], held_back=chosen[:count], fingerprint=digest)
+
+
+def versions_hash(versions: Mapping[str, str]) -> str:
+    """16 hex digits over the locations and versions of images, in their order: which data a detector has seen."""
+    text = "\n".join(f"{uri} {version}" for uri, version in versions.items())
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_images(locations: Sequence[str], problems: dict[str, str]) -> Iterator[np.ndarray]:

@@ -20,7 +20,7 @@ from diffad_ray.training.checkpoints import TrainingFolder
 from diffad_ray.training.defective import find_defective
 from diffad_ray.training.job import TrainingJob, run_job
 from diffad_ray.training.loop import Report, TrainingSettings, World
-from diffad_ray.training.normals import find_normals, load_pieces
+from diffad_ray.training.normals import find_normals, load_pieces, versions_hash
 
 MEASURED_IMAGES = 256
 "Normal images, and squares seen of them, on which mean and standard deviation are measured."
@@ -125,6 +125,12 @@ def train_as(
             f"a {kind} learns from defective images as well: give --defects with a folder of some, a table of labels "
             "(uri, label) or a labelled data set"
         )
+    turns = {settings.turn(step, training.steps) for step in range(training.steps)}
+    if idle := set(settings.part_names) - turns:
+        raise UserError(
+            f"{training.steps} steps leave the {' and the '.join(sorted(idle))} of a {kind} no turn: take more, or "
+            "other shares of them in [detector]"
+        )
     found = find_normals(normals, training.held_back, training.max_images, training.seed)
     view = partial(pieces, settings=settings)
     sample, _ = load_pieces(found.learnt[:MEASURED_IMAGES], view, MEASURED_IMAGES, training.seed)
@@ -132,14 +138,14 @@ def train_as(
     if textures:
         find_normals(textures, 0.0, 1, 0)
     defective = find_defective(defects, {*found.learnt, *found.held_back})
-    labelled = {"defects": list(defects), "defective": defective} if defects else {}
+    labelled = {"defects": sorted(defects), "defects_fingerprint": versions_hash(defective)} if defects else {}
     job = TrainingJob(
         kind=kind,
         detector_settings=asdict(settings),
         training_settings=asdict(training),
         learnt=found.learnt,
         held_back=found.held_back,
-        defective=defective,
+        defective=list(defective),
         location=location,
         textures=textures,
         data={"normals": normals, "fingerprint": found.fingerprint, "textures": textures} | labelled,
