@@ -24,9 +24,10 @@ import torch
 from diffad_ray import evaluate, train
 from diffad_ray.demo.surfaces import DEFECTS, defective, normal
 from diffad_ray.detectors.bundle import load_bundle
-from diffad_ray.detectors.engine import Engine
+from diffad_ray.detectors.engine import Engine, as_unit_tensor
+from diffad_ray.detectors.semantic_diffgan import SemanticDiffGAN
 from diffad_ray.evaluation.ablate import ablate
-from diffad_ray.images import decode_image, resized
+from diffad_ray.images import decode_image, network_input, resized
 from diffad_ray.labels.datasets import GOOD, LabelledImage
 from diffad_ray.labels.reading import read_dataset
 
@@ -92,6 +93,15 @@ def show(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+@torch.inference_mode()
+def noised(detector: SemanticDiffGAN, pixels: list[np.ndarray]) -> np.ndarray:
+    """What the denoiser sees of images: [N,S,S,3] in [0, 1], noised as the generator finds good."""
+    squares = np.stack([network_input(p, detector.settings.image_size) for p in pixels])
+    x0 = detector.scaled(as_unit_tensor(squares))
+    x_t = detector.noised(x0, detector.learned_noise(x0, detector.noise(x0, 0, 0).expand_as(x0)))
+    return (x_t * detector.scale + detector.offset).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+
+
 def draw(detectors: list[tuple[str, Path]], test: str, picture: Path, side: int = 128) -> None:
     """A row a test image, one of each kind: the image, its mask, and each detector's reconstruction and map."""
     images: dict[str, LabelledImage] = {}
@@ -111,6 +121,10 @@ def draw(detectors: list[tuple[str, Path]], test: str, picture: Path, side: int 
         # One scale of colours for all images of a detector: what it finds must stand out from what it does not.
         top = max(float(f.anomaly_map.max()) for f in found)
         restored = [resized(f.reconstruction.clip(0, 1), side, side) for f in found if f.reconstruction is not None]
+        if isinstance(bundle.detector, SemanticDiffGAN):
+            seen = noised(bundle.detector, pixels)
+            columns.append([(resized(x, side, side) * 255).round().astype(np.uint8) for x in seen])
+            titles.append("noised for it")
         columns.append([(r * 255).round().astype(np.uint8) for r in restored])
         heat = [cv2.applyColorMap((f.anomaly_map / top * 255).astype(np.uint8), cv2.COLORMAP_INFERNO) for f in found]
         columns.append([cv2.resize(h, (side, side))[..., ::-1] for h in heat])
@@ -144,7 +158,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--set", dest="settings", action="append", default=[], help="for all trainings")
     parser.add_argument("--picture", type=Path, help="PNG to write")
-    parser.add_argument("--only", nargs="+", help="names of detectors")
+    parser.add_argument("--only", nargs="+", choices=[entry.name for entry in ENTRIES])
+    parser.add_argument("--images", type=int, help="of each kind, at most, for the comparison of methods")
     given = parser.parse_args()
 
     given.work.mkdir(parents=True, exist_ok=True)
@@ -179,10 +194,13 @@ def main() -> None:
     print("\n| detector | method | network calls | images/s | image AUROC | pixel AUROC | AUPRO |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for name, locations in trained.items():
-        for variants in zip(*(ablate(location, test).variants for location in locations), strict=True):
-            means = [
-                show(statistics.mean(getattr(v, m) for v in variants)) for m in ("image_auroc", "pixel_auroc", "aupro")
-            ]
+        for variants in zip(
+            *(ablate(location, test, images=given.images).variants for location in locations), strict=True
+        ):
+            means = []
+            for metric in ("image_auroc", "pixel_auroc", "aupro"):
+                values = [value for v in variants if (value := getattr(v, metric)) is not None]
+                means.append(show(statistics.mean(values) if values else None))
             price = f"{variants[0].network_calls:g} | {statistics.median(v.images_per_second for v in variants):.3g}"
             print(f"| {name} | {variants[0].name} | {price} | {' | '.join(means)} |", flush=True)
     if given.picture:

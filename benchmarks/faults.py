@@ -40,7 +40,6 @@ from faulty_proxy import FaultyProxy
 
 PICTURES = 100
 SIDE = 64
-PAUSE_SECONDS = (0.5, 6.0)
 "Between two kills."
 
 
@@ -116,10 +115,11 @@ class Reader(threading.Thread):
 class Run:
     """The cluster, the driver, and what is killed of them."""
 
-    def __init__(self, command: list[str], log: Path, seed: int):
+    def __init__(self, command: list[str], log: Path, seed: int, pause: float):
         from ray.cluster_utils import Cluster
 
         self.command, self.log, self.random = command, log.open("wb"), random.Random(seed)
+        self.pause = pause
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         self.nodes = [self.cluster.add_node(num_cpus=4) for _ in range(2)]
         self.kills: Counter[str] = Counter()
@@ -160,7 +160,7 @@ class Run:
             if time.monotonic() - started > limit:
                 raise RuntimeError(f"not finished after {limit:.0f} s, see {self.log.name}")
             if next_kill == math.inf and rows() > rows_at_kill:
-                next_kill = time.monotonic() + self.random.uniform(*PAUSE_SECONDS)
+                next_kill = time.monotonic() + self.random.uniform(0, self.pause)
             if sum(self.kills.values()) < kills and time.monotonic() > next_kill:
                 self.kill(driver)
                 next_kill, rows_at_kill = math.inf, rows()
@@ -205,6 +205,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.0, help="of requests whose answer is spoilt")
     parser.add_argument("--shard-images", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pause", type=float, default=6, help="most seconds from a growth of the table to a kill")
     parser.add_argument("--limit", type=float, default=3000, help="seconds after which the run has failed")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     arguments = parser.parse_args()
@@ -227,7 +228,7 @@ def main() -> None:
                 command += ["--set", f"scoring.shard_images={arguments.shard_images}"]
                 reader = Reader(table)
                 reader.start()
-                run = Run(command, root / "driver.log", arguments.seed)
+                run = Run(command, root / "driver.log", arguments.seed, arguments.pause)
                 try:
                     seconds = run.until_finished(arguments.kills, arguments.limit, lambda: reader.rows)
                 except RuntimeError:

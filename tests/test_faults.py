@@ -100,7 +100,21 @@ def wait_for(table: Path, pattern: str) -> None:
 
 def test_random_kills_and_a_faulty_store() -> None:
     """`benchmarks/faults.py`, short: an S3 server that spoils a fifth of its answers, a cluster of three nodes."""
-    options = ["--images", "500", "--kills", "3", "--share", "0.2", "--seed", "1", "--limit", "270", "--json"]
+    options = [
+        "--images",
+        "500",
+        "--kills",
+        "3",
+        "--pause",
+        "1",
+        "--share",
+        "0.2",
+        "--seed",
+        "1",
+        "--limit",
+        "270",
+        "--json",
+    ]
     run = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "faults.py", *options],
         env=outside_ray(),

@@ -91,8 +91,8 @@ class DetectorSettings(ABC):
         view: `whole` stretches an image to one square; `tiles` cuts it, at its own scale, into overlapping ones.
         tile_overlap: share of a tile's side, in [0, 0.9), that it has in common with the next one, or more.
         tile_scale: factor in (0, 1] by which an image is shrunk before it is cut.
-        scales: sizes, as shares of the squares', in (0, 1], at which they are looked at; training takes turns, and in
-            scoring the maps are averaged. Smaller ones show large smooth defects. The reconstruction is the first's.
+        scales: sizes, as shares of the squares', in (0, 1], at which they are looked at; training draws one a step, and
+            in scoring the maps are averaged. Smaller ones show large smooth defects. The reconstruction is the first's.
         precision: arithmetic of the networks in scoring. Part of the detector, because scores depend on it.
     """
 
