@@ -21,6 +21,8 @@ PUBLISHED_TOP = 50 / 256**2
 
 LEARNING_RATE_TIMES_WIDTH = 0.016
 
+MOST_SNR = 5.0
+
 SCALED_VARIANCE = 0.25
 "Of standardised images, which are divided by twice their standard deviation."
 
@@ -35,7 +37,8 @@ class DiffusionSettings(DetectorSettings):
         timesteps, beta_start, beta_end: the noise schedule.
         noise: `gaussian`, or `simplex`, whose smooth features the networks must learn to repair.
         prediction: `noise` takes the denoiser's output for the noise, as the papers do; `residual` takes it for what
-            the best linear estimate of the noise leaves, which is learnt in fewer steps (Karras et al. 2022).
+            the best linear estimate of the noise leaves, which is learnt in fewer steps (Karras et al. 2022); `image`
+            takes it for the image itself, which narrow networks can draw where they can't pass all of the noise on.
         scaling: `standardised` gives the networks (x - mean) / (2 std) of the normal images, which keeps products of
             low contrast visible under the noise; `unit` gives them [0, 1], as DiffusionAD's released code does.
         mean, std: [3] measured on the normal images, in [0, 1]; used by `standardised`.
@@ -50,7 +53,7 @@ class DiffusionSettings(DetectorSettings):
     beta_start: float = 1e-4
     beta_end: float = 0.02
     noise: Noise = "gaussian"
-    prediction: Literal["noise", "residual"] = "residual"
+    prediction: Literal["noise", "residual", "image"] = "residual"
     scaling: Literal["standardised", "unit"] = "standardised"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
@@ -73,8 +76,8 @@ class DiffusionSettings(DetectorSettings):
             raise ValueError(f"noise_draws {self.noise_draws} must be 1 or more")
         if self.noise not in ("gaussian", "simplex"):
             raise ValueError(f"noise {self.noise!r} is neither 'gaussian' nor 'simplex'")
-        if self.prediction not in ("noise", "residual"):
-            raise ValueError(f"prediction {self.prediction!r} is neither 'noise' nor 'residual'")
+        if self.prediction not in ("noise", "residual", "image"):
+            raise ValueError(f"prediction {self.prediction!r} is none of 'noise', 'residual', 'image'")
         if self.scaling not in ("standardised", "unit"):
             raise ValueError(f"scaling {self.scaling!r} is neither 'standardised' nor 'unit'")
         # The sizes are kept with the detector, so that a later change of a preset can't make its weights unreadable.
@@ -133,6 +136,10 @@ class DiffusionDetector(Detector):
         if self.settings.prediction == "noise":
             with self.autocast(x_t.device):
                 return self.denoiser(x_t, t).float()
+        if self.settings.prediction == "image":
+            with self.autocast(x_t.device):
+                image = self.denoiser(x_t, t).float()
+            return self.schedule.noise_between(x_t, t, image)
         estimate = self.schedule.linear_estimate(t, SCALED_VARIANCE)
         with self.autocast(x_t.device):
             residual = self.denoiser(x_t / estimate.deviation, t).float()
@@ -144,7 +151,18 @@ class DiffusionDetector(Detector):
         t = torch.randint(0, self.settings.timesteps, (n,), generator=generator, device=generator.device)
         noise = draw_noise(self.settings.noise, (n, 3, height, width), generator)
         x_t = self.schedule.add_noise(self.scaled(images), t, noise)
-        return (self.predict_noise(x_t, t) - noise).square().mean()
+        return self.noise_error(self.predict_noise(x_t, t), noise, t).mean()
+
+    def noise_error(self, estimate: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Squared errors [N,3,H,W] of estimates of the noise at t [N].
+
+        An estimated image makes large errors of little noise out of small ones of its own: there, the signal-to-noise
+        ratio counts for at most 5 (Min-SNR, Hang et al. 2023).
+        """
+        error = (estimate - noise).square()
+        if self.settings.prediction != "image":
+            return error
+        return error * (MOST_SNR / self.schedule.signal_to_noise(t)).clamp(max=1)
 
     def noise(self, like: Tensor, member: int, draw: int) -> Tensor:
         """The fixed noise [1,3,H,W] of scoring: `draw` of an ensemble's member, for images of this size and device."""

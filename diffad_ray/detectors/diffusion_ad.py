@@ -116,7 +116,8 @@ class DiffusionAD(DiffusionDetector):
 
     def autoencode(self, x0: Tensor) -> Tensor:
         """The denoiser as a plain autoencoder, given images [N,3,H,W] without noise; in [-1, 1]."""
-        return self.predict_noise(x0, torch.zeros(len(x0), dtype=torch.long, device=x0.device)).clamp(-1, 1)
+        with self.autocast(x0.device):
+            return self.denoiser(x0, torch.zeros(len(x0), dtype=torch.long, device=x0.device)).float().clamp(-1, 1)
 
     def segment(self, x0: Tensor, reconstruction: Tensor) -> Tensor:
         """Anomaly logits [N,1,H,W] from scaled image and reconstruction, in float32."""
@@ -164,7 +165,8 @@ class DiffusionAD(DiffusionDetector):
                 self.settings.guidance if self.settings.reconstruction == "norm-guided" else 0.0,
             )
             reconstruction = guided.x0
-            error = (guided.eps_small - draw.noise_small).square() + (guided.eps_big - draw.noise_big).square()
+            error = self.noise_error(guided.eps_small, draw.noise_small, draw.t_small)
+            error = error + self.noise_error(guided.eps_big, draw.noise_big, draw.t_big)
         noise = mean_over_ranks(error.mean(dim=(1, 2, 3)), draw.is_normal)
 
         logits = self.segment(x0, reconstruction)

@@ -71,6 +71,14 @@ class NoiseSchedule(nn.Module):
         """Invert `add_noise` for an estimate eps of the noise: (x_t - sqrt(1-a) eps) / sqrt(a), unclamped."""
         return (x_t - self.noise(t) * eps) / self.signal(t)
 
+    def noise_between(self, x_t: Tensor, t: Tensor, x0: Tensor) -> Tensor:
+        """The noise that makes x_t at t [N] of x0: (x_t - sqrt(a) x0) / sqrt(1-a), the other way of `predict_x0`."""
+        return (x_t - self.signal(t) * x0) / self.noise(t)
+
+    def signal_to_noise(self, t: Tensor) -> Tensor:
+        """a / (1-a) at t [N], as [N,1,1,1]."""
+        return (self.signal(t) / self.noise(t)).square()
+
     def linear_estimate(self, t: Tensor, variance: float) -> LinearEstimate:
         """The best linear estimate of the noise in x_t at t [N], for pixels of mean 0 and the given variance."""
         signal, noise = self.signal(t).square() * variance, self.noise(t)
