@@ -166,6 +166,23 @@ def test_mean_and_std_are_measured_on_normal_images() -> None:
     assert unit.measured_on(images) == unit
 
 
+def test_a_predicted_image_is_what_one_step_gives_and_little_noise_counts_little(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    detector = tiny_detector(prediction="image")
+    image, t = torch.rand((4, 3, SIDE, SIDE), generator=seeded()) - 0.5, torch.tensor([0, 20, 400, 999])
+    noise = torch.randn(image.shape, generator=seeded(1))
+    x_t = detector.schedule.add_noise(image, t, noise)
+    guess = image + 0.1
+    monkeypatch.setattr(detector.denoiser, "forward", lambda x, steps: guess)
+    estimate = detector.predict_noise(x_t, t)
+    torch.testing.assert_close(detector.schedule.predict_x0(x_t, t, estimate), guess, atol=1e-3, rtol=0)
+    # The error of the image, 0.01, counts as often as there is more signal than noise, and at most five times.
+    ratio = detector.schedule.signal_to_noise(t)
+    expected = (0.01 * ratio.clamp(max=5)).expand_as(image)
+    torch.testing.assert_close(detector.noise_error(estimate, noise, t), expected, atol=1e-3, rtol=0.02)
+
+
 def test_an_ensemble_is_the_mean_of_its_members() -> None:
     images = as_unit_tensor(random_images(3))
     members = [tiny_detector(noise_seed=seed).detect(images) for seed in (4, 5, 6)]
@@ -216,7 +233,7 @@ def test_the_papers_other_reconstructions(reconstruction: str, calls: int) -> No
         ({"tile_scale": 0.0}, "tile_scale"),
         ({"tile_scale": 1.1}, "tile_scale"),
         ({"reconstruction": "two-step"}, "reconstruction"),
-        ({"prediction": "image"}, "prediction"),
+        ({"prediction": "velocity"}, "prediction"),
         ({"focal_gamma": -1}, "focal_gamma"),
         ({"noise_draws": 0}, "noise_draws"),
         ({"scales": ()}, "scales"),
