@@ -48,16 +48,16 @@ def test_methods_and_sweeps_side_by_side(
     assert list(lines) == [
         *(("method", name) for name in ("autoencoder", "iterative", "one-step", "norm-guided")),
         *(("t_small", name) for name in ("5", "30")),
-        *(("guidance", name) for name in ("0", "1")),
+        *(("guidance", name) for name in ("0.0", "1.0")),
         *(("noise_seed", name) for name in ("0", "1")),
     ]
     calls = [lines["method", name]["network_calls"] for name in ("autoencoder", "iterative", "one-step", "norm-guided")]
     assert calls == [1, 13, 1, 2]
     plain = evaluate(quick, dataset).figures["overall"]
-    for same in (("method", "norm-guided"), ("guidance", "1"), ("noise_seed", "0")):
+    for same in (("method", "norm-guided"), ("guidance", "1.0"), ("noise_seed", "0")):
         assert lines[same]["image_auroc"] == plain.image_auroc
         assert lines[same]["aupro"] == plain.aupro
-    assert lines["guidance", "0"]["image_auroc"] == lines["method", "one-step"]["image_auroc"]
+    assert lines["guidance", "0.0"]["image_auroc"] == lines["method", "one-step"]["image_auroc"]
     assert lines["method", "iterative"]["images_per_second"] < lines["method", "one-step"]["images_per_second"] / 3
     assert all(0 < line["normal_error"] < 1 for line in lines.values())
     # Noise that is small to begin with is nearly all that an untrained network leaves.
