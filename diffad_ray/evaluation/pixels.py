@@ -28,7 +28,8 @@ class Counted(NamedTuple):
 
     def cut(self, bits: int) -> Counted:
         """The same with the last bits of the values dropped."""
-        return _counted(_cut(self.values, bits), self.sums) if bits and len(self.values) else self
+        # Values stay in order, so that equal ones lie side by side.
+        return _put_together(_cut(self.values, bits), self.sums) if bits and len(self.values) else self
 
 
 class PixelCounts:
@@ -152,9 +153,13 @@ def _counted(values: np.ndarray, sums: np.ndarray) -> Counted:
     """Values [N], at least one, in any order, with what belongs to each [C,N]; equal ones put together."""
     # The stable sort is the one that makes use of parts that are sorted already.
     order = np.argsort(values, kind="stable")
-    values = values[order]
+    return _put_together(values[order], sums[:, order])
+
+
+def _put_together(values: np.ndarray, sums: np.ndarray) -> Counted:
+    """Sorted values [N], at least one, with what belongs to each [C,N]; equal ones put together."""
     first = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
-    return Counted(values[first], np.stack([np.add.reduceat(row[order], first) for row in sums]))
+    return Counted(values[first], np.add.reduceat(sums, first, axis=1))
 
 
 def _cut(values: np.ndarray, bits: int) -> np.ndarray:
