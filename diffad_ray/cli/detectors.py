@@ -38,6 +38,8 @@ def train(
     """Train a detector on images of good parts. An interrupted training goes on by the same command.
 
     Copy: `diffad-ray train parts/good --detector detectors/part --preset small --steps 2000`
+
+    Copy: `diffad-ray train parts/good --detector detectors/gan --kind semantic-diffgan --defects parts/defects`
     """
     from diffad_ray.analytics.report import print_training
     from diffad_ray.training.train import train as run
