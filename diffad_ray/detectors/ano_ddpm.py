@@ -25,15 +25,15 @@ class AnoDDPMSettings(DiffusionSettings):
     Attributes:
         noise: `simplex`, as the paper has it; `gaussian` for comparison.
         t: noise step from which images are denoised.
-        reconstruction: `iterative` takes all t + 1 reverse steps, as the paper does, a network call each; `ddim` takes
-            `ddim_calls` larger ones, and `one-step` one.
+        reconstruction: `one-step`, `ddim` of `ddim_calls` steps, or `iterative`, which takes all t + 1 reverse steps as
+            the paper does; a network call each.
         ddim_calls: network calls of `ddim`.
         smoothing: sigma of the blur of the squared error, as a share of the side.
     """
 
     noise: Noise = "simplex"
     t: int = 250
-    reconstruction: Reconstruction = "ddim"
+    reconstruction: Reconstruction = "one-step"
     ddim_calls: int = 10
     smoothing: float = 1 / 64
 
