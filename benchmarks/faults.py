@@ -40,7 +40,6 @@ from faulty_proxy import FaultyProxy
 
 PICTURES = 100
 SIDE = 64
-"Between two kills."
 
 
 def start_server(root: Path) -> tuple[subprocess.Popen[bytes], str]:

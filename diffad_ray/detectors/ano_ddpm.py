@@ -8,11 +8,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from diffad_ray.detectors.base import NETWORKS, Part, TrainingBatch
+from diffad_ray.detectors.base import TrainingBatch
 from diffad_ray.detectors.difference import smoothed, squared_error
 from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings
 from diffad_ray.diffusion.noise import Noise
-from diffad_ray.diffusion.reconstruction import ddim, iterative
+from diffad_ray.diffusion.reconstruction import ddim
 
 Reconstruction = Literal["iterative", "ddim", "one-step"]
 RECONSTRUCTIONS: tuple[Reconstruction, ...] = get_args(Reconstruction)
@@ -59,26 +59,16 @@ class AnoDDPM(DiffusionDetector):
     settings_class = AnoDDPMSettings
     settings: AnoDDPMSettings
 
-    def parts(self, learning_rate: float | None) -> list[Part]:
-        return [Part(NETWORKS, list(self.denoiser.parameters()), learning_rate or self.suitable_rate)]
-
     def training_losses(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
         return {"loss": self.noise_loss(batch.normals, generator)}
 
     def reconstruct(self, x0: Tensor, member: int = 0) -> Tensor:
         """Scaled images [N,3,H,W] without their anomalies, in [-1, 1]."""
-        settings, noise = self.settings, self.noise(x0, member, 0)
+        settings = self.settings
         if settings.reconstruction == "iterative":
-            return iterative(
-                self.schedule,
-                self.predict_noise,
-                x0,
-                settings.t,
-                noise,
-                lambda step: self.step_noise(x0, member, step),
-            )
+            return self.iterate(x0, settings.t, member)
         calls = settings.ddim_calls if settings.reconstruction == "ddim" else 1
-        return ddim(self.schedule, self.predict_noise, x0, settings.t, noise, calls)
+        return ddim(self.schedule, self.predict_noise, x0, settings.t, self.noise(x0, member, 0), calls)
 
     def examine(self, x0: Tensor, member: int) -> tuple[Tensor, Tensor]:
         reconstruction = self.reconstruct(x0, member)

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffad_ray.detectors.base import Detection, Detector, DetectorSettings
+from diffad_ray.detectors.base import NETWORKS, Detection, Detector, DetectorSettings, Part
 from diffad_ray.diffusion.noise import Noise, draw_noise, fixed_noise
+from diffad_ray.diffusion.reconstruction import iterative
 from diffad_ray.diffusion.schedule import NoiseSchedule
 from diffad_ray.networks.denoiser import Denoiser
 from diffad_ray.networks.presets import NetworkSizes, check_image_size, network_sizes, scaled_size
@@ -22,6 +23,7 @@ PUBLISHED_TOP = 50 / 256**2
 LEARNING_RATE_TIMES_WIDTH = 0.016
 
 MOST_SNR = 5.0
+"Signal-to-noise ratio from which the errors of predicted images count no more."
 
 SCALED_VARIANCE = 0.25
 "Of standardised images, which are divided by twice their standard deviation."
@@ -117,6 +119,10 @@ class DiffusionDetector(Detector):
         self.register_buffer("scale", torch.tensor(scale)[:, None, None], persistent=False)
         self._fixed_noise: dict[tuple[int, ...], Tensor] = {}
 
+    def parts(self, learning_rate: float | None) -> list[Part]:
+        """One rate for all networks."""
+        return [Part(NETWORKS, list(self.parameters()), learning_rate or self.suitable_rate)]
+
     @property
     def suitable_rate(self) -> float:
         """A learning rate for the denoiser; narrow ones bear a higher one (1.25e-4 at the published width of 128)."""
@@ -165,20 +171,29 @@ class DiffusionDetector(Detector):
         return error * (MOST_SNR / self.schedule.signal_to_noise(t)).clamp(max=1)
 
     def noise(self, like: Tensor, member: int, draw: int) -> Tensor:
-        """The fixed noise [1,3,H,W] of scoring: `draw` of an ensemble's member, for images of this size and device."""
+        """The fixed noise [1,3,H,W] of scoring: `draw` of an ensemble's member, for images of this size and device.
+
+        Draws 0 and 1 are for the way to a noise step. Later ones, for the hundreds of reverse steps, are kept in half
+        precision.
+        """
         height, width = like.shape[-2:]
         key = (height, width, member, draw)
         if key not in self._fixed_noise or self._fixed_noise[key].device != like.device:
             seed = self.settings.noise_seed + member
-            self._fixed_noise[key] = fixed_noise(self.settings.noise, seed, draw, 3, height, width).to(like.device)
-        return self._fixed_noise[key]
-
-    def step_noise(self, like: Tensor, member: int, step: int) -> Tensor:
-        """Fixed noise [1,3,H,W] of a reverse step; kept in half precision, as there are hundreds of steps."""
-        key = (*like.shape[-2:], member, step + 2)
-        if key not in self._fixed_noise or self._fixed_noise[key].device != like.device:
-            self._fixed_noise[key] = self.noise(like, member, step + 2).half()
+            drawn = fixed_noise(self.settings.noise, seed, draw, 3, height, width).to(like.device)
+            self._fixed_noise[key] = drawn.half() if draw > 1 else drawn
         return self._fixed_noise[key].to(like.dtype)
+
+    def iterate(self, x0: Tensor, t: int, member: int) -> Tensor:
+        """Scaled images after noise step t and all reverse steps, under a member's noise, see `iterative`."""
+        return iterative(
+            self.schedule,
+            self.predict_noise,
+            x0,
+            t,
+            self.noise(x0, member, 0),
+            lambda step: self.noise(x0, member, step + 2),
+        )
 
     def image_score(self, anomaly_map: Tensor) -> Tensor:
         """Mean of the largest pixels of [N,H,W]: `top_share` of the area, so that sizes compare; [N]."""

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffad_ray.detectors.base import NETWORKS, Part, TrainingBatch
+from diffad_ray.detectors.base import TrainingBatch
 from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings
 from diffad_ray.detectors.losses import focal_loss, mean_over_ranks
 from diffad_ray.diffusion.noise import draw_noise
-from diffad_ray.diffusion.reconstruction import iterative, norm_guided, one_step
+from diffad_ray.diffusion.reconstruction import norm_guided, one_step
 from diffad_ray.networks.segmenter import Segmenter
 from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings, pseudo_anomalies
 
@@ -87,25 +87,14 @@ class DiffusionAD(DiffusionDetector):
         assert settings.network is not None
         self.segmenter = Segmenter(settings.network.segmenter_channels)
 
-    def parts(self, learning_rate: float | None) -> list[Part]:
-        """One rate for both networks."""
-        return [Part(NETWORKS, list(self.parameters()), learning_rate or self.suitable_rate)]
-
     def reconstruct(self, x0: Tensor, member: int = 0) -> Tensor:
         """Scaled images [N,3,H,W] without their anomalies, by the method of the settings, in [-1, 1]."""
         settings = self.settings
         if settings.reconstruction == "autoencoder":
             return self.autoencode(x0)
-        noise_small = self.noise(x0, member, 0)
         if settings.reconstruction == "iterative":
-            return iterative(
-                self.schedule,
-                self.predict_noise,
-                x0,
-                settings.t_small,
-                noise_small,
-                lambda step: self.step_noise(x0, member, step),
-            )
+            return self.iterate(x0, settings.t_small, member)
+        noise_small = self.noise(x0, member, 0)
         t = torch.full((len(x0),), settings.t_small, device=x0.device)
         if settings.reconstruction == "one-step":
             return one_step(self.schedule, self.predict_noise, x0, t, noise_small)

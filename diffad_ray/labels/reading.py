@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from diffad_ray import storage
@@ -27,15 +28,24 @@ def read_dataset(location: str | Path) -> Dataset:
         paths = []
     except OSError as error:
         raise UserError(f"{location} can't be listed: {error}") from error
-    found = recognise(location, paths)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = " and ".join(dataset.layout for dataset in found)
-        raise UserError(f"{location} holds images in the layouts {names}: evaluate their folders one by one")
+    if (found := dataset_among(location, paths)) is not None:
+        return found
     layouts = "\n".join(f"  {layout.name}: {layout.form}" for layout in LAYOUTS)
     raise UserError(
         f"no labelled images at {location}. It must be the folder of a product, or one with a folder a product, that "
         f"holds one of\n{layouts}\nor a table (.csv, .tsv, .parquet) with the columns uri and label, and maybe "
         "mask_uri and product"
     )
+
+
+def dataset_among(location: str, paths: Sequence[str]) -> Dataset | None:
+    """The dataset that the files `paths` (relative) of a folder make up; None where no layout fits.
+
+    Raises:
+        UserError: several layouts fit, or two defective images have the same name.
+    """
+    found = recognise(location, paths)
+    if len(found) > 1:
+        names = " and ".join(dataset.layout for dataset in found)
+        raise UserError(f"{location} holds images in the layouts {names}: evaluate their folders one by one")
+    return found[0] if found else None

@@ -10,8 +10,7 @@ import numpy as np
 from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.images import is_named_image
-from diffad_ray.labels.layouts import recognise
-from diffad_ray.labels.reading import read_dataset
+from diffad_ray.labels.reading import dataset_among, read_dataset
 from diffad_ray.labels.tables import is_label_file
 
 GOOD_FOLDERS = frozenset({"good", "ok", "normal"})
@@ -53,8 +52,8 @@ def _defective_of(location: str) -> dict[str, str]:
         except OSError as error:
             raise UserError(f"{location} can't be listed: {error}") from error
         paths = [uri.removeprefix(location).lstrip("/") for uri in files]
-        if recognise(location, paths):
-            found = {i.uri: files.get(i.uri, "") for i in read_dataset(location).images if i.is_anomalous}
+        if (dataset := dataset_among(location, paths)) is not None:
+            found = {image.uri: files.get(image.uri, "") for image in dataset.images if image.is_anomalous}
         else:
             _refuse_doubtful(location, paths)
             found = files
