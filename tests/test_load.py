@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,3 +62,30 @@ def test_too_large_to_fetch() -> None:
     status, error = reason("s3://nowhere/a.png", None, size=load.MAX_BYTES + 1)
     assert status == "too_large"
     assert str(load.MAX_BYTES) in error
+
+
+def test_a_decoder_that_hangs_ends_its_process_even_if_it_never_gives_up_python() -> None:
+    script = """
+import re
+from diffad_ray.scoring import load
+
+load.STUCK_SECONDS = load.LONG_SECONDS = 0.2
+with load.dies_if_stuck(1):
+    pass
+print("in time", flush=True)
+with load.dies_if_stuck(1):
+    re.match("(a+)+$", "a" * 60 + "b")  # takes years, and no other thread runs meanwhile
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (-signal.SIGALRM, "in time\n")
+    assert "most recent call first" in ended.stderr
+
+
+def test_an_alarm_that_someone_else_has_set_is_given_back() -> None:
+    before = signal.setitimer(signal.ITIMER_REAL, 1000.0)
+    try:
+        with load.dies_if_stuck(1):
+            assert signal.getitimer(signal.ITIMER_REAL)[0] < 1000.0 - load.STUCK_SECONDS
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == pytest.approx(1000.0, abs=10)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *before)

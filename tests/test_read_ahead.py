@@ -32,3 +32,20 @@ def test_an_error_reaches_the_reader() -> None:
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_who_stops_early_leaves_nothing_running() -> None:
+    ended, lock = [], Lock()
+
+    def read(item: int) -> int:
+        time.sleep(0.02)
+        with lock:
+            ended.append(item)
+        return item
+
+    results = read_ahead(read, range(100), readers=3)
+    assert next(results) == 0
+    results.close()
+    count = len(ended)
+    time.sleep(0.1)
+    assert len(ended) == count <= 4

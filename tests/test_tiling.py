@@ -52,7 +52,7 @@ def test_weights_are_a_partition_of_one(length: int, tile: int, overlap: float) 
 
 
 def test_a_tile_fades_out_towards_the_next_one() -> None:
-    first, second = blending_weights([0, 24], 32)
+    first, second = blending_weights((0, 24), 32)
     assert (first[:24] == 1).all()
     assert (np.diff(first[24:]) < 0).all()
     np.testing.assert_allclose(first[24:], second[:8][::-1], atol=1e-6)

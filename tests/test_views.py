@@ -119,7 +119,7 @@ def test_a_defect_across_tiles_gives_one_map() -> None:
     # A denoiser on patches, untrained, has steps of its own between them.
     engine = Engine(tiny_detector(view="tiles", network=GOLDEN_SIZES, prediction="noise"), batch_size=4)
     columns = grid_of(32, 104, engine.detector.settings).columns
-    assert columns == [0, 24, 48, 72]
+    assert columns == (0, 24, 48, 72)
     (found,) = engine.detect_images([image])
     steps = np.abs(np.diff(found.anomaly_map, axis=1)).mean(axis=0)
     borders = np.array(sorted({start + end for start in columns for end in (0, SIDE)} - {0, 104})) - 1

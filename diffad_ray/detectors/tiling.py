@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import count
 
 import numpy as np
@@ -28,11 +28,11 @@ class Grid:
     overlap: float
 
     @cached_property
-    def rows(self) -> list[int]:
+    def rows(self) -> tuple[int, ...]:
         return tile_starts(self.height, self.tile, self.overlap)
 
     @cached_property
-    def columns(self) -> list[int]:
+    def columns(self) -> tuple[int, ...]:
         return tile_starts(self.width, self.tile, self.overlap)
 
     @cached_property
@@ -52,13 +52,13 @@ class Grid:
         return [pixels[y : y + self.tile, x : x + self.tile] for y in self.rows for x in self.columns]
 
 
-def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
+def tile_starts(length: int, tile: int, overlap: float) -> tuple[int, ...]:
     """First pixels of tiles along a side, evenly spread; the first tile begins with it and the last ends with it."""
     if length <= tile:
-        return [0]
+        return (0,)
     stride = max(1, int(tile * (1 - overlap)))
     steps = -(-(length - tile) // stride)
-    return [step * (length - tile) // steps for step in range(steps + 1)]
+    return tuple(step * (length - tile) // steps for step in range(steps + 1))
 
 
 def padded(pixels: np.ndarray, tile: int) -> np.ndarray:
@@ -69,11 +69,12 @@ def padded(pixels: np.ndarray, tile: int) -> np.ndarray:
     return np.pad(pixels, [(0, missing[0]), (0, missing[1])] + [(0, 0)] * (pixels.ndim - 2), mode="reflect")
 
 
-def blending_weights(starts: list[int], tile: int) -> np.ndarray:
+@lru_cache(maxsize=64)
+def blending_weights(starts: tuple[int, ...], tile: int) -> np.ndarray:
     """Weights [N,S] float32 of N tiles along a side: above 0, smooth, and 1 in sum at every pixel.
 
     A tile fades in and out as a squared sine, so that it has next to no say at its border. Weights of an image are the
-    products of those along its sides.
+    products of those along its sides. Kept, since the images of a camera have one size; not to be written to.
     """
     window = np.sin(np.pi * (np.arange(tile) + 0.5) / tile) ** 2
     total = np.zeros(starts[-1] + tile)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -182,9 +183,13 @@ def decoder_for(attempts: Attempts, shard: int, max_pixels: int) -> AbstractCont
 @contextmanager
 def dies_if_stuck(images: int) -> Iterator[None]:
     """End this process if decoding so many images takes much longer than any number of images should: a decoder that
-    hangs can't be stopped otherwise. The shard's next attempt counts it."""
-    faulthandler.dump_traceback_later(STUCK_SECONDS + images * LONG_SECONDS, exit=True)
+    hangs can't be stopped otherwise. The shard's next attempt counts it.
+
+    The kernel's alarm ends it, which needs no thread to watch and no turn at Python, after a traceback of all threads.
+    """
+    faulthandler.register(signal.SIGALRM, chain=True)
+    earlier = signal.setitimer(signal.ITIMER_REAL, STUCK_SECONDS + images * LONG_SECONDS)
     try:
         yield
     finally:
-        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, *earlier)
