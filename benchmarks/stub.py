@@ -1,17 +1,13 @@
-"""A detector that costs next to nothing, so that benchmarks measure the pipeline around it.
-
-Ray's workers must know it too: `connect_with_stub` starts a local cluster whose workers register it first.
-"""
+"""A detector that costs next to nothing, so that benchmarks measure the pipeline around it."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
-import ray
 import torch
 from torch import Tensor
 
@@ -19,6 +15,8 @@ from diffad_ray.cluster import connect
 from diffad_ray.detectors.base import Detection, Detector, DetectorSettings, Part, TrainingBatch
 from diffad_ray.detectors.bundle import DETECTORS, Bundle, save_bundle
 from diffad_ray.detectors.calibration import Calibration
+from diffad_ray.scoring import stages
+from diffad_ray.scoring.detect import DetectShard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +53,21 @@ def register() -> None:
     DETECTORS[Stub.kind] = Stub
 
 
+class DetectWithStub(DetectShard):
+    """Stage 2 on actors that know the stub. No other worker has to import it, and torch with it."""
+
+    def __init__(self, *arguments: Any):
+        register()
+        super().__init__(*arguments)
+
+
 def connect_with_stub() -> None:
-    """Start a local Ray cluster whose workers know the stub."""
+    """Start a local Ray cluster, and let the actors of scoring know the stub."""
     register()
     here = str(Path(__file__).parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-    connect(runtime_env={"worker_process_setup_hook": "stub.register"})
-    assert ray.is_initialized()
+    stages.DetectShard = DetectWithStub  # type: ignore[misc]
+    connect()
 
 
 def make_stub(location: str, image_size: int, defect_share: float = 0.01) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any
 
 import ray
 
@@ -29,14 +28,14 @@ _ENVIRONMENT = {
 "What worker processes of a local cluster inherit, unless the user has set it."
 
 
-def connect(runtime_env: dict[str, Any] | None = None) -> None:
+def connect() -> None:
     """Join the Ray cluster of `RAY_ADDRESS` (set within a Ray job), or start one on this machine; once a process."""
     if ray.is_initialized():
         return
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, runtime_env=runtime_env)
+        ray.init(log_to_driver=False)
         return
     # Worker processes inherit the environment; a Ray runtime_env would start each of them anew, seconds apart.
     for name, value in _ENVIRONMENT.items():
@@ -48,7 +47,6 @@ def connect(runtime_env: dict[str, Any] | None = None) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        runtime_env=runtime_env,
     )
 
 

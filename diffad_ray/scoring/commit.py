@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import pyarrow as pa
 
 from diffad_ray import storage
 from diffad_ray.detectors.calibration import Calibration
+from diffad_ray.read_ahead import read_ahead
 from diffad_ray.scoring.masks import anomaly_mask, find_regions, mask_png
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.table.layout import REGIONS, SCORES, mask_file, parquet_bytes, shard_file, to_table
@@ -76,8 +76,9 @@ class CommitShard:
         is_anomalous = scores >= judge.threshold
         maps = [row for row, data in enumerate(block["anomaly_map"]) if data.is_valid]
         judged = [self._marked(block, row, bool(is_anomalous[row]), judge.threshold) for row in maps]
-        with ThreadPoolExecutor(MASK_WRITERS) as pool:
-            list(pool.map(lambda mark: storage.write(mark.mask_uri, mark.png), (m for m in judged if m.png)))
+        pngs = (mark for mark in judged if mark.png)
+        for _ in read_ahead(lambda mark: storage.write(mark.mask_uri, mark.png), pngs, MASK_WRITERS):
+            pass
         regions = [region for mark in judged for region in mark.regions]
 
         tails = np.full(len(scores), np.nan)
