@@ -24,7 +24,7 @@ def test_nothing_is_done_unasked() -> None:
 
 
 def test_the_generator_decides() -> None:
-    every = Augmentation(mirror="both", rotation=20, brightness=0.2)
+    every = Augmentation(mirror="both", rotation=20, shift=0.1, zoom=0.1, brightness=0.2)
     x = images(height=64, width=96)
     first, again, other = (augmented(x, every, seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
@@ -64,6 +64,29 @@ def test_rotations_turn_without_distortion() -> None:
         assert (augmented(half, Augmentation(rotation=180, brightness=0), seeded()) - half).abs().mean() > 0.03
 
 
+def centred_square(height: int, width: int) -> Tensor:
+    square = torch.zeros((64, 4, height, width))
+    square[:, :, height // 4 : -height // 4, width // 4 : -width // 4] = 1.0
+    return square
+
+
+def test_parts_move_as_far_as_they_may_along_each_side() -> None:
+    x = centred_square(64, 96)
+    moved = augmented(x, Augmentation(shift=0.1, brightness=0), seeded())
+    assert torch.allclose(moved.sum(dim=(2, 3)), x.sum(dim=(2, 3)), rtol=0.02), "nothing of the part is lost"
+    y, x_at = torch.meshgrid(torch.arange(64.0), torch.arange(96.0), indexing="ij")
+    for position, side, centre in ((y, 64, 31.5), (x_at, 96, 47.5)):
+        way = ((moved[:, 0] * position).sum(dim=(1, 2)) / moved[:, 0].sum(dim=(1, 2)) - centre) / side
+        assert -0.101 < way.min() < -0.05 < 0.05 < way.max() < 0.101
+
+
+def test_parts_come_nearer_and_go_farther() -> None:
+    x = centred_square(64, 96)
+    zoomed = augmented(x, Augmentation(zoom=0.2, brightness=0), seeded())
+    size = (zoomed.sum(dim=(2, 3)) / x.sum(dim=(2, 3)))[:, 0].sqrt()
+    assert 0.79 < size.min() < 0.85 < 1.15 < size.max() < 1.21
+
+
 def test_brightness_spares_the_foreground() -> None:
     x = 0.2 + 0.5 * images(64)
     result = augmented(x, Augmentation(brightness=0.1), seeded())
@@ -84,6 +107,8 @@ def test_smaller_scales_are_means_of_areas() -> None:
     [
         ({"mirror": "up"}, "mirror"),
         ({"rotation": -1}, "rotation"),
+        ({"shift": 0.6}, "shift"),
+        ({"zoom": -0.1}, "zoom"),
         ({"brightness": 1}, "brightness"),
     ],
 )

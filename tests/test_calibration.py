@@ -38,6 +38,18 @@ def test_the_threshold_has_the_tail_probability_of_the_budget(images: int, rate:
     assert math.isclose(found, rate, rel_tol=0.02)
 
 
+def test_a_threshold_can_be_reached() -> None:
+    few = np.array([0.03, 0.03, 0.04, 0.05, 0.06, 0.06, 0.07, 0.08, 0.09, 0.12, 0.64])
+    assert Calibration.from_scores(few).threshold > 1
+    reachable = Calibration.from_scores(few, highest=1.0)
+    assert 0.64 < reachable.threshold < 0.6401
+    assert reachable.false_alarm_rate == pytest.approx(1 / 12)
+    assert Calibration.from_scores(np.append(few, 1.0), highest=1.0).threshold == 1.0
+    # Where the budget can be kept, nothing changes.
+    for scores in (few[:-1], np.linspace(0, 1, 200)):
+        assert Calibration.from_scores(scores, highest=1.0) == Calibration.from_scores(scores)
+
+
 @given(normal=score_lists, rate=st.floats(0.001, 0.5))
 @settings(max_examples=100, deadline=None)
 def test_the_held_back_images_keep_to_the_budget(normal: list[float], rate: float) -> None:

@@ -40,6 +40,12 @@ def print_training(bundle: Bundle, location: str, console: Console) -> None:
         f"  threshold {calibration.threshold:.4f}: {calibration.false_alarm_rate:.1%} of good parts may score higher, "
         f"judged by {calibration.images} held-back images; scores in {settings.precision}",
     ]
+    asked = facts["settings"]["false_alarm_rate"]
+    if calibration.false_alarm_rate > asked:
+        lines.append(
+            f"  these are too few for the {asked:.1%} that were asked for, so the threshold lies just above their "
+            "highest score; more images of good parts make it better"
+        )
     if problems := facts["unreadable"]:
         lines.append(f"  {len(problems)} images could not be read and were left out:")
         lines += [f"    {uri}: {reason}" for uri, reason in list(problems.items())[:MOST_REASONS]]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffad_ray.detectors.base import TrainingBatch
 from diffad_ray.detectors.difference import smoothed, squared_error
-from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings
+from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings, Examination
 from diffad_ray.diffusion.noise import Noise
 from diffad_ray.diffusion.reconstruction import ddim
 
@@ -70,6 +70,6 @@ class AnoDDPM(DiffusionDetector):
         calls = settings.ddim_calls if settings.reconstruction == "ddim" else 1
         return ddim(self.schedule, self.predict_noise, x0, settings.t, self.noise(x0, member, 0), calls)
 
-    def examine(self, x0: Tensor, member: int) -> tuple[Tensor, Tensor]:
+    def examine(self, x0: Tensor, member: int) -> Examination:
         reconstruction = self.reconstruct(x0, member)
-        return smoothed(squared_error(x0, reconstruction), self.settings.smoothing), reconstruction
+        return Examination(smoothed(squared_error(x0, reconstruction), self.settings.smoothing), reconstruction)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -134,6 +136,7 @@ class Detector(nn.Module, ABC):
     kind: ClassVar[str]
     learns_from: ClassVar[frozenset[str]] = frozenset()
     "Which of `textures` and `defective` its training takes beside normal images."
+    highest_score: ClassVar[float] = math.inf
     settings_class: ClassVar[type[DetectorSettings]]
     settings: DetectorSettings
 
@@ -170,6 +173,14 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def detect(self, images: Tensor) -> Detection:
         """Scores, maps and reconstructions. Deterministic: an image's result depends on it and the detector alone."""
+
+    def familiarise(self, normals: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Learn at the end of a training what it leaves open; most detectors have nothing to learn.
+
+        Args:
+            normals: batches of images [N,3,H,W] that the training has seen, once or in several variations, and their
+                numbers [N] int64: variations of an image share theirs.
+        """
 
     def forward(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
         """`training_losses`, under the name through which DistributedDataParallel synchronises gradients.

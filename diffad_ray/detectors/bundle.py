@@ -18,9 +18,9 @@ from diffad_ray.detectors.diffusion_ad import DiffusionAD
 from diffad_ray.detectors.semantic_diffgan import SemanticDiffGAN
 from diffad_ray.errors import UserError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Bundles of version 1 do not say what the denoiser predicts: it was the noise. Version 3 came with more kinds of
-detectors and of noise; version 2 is read as it is."""
+detectors and of noise, version 4 with the familiarity of DiffusionAD; both older ones are read as they are."""
 WEIGHTS, DESCRIPTION = "model.safetensors", "detector.json"
 DETECTORS: dict[str, type[Detector]] = {detector.kind: detector for detector in (DiffusionAD, AnoDDPM, SemanticDiffGAN)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -22,7 +23,8 @@ class Calibration:
     that fewer images can set a threshold too and no score is given the probability 0.
 
     Attributes:
-        false_alarm_rate: share of normal images that may be called anomalous.
+        false_alarm_rate: share of normal images that may be called anomalous; more than was asked for where there are
+            too few images to keep to that.
         threshold: score from which an image is anomalous.
         images: number of held-back normal images.
         scores, ranks: their scores in ascending order and the ranks (1 to n) of these; of many images the highest ones
@@ -44,8 +46,12 @@ class Calibration:
         object.__setattr__(self, "ranks", tuple(self.ranks))
 
     @classmethod
-    def from_scores(cls, scores: np.ndarray, false_alarm_rate: float = 0.01) -> Self:
+    def from_scores(cls, scores: np.ndarray, false_alarm_rate: float = 0.01, highest: float = math.inf) -> Self:
         """Calibrate on the scores [K] of normal images, K >= 2.
+
+        Where so few images put the threshold for the rate beyond `highest`, the largest score that there is, nothing
+        would ever be anomalous. It then lies just above their highest score, and the rate is what that promises,
+        1 / (K + 1).
 
         Raises:
             ValueError: too few scores, a score that is not finite, or a rate outside (0, 1).
@@ -63,6 +69,9 @@ class Calibration:
         beyond = false_alarm_rate * (n + 1)
         if beyond < 1:
             threshold = float(scores[-1]) + scale * count * (beyond ** (-1 / count) - 1)
+            if threshold > highest:
+                threshold = min(float(np.nextafter(np.float32(scores[-1]), np.float32(np.inf))), highest)
+                false_alarm_rate = 1 / (n + 1)
         else:
             threshold = float(np.interp(n + 1 - beyond, np.arange(1, n + 1), scores))
             if (scores >= threshold).sum() > beyond:

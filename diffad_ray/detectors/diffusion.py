@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -97,6 +97,17 @@ class DiffusionSettings(DetectorSettings):
         return replace(self, mean=tuple(mean.tolist()), std=tuple(std.clamp(min=1 / 255).tolist()))
 
 
+class Examination(NamedTuple):
+    """What N images show."""
+
+    anomaly_map: Tensor
+    "[N,1,H,W]"
+    reconstruction: Tensor
+    "[N,3,H,W]"
+    features: Tensor | None = None
+    "[N,F] of the whole images, for detectors that judge by them too"
+
+
 class DiffusionDetector(Detector):
     """A denoiser, its schedule and fixed noise, and detection averaged over scales and noise draws.
 
@@ -130,8 +141,8 @@ class DiffusionDetector(Detector):
         return LEARNING_RATE_TIMES_WIDTH / self.settings.network.channels
 
     @abstractmethod
-    def examine(self, x0: Tensor, member: int) -> tuple[Tensor, Tensor]:
-        """Anomaly map [N,1,H,W] and reconstruction [N,3,H,W] of scaled images, under a member's noise."""
+    def examine(self, x0: Tensor, member: int) -> Examination:
+        """What scaled images [N,3,H,W] show under a member's noise."""
 
     def scaled(self, images: Tensor) -> Tensor:
         """Images [N,3,H,W] in [0, 1] as the networks see them."""
@@ -196,26 +207,43 @@ class DiffusionDetector(Detector):
         )
 
     def image_score(self, anomaly_map: Tensor) -> Tensor:
-        """Mean of the largest pixels of [N,H,W]: `top_share` of the area, so that sizes compare; [N]."""
+        """Mean of the largest pixels of [N,1,H,W]: `top_share` of the area, so that sizes compare; [N]."""
         pixels = anomaly_map.flatten(1)
         count = max(1, round(self.settings.top_share * pixels.shape[1]))
         return pixels.topk(count, dim=1).values.mean(dim=1)
 
-    @torch.inference_mode()
-    def detect(self, images: Tensor) -> Detection:
+    def look(self, images: Tensor) -> Examination:
+        """Images [N,3,H,W] in [0, 1] examined at all scales and under all members' noise, which are averaged.
+
+        The reconstruction, in [0, 1], and the features are those of the first scale.
+        """
         x0 = self.scaled(images)
         height, width = images.shape[-2:]
-        maps, reconstructions = [], []
+        maps, first = [], []
         for scale in self.settings.scales:
             size = scaled_size(height, width, scale)
             seen = x0 if size == (height, width) else F.interpolate(x0, size, mode="area")
             for member in range(self.settings.noise_draws):
-                found, x0_hat = self.examine(seen, member)
-                maps.append(F.interpolate(found, (height, width), mode="bilinear") if seen is not x0 else found)
+                found = self.examine(seen, member)
+                maps.append(_resized(found.anomaly_map, height, width))
                 if scale == self.settings.scales[0]:
-                    reconstructions.append(x0_hat)
-        anomaly_map = torch.stack(maps).mean(dim=0).squeeze(1)
-        reconstruction = torch.stack(reconstructions).mean(dim=0) * self.scale + self.offset
-        if reconstruction.shape != images.shape:
-            reconstruction = F.interpolate(reconstruction, (height, width), mode="bilinear")
-        return Detection(self.image_score(anomaly_map), anomaly_map, reconstruction.clamp(0, 1))
+                    first.append(found)
+        features = [found.features for found in first if found.features is not None]
+        reconstruction = torch.stack([found.reconstruction for found in first]).mean(dim=0) * self.scale + self.offset
+        return Examination(
+            torch.stack(maps).mean(dim=0),
+            _resized(reconstruction, height, width).clamp(0, 1),
+            torch.stack(features).mean(dim=0) if features else None,
+        )
+
+    @torch.inference_mode()
+    def detect(self, images: Tensor) -> Detection:
+        found = self.look(images)
+        return Detection(self.image_score(found.anomaly_map), found.anomaly_map.squeeze(1), found.reconstruction)
+
+
+def _resized(images: Tensor, height: int, width: int) -> Tensor:
+    """Images [N,C,h,w] at another size, the same ones where they have it."""
+    if images.shape[-2:] == (height, width):
+        return images
+    return F.interpolate(images, (height, width), mode="bilinear")

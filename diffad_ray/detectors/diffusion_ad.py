@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -10,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffad_ray.detectors.base import TrainingBatch
-from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings
+from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings, Examination
+from diffad_ray.detectors.familiarity import Familiarity, pooled, shifted
 from diffad_ray.detectors.losses import focal_loss, mean_over_ranks
 from diffad_ray.diffusion.noise import draw_noise
 from diffad_ray.diffusion.reconstruction import norm_guided, one_step
@@ -19,6 +21,8 @@ from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings, pseudo_anomal
 
 Reconstruction = Literal["norm-guided", "one-step", "iterative", "autoencoder"]
 RECONSTRUCTIONS: tuple[Reconstruction, ...] = get_args(Reconstruction)
+FAMILIAR_LEVELS = 4
+"Of the segmenter: the finest ones, whose features are looked at for `familiarity`."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,7 @@ class DiffusionADSettings(DiffusionSettings):
             network call and in t_small + 1; `autoencoder` uses no noise. For the paper's ablation.
         guidance: w of the norm guidance.
         focal_gamma: exponent of the focal loss; 0 is cross entropy. The paper's 4 leaves most probabilities near 1/2.
+        familiarity: weight in [0, 4] of how unlike the normal images an image is as a whole, see `Familiarity`.
         anomalies: how pseudo-anomalies are made in training.
     """
 
@@ -41,10 +46,11 @@ class DiffusionADSettings(DiffusionSettings):
     reconstruction: Reconstruction = "norm-guided"
     guidance: float = 1.0
     focal_gamma: float = 0.0
+    familiarity: float = 0.5
     anomalies: AnomalySettings = field(default_factory=AnomalySettings)
 
     methods = ("iterative", "one-step", "norm-guided")
-    sweepable = (*DiffusionSettings.sweepable, "t_small", "t_big", "guidance")
+    sweepable = (*DiffusionSettings.sweepable, "t_small", "t_big", "guidance", "familiarity")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,6 +60,8 @@ class DiffusionADSettings(DiffusionSettings):
             raise ValueError(f"t_split {self.t_split} must lie between 0 and timesteps {self.timesteps}")
         if self.focal_gamma < 0:
             raise ValueError(f"focal_gamma {self.focal_gamma} must be 0 or more")
+        if not 0 <= self.familiarity <= 4:
+            raise ValueError(f"familiarity {self.familiarity} must lie in [0, 4]")
         if self.reconstruction not in RECONSTRUCTIONS:
             raise ValueError(f"reconstruction {self.reconstruction!r} is none of {', '.join(RECONSTRUCTIONS)}")
         anomalies: Any = self.anomalies
@@ -79,6 +87,7 @@ class DiffusionAD(DiffusionDetector):
 
     kind = "diffusion-ad"
     learns_from = frozenset({"textures"})
+    highest_score = 1.0
     settings_class = DiffusionADSettings
     settings: DiffusionADSettings
 
@@ -86,6 +95,7 @@ class DiffusionAD(DiffusionDetector):
         super().__init__(settings)
         assert settings.network is not None
         self.segmenter = Segmenter(settings.network.segmenter_channels)
+        self.familiarity = Familiarity(3 * sum(self.segmenter.widths[:FAMILIAR_LEVELS]))
 
     def reconstruct(self, x0: Tensor, member: int = 0) -> Tensor:
         """Scaled images [N,3,H,W] without their anomalies, by the method of the settings, in [-1, 1]."""
@@ -113,9 +123,27 @@ class DiffusionAD(DiffusionDetector):
         with self.autocast(x0.device):
             return self.segmenter(torch.cat([x0, reconstruction], dim=1)).float()
 
-    def examine(self, x0: Tensor, member: int) -> tuple[Tensor, Tensor]:
+    def examine(self, x0: Tensor, member: int) -> Examination:
         reconstruction = self.reconstruct(x0, member)
-        return self.segment(x0, reconstruction).sigmoid(), reconstruction
+        with self.autocast(x0.device):
+            features = self.segmenter.encode(torch.cat([x0, reconstruction], dim=1))
+            logits = self.segmenter.decode(features).float()
+        return Examination(logits.sigmoid(), reconstruction, pooled(features[:FAMILIAR_LEVELS]))
+
+    def look(self, images: Tensor) -> Examination:
+        found = super().look(images)
+        if not (self.settings.familiarity and self.familiarity.is_fitted):
+            return found
+        assert found.features is not None
+        shift = self.familiarity.shift(found.features, self.settings.familiarity)
+        return found._replace(anomaly_map=shifted(found.anomaly_map, self.image_score(found.anomaly_map), shift))
+
+    @torch.inference_mode()
+    def familiarise(self, normals: Iterable[tuple[Tensor, Tensor]]) -> None:
+        found = [(super(DiffusionAD, self).look(images), numbers) for images, numbers in normals]
+        features = torch.cat([f.features for f, _ in found if f.features is not None])
+        peaks = torch.cat([self.image_score(f.anomaly_map) for f, _ in found])
+        self.familiarity.fit(features, torch.cat([numbers for _, numbers in found]), peaks.double().logit(eps=1e-9))
 
     def training_losses(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
         return self.losses(self.draw(batch, generator))

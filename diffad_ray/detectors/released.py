@@ -68,6 +68,11 @@ def from_released(denoiser: Mapping[str, Tensor], segmenter: Mapping[str, Tensor
     }
 
 
+def is_released(ours: str) -> bool:
+    """Whether a released checkpoint holds this parameter of our `DiffusionAD`."""
+    return ours.startswith(tuple(_OURS.values()))
+
+
 def released_name(ours: str) -> tuple[str, str]:
     """Where a released checkpoint holds a parameter of our `DiffusionAD`: the entry, and the name in it."""
     entry = DENOISER if ours.startswith(_OURS[DENOISER]) else SEGMENTER

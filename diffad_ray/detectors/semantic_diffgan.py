@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffad_ray.detectors.base import Part, TrainingBatch
 from diffad_ray.detectors.difference import absolute_error, smoothed
-from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings
+from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings, Examination
 from diffad_ray.diffusion.noise import draw_noise
 from diffad_ray.diffusion.reconstruction import ddim
 from diffad_ray.networks.critic import Critic, gradient_penalty
@@ -168,9 +168,9 @@ class SemanticDiffGAN(DiffusionDetector):
         loss = settings.adversarial * adversarial + settings.similarity * similarity + settings.identity * identity
         return {"loss": loss, "adversarial": adversarial, "similarity": similarity, "identity": identity}
 
-    def examine(self, x0: Tensor, member: int) -> tuple[Tensor, Tensor]:
+    def examine(self, x0: Tensor, member: int) -> Examination:
         noise = self.noise(x0, member, 0).expand_as(x0)
         if self.settings.reconstruction == "learned-noise":
             noise = self.learned_noise(x0, noise)
         reconstruction = self.denoised(x0, noise)
-        return smoothed(absolute_error(x0, reconstruction), self.settings.smoothing), reconstruction
+        return Examination(smoothed(absolute_error(x0, reconstruction), self.settings.smoothing), reconstruction)

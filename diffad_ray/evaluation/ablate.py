@@ -111,20 +111,23 @@ def ablate(
         raise UserError(f"{detector} holds a {bundle.detector.kind}, which has no reconstructions to compare")
     if autoencoder is not None and not isinstance(bundle.detector, DiffusionAD):
         raise UserError(f"{detector} holds a {bundle.detector.kind}: only a diffusion-ad is compared to an autoencoder")
-    plans = [(METHOD, method, dataclasses.replace(settings, reconstruction=method)) for method in settings.methods]  # type: ignore[call-arg]
+    by_pixels = _by_pixels_alone(settings)
+    plans = [(METHOD, method, dataclasses.replace(by_pixels, reconstruction=method)) for method in settings.methods]
     for field, values in (sweeps or {}).items():
         if field not in settings.sweepable:
             raise UserError(
                 f"{field!r} can't be swept in a {bundle.detector.kind}: take one of {', '.join(settings.sweepable)}"
             )
         for value in values:
-            changed = build(type(settings), settings.as_dict() | {field: value}, "detector")
+            rest = settings if field == "familiarity" else by_pixels
+            changed = build(type(settings), rest.as_dict() | {field: value}, "detector")
             plans.append((field, str(getattr(changed, field)), changed))
     found = _thinned(read_dataset(dataset), images)
     squares = _good_squares(bundle, found)
     own: dict[str, Bundle] = {}
     if autoencoder is not None:
-        own["autoencoder"] = _autoencoder(bundle, str(autoencoder), show_progress)
+        trained = _autoencoder(bundle, str(autoencoder), show_progress)
+        own["autoencoder"] = _with_settings(trained, _by_pixels_alone(trained.detector.settings))
         plans.insert(0, (METHOD, "autoencoder", settings))
 
     variants = []
@@ -144,7 +147,14 @@ def ablate(
     on_gpu = default_device().type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
     notes = supervision(bundle, [image.uri for image in found.images])
+    if by_pixels != settings:
+        notes.append("familiarity, learnt with the detector's own reconstruction, is left out but where it is swept")
     return Ablation(storage.normalised(detector), found.location, len(found.images), device, variants, notes)
+
+
+def _by_pixels_alone(settings: Any) -> Any:
+    """The settings without what a detector knows of whole images, which holds for its own reconstruction only."""
+    return dataclasses.replace(settings, familiarity=0.0) if isinstance(settings, DiffusionADSettings) else settings
 
 
 def _with_settings(bundle: Bundle, settings: DiffusionSettings) -> Bundle:

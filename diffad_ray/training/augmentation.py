@@ -25,13 +25,18 @@ class Augmentation:
     Attributes:
         mirror: left and right (`horizontal`), top and bottom (`vertical`), or `both`, each for half of the images.
         quarter_turns: turned by 0, 90, 180 or 270 degrees, all with equal chances.
-        rotation: largest angle in degrees, either way; corners are filled by reflection.
+        rotation: largest angle in degrees, either way. What this and the next two bring in from outside is filled by
+            reflection.
+        shift: farthest that the part moves, either way, along each side and as a share of it, in [0, 0.5].
+        zoom: largest relative change of its size, either way, in [0, 0.5].
         brightness: largest relative change of the brightness, either way, in [0, 1).
     """
 
     mirror: Mirror = "none"
     quarter_turns: bool = False
     rotation: float = 0.0
+    shift: float = 0.0
+    zoom: float = 0.0
     brightness: float = 0.05
 
     def __post_init__(self) -> None:
@@ -39,6 +44,9 @@ class Augmentation:
             raise ValueError(f"mirror {self.mirror!r} is none of 'none', 'horizontal', 'vertical', 'both'")
         if not 0 <= self.rotation <= 180:
             raise ValueError(f"rotation {self.rotation} must lie in [0, 180] degrees")
+        for name in ("shift", "zoom"):
+            if not 0 <= getattr(self, name) <= 0.5:
+                raise ValueError(f"{name} {getattr(self, name)} must lie in [0, 0.5]")
         if not 0 <= self.brightness < 1:
             raise ValueError(f"brightness {self.brightness} must lie in [0, 1)")
 
@@ -61,15 +69,24 @@ def augmented(inputs: Tensor, settings: Augmentation, generator: torch.Generator
         for turns in (1, 2):
             chosen = torch.rand((n, 1, 1, 1), generator=generator, device=device) < 0.5
             inputs = torch.where(chosen, torch.rot90(inputs, turns, (2, 3)), inputs)
-    if settings.rotation:
-        angle = uniform(n, -math.radians(settings.rotation), math.radians(settings.rotation), generator)
-        cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-        # affine_grid's units are half sides: those of a long rectangle must be turned as they are in pixels.
-        ratio = inputs.shape[2] / inputs.shape[3]
-        rows = torch.stack([cos, -sin * ratio, zero], dim=1), torch.stack([sin / ratio, cos, zero], dim=1)
-        grid = F.affine_grid(torch.stack(rows, dim=1), list(inputs.shape), align_corners=False)
-        inputs = F.grid_sample(inputs, grid, padding_mode="reflection", align_corners=False)
+    if settings.rotation or settings.shift or settings.zoom:
+        inputs = _placed_otherwise(inputs, settings, generator)
     if settings.brightness:
         factor = 1 + each(n, -settings.brightness, settings.brightness, generator)
         inputs = torch.cat([(inputs[:, :3] * factor).clamp(max=1), inputs[:, 3:]], dim=1)
     return inputs
+
+
+def _placed_otherwise(inputs: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Inputs [N,C,H,W] as a part shows that lies a little turned, aside or nearer."""
+    n = len(inputs)
+    angle = uniform(n, -math.radians(settings.rotation), math.radians(settings.rotation), generator)
+    size = 1 + uniform(n, -settings.zoom, settings.zoom, generator)
+    # affine_grid's units are half sides, and a shift is a share of a side.
+    right, down = (2 * uniform(n, -settings.shift, settings.shift, generator) for _ in range(2))
+    cos, sin = angle.cos() / size, angle.sin() / size
+    # Those of a long rectangle must be turned as they are in pixels.
+    ratio = inputs.shape[2] / inputs.shape[3]
+    rows = torch.stack([cos, -sin * ratio, right], dim=1), torch.stack([sin / ratio, cos, down], dim=1)
+    grid = F.affine_grid(torch.stack(rows, dim=1), list(inputs.shape), align_corners=False)
+    return F.grid_sample(inputs, grid, padding_mode="reflection", align_corners=False)

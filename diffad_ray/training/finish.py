@@ -16,6 +16,7 @@ from diffad_ray.detectors.calibration import Calibration
 from diffad_ray.detectors.engine import Engine
 from diffad_ray.errors import UserError
 from diffad_ray.training.loop import TrainingSettings
+from diffad_ray.training.variations import variations
 
 TRIAL_IMAGES = 8
 WORTHWHILE_GAIN = 1.2
@@ -40,19 +41,22 @@ def scoring_precision(detector: Detector, wanted: str, device: torch.device) -> 
 
 def finish_detector(
     detector: Detector,
+    normals: np.ndarray,
     held_back: Iterable[np.ndarray],
     settings: TrainingSettings,
     facts: dict[str, Any],
     device: torch.device,
     location: str,
 ) -> Bundle:
-    """Calibrate a trained detector on held-back normal images [H,W,3] of any sizes and write its bundle."""
+    """Let a trained detector look back at the squares [N,S,S,3] that it has learnt from, calibrate it on held-back
+    images [H,W,3] of any sizes, and write its bundle."""
     precision = scoring_precision(detector, settings.precision, device)
     detector.settings = dataclasses.replace(detector.settings, precision=precision)
     engine = Engine(detector, device)
+    detector.familiarise(variations(normals, settings, detector, device))
     scores = np.array([found.score for found in engine.detect_images(held_back, with_reconstruction=False)])
     try:
-        calibration = Calibration.from_scores(scores, settings.false_alarm_rate)
+        calibration = Calibration.from_scores(scores, settings.false_alarm_rate, detector.highest_score)
     except ValueError as error:
         raise UserError(f"the detector can't be calibrated: {error}. Raise training.held_back") from error
     return save_bundle(Bundle(detector, calibration, facts), location)

@@ -22,7 +22,7 @@ from diffad_ray.detectors.bundle import DESCRIPTION, Bundle, save_bundle
 from diffad_ray.detectors.calibration import Calibration
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
 from diffad_ray.detectors.engine import Engine, default_device
-from diffad_ray.detectors.released import DENOISER, SEGMENTER, from_released, released_name
+from diffad_ray.detectors.released import DENOISER, SEGMENTER, from_released, is_released, released_name
 from diffad_ray.errors import UserError
 from diffad_ray.networks.presets import check_image_size, published_multipliers
 from diffad_ray.progress import ProgressBar
@@ -86,7 +86,7 @@ def import_checkpoint(
             scores.append(detection.score)
             bar.update(len(scores) + len(unreadable))
     try:
-        calibration = Calibration.from_scores(np.array(scores))
+        calibration = Calibration.from_scores(np.array(scores), highest=model.highest_score)
     except ValueError as error:
         raise UserError(f"no threshold can be set with {normals}: {error}, and {len(scores)} had a score") from error
     epoch = entries.get("n_epoch")
@@ -236,7 +236,8 @@ def _detector(settings: DiffusionADSettings, networks: Mapping[str, Mapping[str,
         detector = DiffusionAD(settings)
     except ValueError as error:
         raise UserError(f"{file} can't be imported: {error}") from error
-    wanted = {released_name(name): tensor.shape for name, tensor in detector.state_dict().items()}
+    ours = ((name, tensor) for name, tensor in detector.state_dict().items() if is_released(name))
+    wanted = {released_name(name): tensor.shape for name, tensor in ours}
     there = {(entry, name): tensor.shape for entry, state in networks.items() for name, tensor in state.items()}
     problems = {
         "it lacks": (f"{entry}: {name}" for entry, name in sorted(wanted.keys() - there.keys())),

@@ -112,5 +112,5 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"diffad-ray": version("diffad-ray"), "torch": torch.__version__},
     }
-    finish_detector(detector, read_images(job.held_back, {}), settings, facts, world.device, job.location)
+    finish_detector(detector, normals, read_images(job.held_back, {}), settings, facts, world.device, job.location)
     folder.finish()
