@@ -7,7 +7,7 @@
 `prepare` reads a data set in a labelled layout; `--part` takes the first or second half of each kind's test images, so
 that recipes chosen on one half can be judged on the other. `train` needs torch, NumPy and safetensors alone and runs on
 a bare GPU machine, where the two files and the folder are all that travels. Started again, it goes on from its last
-checkpoint; `--share 1/2` takes every second training, for two processes side by side. `report` gives a row a recipe:
+checkpoint; `--share 0/2` and `--share 1/2` are for two processes side by side. `report` gives a row a recipe:
 mean and standard deviation over the seeds. The last averaged weights count, and thresholds come from held-back normal
 images.
 """
@@ -15,6 +15,7 @@ images.
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import statistics
 import time
@@ -72,7 +73,7 @@ RECIPES = {
         }
     ),
     "anomalies in 3 of 4 images": Recipe({"anomalies": {"share": 0.75}}),
-    "turned, shifted, zoomed": Recipe(augmentation={"rotation": 2.0, "shift": 0.02, "zoom": 0.02}),
+    "parts in one place": Recipe(augmentation={"rotation": 0.0, "shift": 0.0, "zoom": 0.0}),
     "learning rate x 3": Recipe(training={"learning_rate": 3e-3}),
 }
 
@@ -99,7 +100,7 @@ def prepare(dataset: str, to: Path, side: int, part: str, textures: str | None) 
 
     settings = DiffusionADSettings(preset="tiny", image_size=side)
     found = find_normals(f"{dataset}/train/good", 0.0, 1_000_000, 0)
-    normals, _ = load_normals(sorted([*found.learnt, *found.held_back]), settings, 1_000_000, 0)
+    normals, _, _ = load_normals(sorted([*found.learnt, *found.held_back]), settings, 1_000_000, 0)
     by_kind: dict[str, list[Any]] = {}
     for image in read_dataset(dataset).images:
         by_kind.setdefault(image.kind, []).append(image)
@@ -133,11 +134,14 @@ def train_one(
 ) -> None:
     """Train and score the test images, unless that is done; leaves `found.npz`, `facts.json` and the weights."""
     if (place / "facts.json").exists():
+        done = json.loads((place / "facts.json").read_text())
+        if (done["training"]["steps"], done["detector"]["preset"]) != (training.steps, preset):
+            raise SystemExit(f"{place} holds another training: take another folder")
         return
     place.mkdir(parents=True, exist_ok=True)
+    # As `find_normals` splits, which a bare machine can't import.
     order = np.random.default_rng(training.seed).permutation(len(data["normals"]))
-    count = round(HELD_BACK * len(order))
-    count = max(count, min(60, len(order) // 4))
+    count = max(round(HELD_BACK * len(order)), min(60, len(order) // 4))
     held_back, learnt = data["normals"][order[:count], ..., :3], data["normals"][order[count:]]
     settings = DiffusionADSettings(preset=preset, image_size=learnt.shape[1], **recipe.detector)
     torch.manual_seed(training.seed)
@@ -167,7 +171,7 @@ def train_one(
     )
     engine = Engine(trained, device)
     plain = np.concatenate([batch.score for batch in engine.detect(data["images"])])
-    trained.familiarise(variations(learnt, training, trained, device))
+    trained.familiarise(variations(learnt, np.arange(len(learnt)), training, trained, device))
     found = list(engine.detect(data["images"]))
     scores = np.concatenate([batch.score for batch in found])
     maps = np.concatenate([batch.anomaly_map for batch in found])
@@ -213,7 +217,7 @@ def report(data: dict[str, np.ndarray], work: Path) -> Iterator[str]:
     yield "|---" * (len(names) + 2) + "|"
     for recipe in RECIPES:
         rows = []
-        for place in sorted(work.glob(f"{place_of(work, recipe, 0).name[:-1]}[0-9]*")):
+        for place in sorted(work.glob(f"{glob.escape(place_of(work, recipe, 0).name[:-1])}[0-9]*")):
             if not (place / "facts.json").exists():
                 continue
             facts, found = json.loads((place / "facts.json").read_text()), np.load(place / "found.npz")
@@ -261,7 +265,7 @@ def main() -> None:
     learn.add_argument("--precision", default="auto")
     learn.add_argument("--seeds", type=int, nargs="+", default=[0])
     learn.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))
-    learn.add_argument("--share", default="0/1", help="k/n: the k-th of n shares of the trainings")
+    learn.add_argument("--share", default="0/1", help="k/n, k from 0: one of n shares of the trainings")
     learn.add_argument("--threads", type=int, help="of torch, on a CPU")
     tell = verbs.add_parser("report")
     tell.add_argument("data", type=Path)

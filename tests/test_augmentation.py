@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Generator, Tensor
 
 from diffad_ray.training.augmentation import Augmentation, augmented
 
-OFF = Augmentation(brightness=0.0)
+NOTHING: dict[str, Any] = {"rotation": 0.0, "shift": 0.0, "zoom": 0.0, "brightness": 0.0}
+OFF = Augmentation(**NOTHING)
 
 
 def seeded(seed: int = 0) -> Generator:
@@ -35,7 +38,7 @@ def test_the_generator_decides() -> None:
 @pytest.mark.parametrize(("mirror", "dims"), [("horizontal", [3]), ("vertical", [2])])
 def test_mirrors(mirror: str, dims: list[int]) -> None:
     x = images(64)
-    result = augmented(x, Augmentation(mirror=mirror, brightness=0), seeded())
+    result = augmented(x, Augmentation(**NOTHING | {"mirror": mirror}), seeded())
     mirrored = torch.tensor([torch.equal(a, b) for a, b in zip(result, x.flip(dims), strict=True)])
     same = torch.tensor([torch.equal(a, b) for a, b in zip(result, x, strict=True)])
     assert (mirrored ^ same).all()
@@ -44,7 +47,7 @@ def test_mirrors(mirror: str, dims: list[int]) -> None:
 
 def test_quarter_turns_come_alike_often() -> None:
     x = images(200)
-    result = augmented(x, Augmentation(quarter_turns=True, brightness=0), seeded())
+    result = augmented(x, Augmentation(**NOTHING | {"quarter_turns": True}), seeded())
     turned = [torch.rot90(x, turns, (2, 3)) for turns in range(4)]
     found = torch.tensor([[torch.equal(a, b) for b in options] for a, *options in zip(result, *turned, strict=True)])
     assert (found.sum(dim=1) == 1).all()
@@ -58,10 +61,10 @@ def test_rotations_turn_without_distortion() -> None:
             torch.arange(height) - height / 2 + 0.5, torch.arange(width) - width / 2 + 0.5, indexing="ij"
         )
         ring = ((x.square() + y.square()).sqrt() - 10).abs() < 3
-        turned = augmented(ring.float().expand(8, 3, -1, -1), Augmentation(rotation=180, brightness=0), seeded())
+        turned = augmented(ring.float().expand(8, 3, -1, -1), Augmentation(**NOTHING | {"rotation": 180.0}), seeded())
         assert (turned - ring.float()).abs().mean() < 0.03
         half = (ring & (x > 0)).float().expand(8, 3, -1, -1)
-        assert (augmented(half, Augmentation(rotation=180, brightness=0), seeded()) - half).abs().mean() > 0.03
+        assert (augmented(half, Augmentation(**NOTHING | {"rotation": 180.0}), seeded()) - half).abs().mean() > 0.03
 
 
 def centred_square(height: int, width: int) -> Tensor:
@@ -72,7 +75,7 @@ def centred_square(height: int, width: int) -> Tensor:
 
 def test_parts_move_as_far_as_they_may_along_each_side() -> None:
     x = centred_square(64, 96)
-    moved = augmented(x, Augmentation(shift=0.1, brightness=0), seeded())
+    moved = augmented(x, Augmentation(**NOTHING | {"shift": 0.1}), seeded())
     assert torch.allclose(moved.sum(dim=(2, 3)), x.sum(dim=(2, 3)), rtol=0.02), "nothing of the part is lost"
     y, x_at = torch.meshgrid(torch.arange(64.0), torch.arange(96.0), indexing="ij")
     for position, side, centre in ((y, 64, 31.5), (x_at, 96, 47.5)):
@@ -82,14 +85,14 @@ def test_parts_move_as_far_as_they_may_along_each_side() -> None:
 
 def test_parts_come_nearer_and_go_farther() -> None:
     x = centred_square(64, 96)
-    zoomed = augmented(x, Augmentation(zoom=0.2, brightness=0), seeded())
+    zoomed = augmented(x, Augmentation(**NOTHING | {"zoom": 0.2}), seeded())
     size = (zoomed.sum(dim=(2, 3)) / x.sum(dim=(2, 3)))[:, 0].sqrt()
     assert 0.79 < size.min() < 0.85 < 1.15 < size.max() < 1.21
 
 
 def test_brightness_spares_the_foreground() -> None:
     x = 0.2 + 0.5 * images(64)
-    result = augmented(x, Augmentation(brightness=0.1), seeded())
+    result = augmented(x, Augmentation(**NOTHING | {"brightness": 0.1}), seeded())
     assert torch.equal(result[:, 3:], x[:, 3:])
     factor = (result / x)[:, :3].flatten(1)
     assert (factor.amax(dim=1) - factor.amin(dim=1)).max() < 1e-5

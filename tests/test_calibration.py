@@ -44,7 +44,13 @@ def test_a_threshold_can_be_reached() -> None:
     reachable = Calibration.from_scores(few, highest=1.0)
     assert 0.64 < reachable.threshold < 0.6401
     assert reachable.false_alarm_rate == pytest.approx(1 / 12)
-    assert Calibration.from_scores(np.append(few, 1.0), highest=1.0).threshold == 1.0
+    # Where several have the highest score there is, those who share it are called anomalous, and the rate says so.
+    for at_most, rate in ((np.r_[few[:8], 1, 1, 1], 0.01), (np.r_[few[:8], 1, 1, 1], 0.2)):
+        tied = Calibration.from_scores(at_most, rate, highest=1.0)
+        assert tied.threshold == 1.0
+        assert tied.false_alarm_rate == pytest.approx(3 / 12)
+    many = Calibration.from_scores(np.r_[np.linspace(0, 0.5, 195), np.ones(5)], highest=1.0)
+    assert (many.threshold, many.false_alarm_rate) == (1.0, pytest.approx(5 / 201))
     # Where the budget can be kept, nothing changes.
     for scores in (few[:-1], np.linspace(0, 1, 200)):
         assert Calibration.from_scores(scores, highest=1.0) == Calibration.from_scores(scores)

@@ -62,8 +62,9 @@ def test_squares_carry_the_foreground_of_their_image(tmp_path: Path, view: str) 
         write_image(tmp_path / f"{k}.png", (image.permute(1, 2, 0).numpy() * 65535).astype(np.uint16))
     settings = DiffusionADSettings(preset="tiny", image_size=64, view=view)
     files = sorted(map(str, tmp_path.iterdir()))
-    squares, problems = load_normals(files, settings, 100, 0)
+    squares, sources, problems = load_normals(files, settings, 100, 0)
     assert not problems
+    assert sources.tolist() == (list(range(5)) if view == "whole" else [k // 9 for k in range(45)])
     assert squares.shape == (5 if view == "whole" else 5 * 9, 64, 64, 4)
     dark = squares[..., :3].mean(axis=3) < 0.7 * 65535
     assert squares[..., 3][dark].mean() > 0.95 * 65535
@@ -77,5 +78,5 @@ def test_a_texture_has_no_fourth_channel(tmp_path: Path) -> None:
     image, _ = disc(0.3, 0.03)
     write_image(tmp_path / "lonely_object.png", (image.permute(1, 2, 0).numpy() * 255).astype(np.uint8))
     settings = DiffusionADSettings(preset="tiny", image_size=64)
-    squares, _ = load_normals(sorted(map(str, tmp_path.iterdir())), settings, 100, 0)
+    squares, _, _ = load_normals(sorted(map(str, tmp_path.iterdir())), settings, 100, 0)
     assert squares.shape == (5, 64, 64, 3)

@@ -54,7 +54,7 @@ def contact_sheet(
         raise UserError(f"{min(unknown)!r} changes nothing on this sheet: write detector.KEY=...")
     settings = build(DiffusionADSettings, merged({"image_size": image_size}, override.get("detector", {})), "detector")
     found = find_normals(storage.normalised(normals), 0.0, count, seed)
-    squares, _ = load_normals([*found.held_back, *found.learnt], settings, count, seed)
+    squares, _, _ = load_normals([*found.held_back, *found.learnt], settings, count, seed)
     inputs = as_unit_tensor(squares[np.arange(count) % len(squares)])
     images, foregrounds = inputs[:, :3], inputs[:, 3:] >= 0.5 if inputs.shape[1] > 3 else None
     lent = load_textures(storage.normalised(textures), settings.image_size, seed) if textures else None

@@ -137,6 +137,7 @@ class Detector(nn.Module, ABC):
     learns_from: ClassVar[frozenset[str]] = frozenset()
     "Which of `textures` and `defective` its training takes beside normal images."
     highest_score: ClassVar[float] = math.inf
+    "That an image can have."
     settings_class: ClassVar[type[DetectorSettings]]
     settings: DetectorSettings
 

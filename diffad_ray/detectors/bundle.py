@@ -131,6 +131,8 @@ def load_bundle(location: str) -> Bundle:
         settings = description["settings"]
         if description["schema_version"] == 1:
             settings = {"prediction": "noise"} | settings
+        if description["schema_version"] < 4 and detector_class is DiffusionAD:
+            settings = {"familiarity": 0.0} | settings
         detector = detector_class(detector_class.settings_class(**settings))
         detector.load_state_dict(safetensors.torch.load(weights))
         return Bundle(

@@ -50,8 +50,8 @@ class Calibration:
         """Calibrate on the scores [K] of normal images, K >= 2.
 
         Where so few images put the threshold for the rate beyond `highest`, the largest score that there is, nothing
-        would ever be anomalous. It then lies just above their highest score, and the rate is what that promises,
-        1 / (K + 1).
+        would ever be anomalous. It then lies just above their highest score, or at `highest` where they reach it, and
+        the rate is what that promises.
 
         Raises:
             ValueError: too few scores, a score that is not finite, or a rate outside (0, 1).
@@ -69,14 +69,15 @@ class Calibration:
         beyond = false_alarm_rate * (n + 1)
         if beyond < 1:
             threshold = float(scores[-1]) + scale * count * (beyond ** (-1 / count) - 1)
-            if threshold > highest:
-                threshold = min(float(np.nextafter(np.float32(scores[-1]), np.float32(np.inf))), highest)
-                false_alarm_rate = 1 / (n + 1)
         else:
             threshold = float(np.interp(n + 1 - beyond, np.arange(1, n + 1), scores))
             if (scores >= threshold).sum() > beyond:
                 # Several images share this score and can't be told apart: all of them pass.
-                threshold = float(np.nextafter(np.float32(threshold), np.float32(np.inf)))
+                threshold = _just_above(threshold)
+        if threshold > highest:
+            threshold = min(_just_above(float(scores[-1])), highest)
+            # Of images that share the highest score there is, all are called anomalous.
+            false_alarm_rate = max(false_alarm_rate, max(1, (scores >= threshold).sum()) / (n + 1))
         spread = np.linspace(0, n - 1, min(n, KEPT_SCORES)).round().astype(int)
         kept = np.union1d(spread, np.arange(max(0, n - KEPT_SCORES), n))
         return cls(
@@ -100,3 +101,8 @@ class Calibration:
         excess = np.maximum(scores - highest, 0) / (self.tail_count * self.tail_scale)
         tail = (1 + excess) ** -float(self.tail_count) / (n + 1)
         return np.where(scores > highest, np.maximum(tail, np.finfo(np.float64).tiny), body)
+
+
+def _just_above(score: float) -> float:
+    """The next larger float32: scores come in float32."""
+    return float(np.nextafter(np.float32(score), np.float32(np.inf)))

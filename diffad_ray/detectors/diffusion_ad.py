@@ -36,7 +36,8 @@ class DiffusionADSettings(DiffusionSettings):
             network call and in t_small + 1; `autoencoder` uses no noise. For the paper's ablation.
         guidance: w of the norm guidance.
         focal_gamma: exponent of the focal loss; 0 is cross entropy. The paper's 4 leaves most probabilities near 1/2.
-        familiarity: weight in [0, 4] of how unlike the normal images an image is as a whole, see `Familiarity`.
+        familiarity: weight in [0, 4] of how unlike the normal images an image is as a whole, see `Familiarity`; a
+            training with 0 does not learn it.
         anomalies: how pseudo-anomalies are made in training.
     """
 
@@ -128,22 +129,27 @@ class DiffusionAD(DiffusionDetector):
         with self.autocast(x0.device):
             features = self.segmenter.encode(torch.cat([x0, reconstruction], dim=1))
             logits = self.segmenter.decode(features).float()
-        return Examination(logits.sigmoid(), reconstruction, pooled(features[:FAMILIAR_LEVELS]))
+        known = pooled(features[:FAMILIAR_LEVELS]) if self.settings.familiarity else None
+        return Examination(logits.sigmoid(), reconstruction, known)
 
     def look(self, images: Tensor) -> Examination:
         found = super().look(images)
-        if not (self.settings.familiarity and self.familiarity.is_fitted):
+        if found.features is None or not self.familiarity.is_fitted:
             return found
-        assert found.features is not None
         shift = self.familiarity.shift(found.features, self.settings.familiarity)
         return found._replace(anomaly_map=shifted(found.anomaly_map, self.image_score(found.anomaly_map), shift))
 
     @torch.inference_mode()
     def familiarise(self, normals: Iterable[tuple[Tensor, Tensor]]) -> None:
-        found = [(super(DiffusionAD, self).look(images), numbers) for images, numbers in normals]
-        features = torch.cat([f.features for f, _ in found if f.features is not None])
-        peaks = torch.cat([self.image_score(f.anomaly_map) for f, _ in found])
-        self.familiarity.fit(features, torch.cat([numbers for _, numbers in found]), peaks.double().logit(eps=1e-9))
+        features, peaks, numbers = [], [], []
+        for images, of in normals if self.settings.familiarity else ():
+            found = super().look(images)
+            assert found.features is not None
+            features.append(found.features)
+            peaks.append(self.image_score(found.anomaly_map))
+            numbers.append(of)
+        if features:
+            self.familiarity.fit(torch.cat(features), torch.cat(numbers), torch.cat(peaks).double().logit(eps=1e-9))
 
     def training_losses(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
         return self.losses(self.draw(batch, generator))

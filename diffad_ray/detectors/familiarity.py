@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 SHRINKAGE = 0.03
 "Share of the identity in the correlations of the features: there are often fewer images than features."
+LEAST_SPREAD = 1e-3
+"Standard deviation that a feature has at least, as a share of that of all features."
 FOLDS = 5
 FEWEST_IMAGES = 10
 "Of fewer normal images nothing is learnt."
@@ -71,13 +73,15 @@ class Familiarity(nn.Module):
 
         Args:
             features: [N,F], see `pooled`.
-            images: [N] int64, which image each row is of.
+            images: [N] int64, which image each row is of: variations and tiles of an image are no other images.
             evidence: [N] log odds of an anomaly that the pixels give.
         """
-        if len(images.unique()) < FEWEST_IMAGES:
+        numbers, place = images.unique(return_inverse=True)
+        is_finite = features.isfinite().all() and evidence.isfinite().all()
+        if len(numbers) < FEWEST_IMAGES or not is_finite:
             return
         features, evidence = features.double(), evidence.double()
-        distances, fold = torch.empty_like(evidence), images % FOLDS
+        distances, fold = torch.empty_like(evidence), place % FOLDS
         for part in fold.unique():
             mean, whitening = _gaussian(features[fold != part])
             distances[fold == part] = _log_distance(features[fold == part], mean, whitening)
@@ -104,7 +108,9 @@ class Familiarity(nn.Module):
 def _gaussian(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [F] and whitening [F,F] of features [N,F] float64."""
     mean = features.mean(dim=0)
-    spread = features.std(dim=0).clamp(min=1e-6)
+    spread = features.std(dim=0)
+    # A feature that hardly varies over normal images may do so by chance: it must not drown all others.
+    spread = spread.clamp(min=max(1e-6, LEAST_SPREAD * spread.square().mean().sqrt().item()))
     standardised = (features - mean) / spread
     correlation = standardised.T @ standardised / len(features)
     identity = torch.eye(len(mean), dtype=features.dtype, device=features.device)
@@ -131,4 +137,5 @@ def shifted(anomaly_map: Tensor, peak: Tensor, shift: Tensor) -> Tensor:
     """
     peak, shift = (values.view(-1, 1, 1, 1) for values in (peak, shift))
     odds = (shift * (anomaly_map / peak.clamp(min=1e-12)).clamp(max=1)).exp()
-    return anomaly_map * odds / (1 + anomaly_map * (odds - 1))
+    # Rounding may lead beyond 1.
+    return (anomaly_map * odds / (1 + anomaly_map * (odds - 1))).clamp(max=1)

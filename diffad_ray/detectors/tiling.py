@@ -74,13 +74,15 @@ def blending_weights(starts: tuple[int, ...], tile: int) -> np.ndarray:
     """Weights [N,S] float32 of N tiles along a side: above 0, smooth, and 1 in sum at every pixel.
 
     A tile fades in and out as a squared sine, so that it has next to no say at its border. Weights of an image are the
-    products of those along its sides. Kept, since the images of a camera have one size; not to be written to.
+    products of those along its sides. Kept, since the images of a camera have one size.
     """
     window = np.sin(np.pi * (np.arange(tile) + 0.5) / tile) ** 2
     total = np.zeros(starts[-1] + tile)
     for start in starts:
         total[start : start + tile] += window
-    return np.stack([window / total[start : start + tile] for start in starts]).astype(np.float32)
+    weights = np.stack([window / total[start : start + tile] for start in starts]).astype(np.float32)
+    weights.setflags(write=False)
+    return weights
 
 
 def block_maximum(values: np.ndarray, factor: int) -> np.ndarray:

@@ -186,6 +186,7 @@ def dies_if_stuck(images: int) -> Iterator[None]:
     hangs can't be stopped otherwise. The shard's next attempt counts it.
 
     The kernel's alarm ends it, which needs no thread to watch and no turn at Python, after a traceback of all threads.
+    A process has one alarm, so no two of its threads may decode at the same time.
     """
     faulthandler.register(signal.SIGALRM, chain=True)
     earlier = signal.setitimer(signal.ITIMER_REAL, STUCK_SECONDS + images * LONG_SECONDS)

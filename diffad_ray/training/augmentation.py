@@ -20,7 +20,7 @@ Mirror = Literal["none", "horizontal", "vertical", "both"]
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """How normal images are varied in training. What a product does not allow must stay off: a mirrored part is a
-    defective one where the side matters.
+    defective one where the side matters. The defaults are what parts and cameras do on any line.
 
     Attributes:
         mirror: left and right (`horizontal`), top and bottom (`vertical`), or `both`, each for half of the images.
@@ -34,9 +34,9 @@ class Augmentation:
 
     mirror: Mirror = "none"
     quarter_turns: bool = False
-    rotation: float = 0.0
-    shift: float = 0.0
-    zoom: float = 0.0
+    rotation: float = 2.0
+    shift: float = 0.02
+    zoom: float = 0.02
     brightness: float = 0.05
 
     def __post_init__(self) -> None:

@@ -40,7 +40,7 @@ class TrainingFolder:
             found = json.loads(storage.read(f"{self.location}/settings.json"))
         except OSError as error:
             raise UserError(f"the detector can't be written to {self.location}: {error}") from error
-        wanted = json.loads(text)
+        wanted = _known(json.loads(text), found)
         if found != wanted:
             changes = ", ".join(
                 f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}"
@@ -107,3 +107,10 @@ class TrainingFolder:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110)
         return buffer.getvalue()
+
+
+def _known(settings: Any, earlier: Any) -> Any:
+    """Settings without those that there were not when the earlier ones were written."""
+    if not (isinstance(settings, dict) and isinstance(earlier, dict)):
+        return settings
+    return {name: _known(value, earlier[name]) for name, value in settings.items() if name in earlier}

@@ -41,19 +41,23 @@ def scoring_precision(detector: Detector, wanted: str, device: torch.device) -> 
 
 def finish_detector(
     detector: Detector,
-    normals: np.ndarray,
+    learnt: tuple[np.ndarray, np.ndarray],
     held_back: Iterable[np.ndarray],
     settings: TrainingSettings,
     facts: dict[str, Any],
     device: torch.device,
     location: str,
 ) -> Bundle:
-    """Let a trained detector look back at the squares [N,S,S,3] that it has learnt from, calibrate it on held-back
-    images [H,W,3] of any sizes, and write its bundle."""
+    """Let a trained detector look back at what it has learnt from, calibrate it, and write its bundle.
+
+    Args:
+        learnt: squares [N,S,S,3] of normal images, and the numbers [N] of these images.
+        held_back: normal images [H,W,3] of any sizes.
+    """
     precision = scoring_precision(detector, settings.precision, device)
     detector.settings = dataclasses.replace(detector.settings, precision=precision)
     engine = Engine(detector, device)
-    detector.familiarise(variations(normals, settings, detector, device))
+    detector.familiarise(variations(*learnt, settings, detector, device))
     scores = np.array([found.score for found in engine.detect_images(held_back, with_reconstruction=False)])
     try:
         calibration = Calibration.from_scores(scores, settings.false_alarm_rate, detector.highest_score)

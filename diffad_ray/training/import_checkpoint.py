@@ -206,6 +206,7 @@ def _settings(
         "guidance": number("condition_w", 1.0),
         "scaling": "unit",
         "prediction": "noise",
+        "familiarity": 0.0,
         "top_share": TOP_PIXELS / side**2,
         **{name: value for name, value in steps.items() if value is not None},
     }

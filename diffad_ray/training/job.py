@@ -72,7 +72,7 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
     torch.manual_seed(settings.seed)
     detector = detector_class(detector_class.settings_class(**job.detector_settings))
     learnt, share = job.learnt[world.rank :: world.size], -(-settings.max_images // world.size)
-    normals, problems = load_normals(learnt, detector.settings, share, settings.seed + world.rank)
+    normals, sources, problems = load_normals(learnt, detector.settings, share, settings.seed + world.rank)
     side = detector.settings.image_size
     textures = load_textures(job.textures, side, settings.seed) if job.textures else None
     defective = None
@@ -112,5 +112,6 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"diffad-ray": version("diffad-ray"), "torch": torch.__version__},
     }
-    finish_detector(detector, normals, read_images(job.held_back, {}), settings, facts, world.device, job.location)
+    held_back_images = read_images(job.held_back, {})
+    finish_detector(detector, (normals, sources), held_back_images, settings, facts, world.device, job.location)
     folder.finish()

@@ -85,10 +85,19 @@ def load_pieces(
     Raises:
         UserError: no image can be used.
     """
+    squares, _, problems = _drawn(locations, cut, most, seed)
+    return squares, problems
+
+
+def _drawn(
+    locations: Sequence[str], cut: Callable[[np.ndarray], list[np.ndarray]], most: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+    """`load_pieces`, and the number [N] of the image that each square is of."""
     problems: dict[str, str] = {}
     kept: list[np.ndarray] = []
+    sources: list[int] = []
     seen, rng = 0, np.random.default_rng(seed)
-    for squares in _readable(lambda location: cut(_pixels(location)), locations, problems):
+    for source, squares in enumerate(_readable(lambda location: cut(_pixels(location)), locations, problems)):
         for square in squares:
             # Reservoir sampling: how many there are is known only after the last image.
             place = seen if seen < most else int(rng.integers(seen + 1))
@@ -96,16 +105,19 @@ def load_pieces(
             if place < most:
                 # A copy, as a view would keep its whole image.
                 kept[place : place + 1] = [square.copy()]
+                sources[place : place + 1] = [source]
     if not kept:
         reasons = "; ".join(f"{location}: {reason}" for location, reason in list(problems.items())[:3])
         raise UserError(f"none of {len(locations)} images can be used: {reasons}")
-    return same_depth(kept), problems
+    return same_depth(kept), np.array(sources), problems
 
 
 def load_normals(
     locations: Sequence[str], settings: DetectorSettings, most: int, seed: int
-) -> tuple[np.ndarray, dict[str, str]]:
+) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
     """What the networks see of normal images: `load_pieces` of their views, with their foregrounds.
+
+    Between the squares and the problems stands the number [N] of the image that each square is of.
 
     Where the images show an object on a background, there is a fourth channel, of the largest value on the object and 0
     elsewhere, and the squares are [N,S,S,4].
@@ -122,10 +134,10 @@ def load_normals(
             mask = np.full_like(mask, white)
         return pieces(np.dstack([pixels, mask]), settings)
 
-    squares, problems = load_pieces(locations, with_foreground, most, seed)
+    squares, sources, problems = _drawn(locations, with_foreground, most, seed)
     if sum(votes) < CONSENT * len(votes):
         squares = np.ascontiguousarray(squares[..., :3])
-    return squares, problems
+    return squares, sources, problems
 
 
 def load_textures(folder: str, image_size: int, seed: int) -> Tensor:

@@ -20,13 +20,18 @@ BATCH = 16
 
 
 def variations(
-    normals: np.ndarray, settings: TrainingSettings, detector: Detector, device: torch.device
+    normals: np.ndarray, sources: np.ndarray, settings: TrainingSettings, detector: Detector, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of normal images [N,S,S,3] in [0,1], varied as in training, with their numbers; see `familiarise`."""
+    """Batches of squares of normal images, varied as in training, and which images they are of; see `familiarise`.
+
+    Args:
+        normals: [N,S,S,3], uint8 or uint16; further channels are left out.
+        sources: [N], the number of the image that each square is of: it has several where it is cut into tiles.
+    """
     chosen = np.random.default_rng(settings.seed).permutation(len(normals))[:MOST_IMAGES]
     generator = seeded_generator(device, settings.seed)
     for _ in range(min(MOST_PASSES, -(-ENOUGH // len(chosen)))):
         for start in range(0, len(chosen), BATCH):
             numbers = chosen[start : start + BATCH]
             images = augmented(as_unit_tensor(normals[numbers, ..., :3]).to(device), settings.augmentation, generator)
-            yield detector.mode.laid_out(images), torch.from_numpy(numbers).to(device)
+            yield detector.mode.laid_out(images), torch.from_numpy(sources[numbers]).to(device)
