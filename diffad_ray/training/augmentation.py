@@ -25,8 +25,8 @@ class Augmentation:
     Attributes:
         mirror: left and right (`horizontal`), top and bottom (`vertical`), or `both`, each for half of the images.
         quarter_turns: turned by 0, 90, 180 or 270 degrees, all with equal chances.
-        rotation: largest angle in degrees, either way. What this and the next two bring in from outside is filled by
-            reflection.
+        rotation: largest angle in degrees, either way. This and the next two are done to half of the images, together;
+            what they bring in from outside is filled by reflection.
         shift: farthest that the part moves, either way, along each side and as a share of it, in [0, 0.5].
         zoom: largest relative change of its size, either way, in [0, 0.5].
         brightness: largest relative change of the brightness, either way, in [0, 1).
@@ -70,7 +70,9 @@ def augmented(inputs: Tensor, settings: Augmentation, generator: torch.Generator
             chosen = torch.rand((n, 1, 1, 1), generator=generator, device=device) < 0.5
             inputs = torch.where(chosen, torch.rot90(inputs, turns, (2, 3)), inputs)
     if settings.rotation or settings.shift or settings.zoom:
-        inputs = _placed_otherwise(inputs, settings, generator)
+        # Half of them stay as sharp as they are: where all are interpolated, sharpness itself becomes an anomaly.
+        moved = torch.rand((n, 1, 1, 1), generator=generator, device=device) < 0.5
+        inputs = torch.where(moved, _placed_otherwise(inputs, settings, generator), inputs)
     if settings.brightness:
         factor = 1 + each(n, -settings.brightness, settings.brightness, generator)
         inputs = torch.cat([(inputs[:, :3] * factor).clamp(max=1), inputs[:, 3:]], dim=1)
