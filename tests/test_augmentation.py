@@ -67,7 +67,7 @@ def test_rotations_turn_without_distortion() -> None:
         change = (
             (augmented(half, Augmentation(**NOTHING | {"rotation": 180.0}), seeded()) - half).abs().mean(dim=(1, 2, 3))
         )
-        assert 16 < (change == 0).sum() < 48, "half of the images stay as sharp as they are"
+        assert 6 < (change == 0).sum() < 28, "a quarter of the images stay as sharp as they are"
         assert change[change > 0].mean() > 0.03
 
 

@@ -14,6 +14,8 @@ from diffad_ray.networks.presets import scaled_size
 from diffad_ray.synthesis.appearance import each
 from diffad_ray.synthesis.shapes import uniform
 
+MOVED = 0.75
+"Share of the images that are turned, shifted and zoomed."
 Mirror = Literal["none", "horizontal", "vertical", "both"]
 
 
@@ -25,8 +27,8 @@ class Augmentation:
     Attributes:
         mirror: left and right (`horizontal`), top and bottom (`vertical`), or `both`, each for half of the images.
         quarter_turns: turned by 0, 90, 180 or 270 degrees, all with equal chances.
-        rotation: largest angle in degrees, either way. This and the next two are done to half of the images, together;
-            what they bring in from outside is filled by reflection.
+        rotation: largest angle in degrees, either way. This and the next two are done together, to three quarters of
+            the images; what they bring in from outside is filled by reflection.
         shift: farthest that the part moves, either way, along each side and as a share of it, in [0, 0.5].
         zoom: largest relative change of its size, either way, in [0, 0.5].
         brightness: largest relative change of the brightness, either way, in [0, 1).
@@ -70,8 +72,8 @@ def augmented(inputs: Tensor, settings: Augmentation, generator: torch.Generator
             chosen = torch.rand((n, 1, 1, 1), generator=generator, device=device) < 0.5
             inputs = torch.where(chosen, torch.rot90(inputs, turns, (2, 3)), inputs)
     if settings.rotation or settings.shift or settings.zoom:
-        # Half of them stay as sharp as they are: where all are interpolated, sharpness itself becomes an anomaly.
-        moved = torch.rand((n, 1, 1, 1), generator=generator, device=device) < 0.5
+        # Some stay as sharp as they are: where all are interpolated, sharpness itself becomes an anomaly.
+        moved = torch.rand((n, 1, 1, 1), generator=generator, device=device) < MOVED
         inputs = torch.where(moved, _placed_otherwise(inputs, settings, generator), inputs)
     if settings.brightness:
         factor = 1 + each(n, -settings.brightness, settings.brightness, generator)
@@ -91,4 +93,5 @@ def _placed_otherwise(inputs: Tensor, settings: Augmentation, generator: torch.G
     ratio = inputs.shape[2] / inputs.shape[3]
     rows = torch.stack([cos, -sin * ratio, right], dim=1), torch.stack([sin / ratio, cos, down], dim=1)
     grid = F.affine_grid(torch.stack(rows, dim=1), list(inputs.shape), align_corners=False)
-    return F.grid_sample(inputs, grid, padding_mode="reflection", align_corners=False)
+    # Bilinear interpolation would blur fine textures.
+    return F.grid_sample(inputs, grid, mode="bicubic", padding_mode="reflection", align_corners=False).clamp(0, 1)
