@@ -104,11 +104,10 @@ def prepare(dataset: str, to: Path, side: int, part: str, textures: str | None) 
     by_kind: dict[str, list[Any]] = {}
     for image in read_dataset(dataset).images:
         by_kind.setdefault(image.kind, []).append(image)
-    halves = {"all": slice(None), "first": slice(0.5), "second": slice(0.5, None)}[part]
+    start, stop = {"all": (0, 1), "first": (0, 0.5), "second": (0.5, 1)}[part]
     images, kinds, masks = [], [], []
     for kind, all_of_kind in by_kind.items():
-        bounds = [None if bound is None else int(bound * len(all_of_kind)) for bound in (halves.start, halves.stop)]
-        for image in all_of_kind[slice(*bounds)]:
+        for image in all_of_kind[int(start * len(all_of_kind)) : int(stop * len(all_of_kind))]:
             images.append(network_input(decode_image(Path(image.uri).read_bytes()).pixels, side))
             kinds.append(kind)
             mask = np.zeros((side, side), np.uint8)
@@ -176,16 +175,13 @@ def train_one(
     scores = np.concatenate([batch.score for batch in found])
     maps = np.concatenate([batch.anomaly_map for batch in found])
     normal = np.concatenate([batch.score for batch in engine.detect(held_back)])
-    errors = [
-        np.square(b.reconstruction - i / 255.0)
-        for b, i in zip(found, np.split(data["images"], _ends(found)), strict=True)
-    ]
+    errors = np.square(np.concatenate([batch.reconstruction for batch in found]) - data["images"] / 255.0)
     np.savez(place / "found.npz", scores=scores, maps=maps.astype(np.float16), held_back=normal, plain=plain)
     weights = {name: tensor.cpu().contiguous() for name, tensor in trained.state_dict().items()}
     safetensors.torch.save_file(weights, place / "model.safetensors")
     facts = {
         "parameters": sum(parameter.numel() for parameter in trained.parameters()),
-        "error": float(np.concatenate(errors)[data["kinds"] == "good"].mean()),
+        "error": float(errors[data["kinds"] == "good"].mean()),
         "seconds": time.monotonic() - started,
         "images_per_second": statistics.median(r.images_per_second for r in reports) if reports else None,
         "mode": reports[-1].mode if reports else "",
@@ -197,11 +193,6 @@ def train_one(
     }
     (place / "facts.json").write_text(json.dumps(facts, indent=1))
     before.unlink(missing_ok=True)
-
-
-def _ends(batches: list[Any]) -> list[int]:
-    """Where batches end, but for the last one."""
-    return np.cumsum([len(batch.score) for batch in batches])[:-1].tolist()
 
 
 def report(data: dict[str, np.ndarray], work: Path) -> Iterator[str]:

@@ -112,7 +112,7 @@ def ablate(
     if autoencoder is not None and not isinstance(bundle.detector, DiffusionAD):
         raise UserError(f"{detector} holds a {bundle.detector.kind}: only a diffusion-ad is compared to an autoencoder")
     by_pixels = _by_pixels_alone(settings)
-    plans = [(METHOD, method, dataclasses.replace(by_pixels, reconstruction=method)) for method in settings.methods]
+    plans = [(METHOD, method, dataclasses.replace(by_pixels, reconstruction=method)) for method in settings.methods]  # type: ignore[call-arg]
     for field, values in (sweeps or {}).items():
         if field not in settings.sweepable:
             raise UserError(
@@ -127,6 +127,7 @@ def ablate(
     own: dict[str, Bundle] = {}
     if autoencoder is not None:
         trained = _autoencoder(bundle, str(autoencoder), show_progress)
+        assert isinstance(trained.detector.settings, DiffusionSettings)
         own["autoencoder"] = _with_settings(trained, _by_pixels_alone(trained.detector.settings))
         plans.insert(0, (METHOD, "autoencoder", settings))
 
@@ -152,7 +153,7 @@ def ablate(
     return Ablation(storage.normalised(detector), found.location, len(found.images), device, variants, notes)
 
 
-def _by_pixels_alone(settings: Any) -> Any:
+def _by_pixels_alone(settings: DiffusionSettings) -> DiffusionSettings:
     """The settings without what a detector knows of whole images, which holds for its own reconstruction only."""
     return dataclasses.replace(settings, familiarity=0.0) if isinstance(settings, DiffusionADSettings) else settings
 
