@@ -69,7 +69,7 @@ class DetectShard:
     def __call__(self, block: pa.Table) -> pa.Table:
         started = time.process_time()
         cv2.setNumThreads(1)
-        files = {row: data for row, data in enumerate(block["data"].to_pylist()) if data is not None}
+        files = {row: data.as_buffer() for row, data in enumerate(block["data"]) if data.is_valid}
         found: dict[str, list[Any]] = {field.name: block[field.name].to_pylist() for field in FOUND}
         scores: list[float | None] = [None] * len(block)
         maps: list[bytes | None] = [None] * len(block)
@@ -110,14 +110,14 @@ class DetectShard:
         return detected.set_column(detected.column_names.index("seconds"), "seconds", pa.array(spent))
 
     def _decoded(
-        self, files: dict[int, bytes], found: dict[str, list[Any]], shard: int
+        self, files: dict[int, pa.Buffer], found: dict[str, list[Any]], shard: int
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Decode large images by row, one ahead of the networks; what can't be decoded is noted in `found`."""
         max_pixels = self.settings.max_pixels
 
-        def decoded(data: bytes) -> LoadedImage:
+        def decoded(data: pa.Buffer) -> LoadedImage:
             with dies_if_stuck(1):
-                return decode(data, max_pixels, isolated)
+                return decode(data.to_pybytes(), max_pixels, isolated)
 
         with decoder_for(self.attempts, shard, max_pixels) as isolated:
             for row, image in zip(files, read_ahead(decoded, files.values(), 1), strict=True):
@@ -132,7 +132,7 @@ class DetectShard:
                     yield row, image.pixels
 
 
-def image_from_bytes(data: bytes, side: int) -> np.ndarray:
+def image_from_bytes(data: pa.Buffer, side: int) -> np.ndarray:
     """[S,S,3] from its bytes, whose number tells uint8 from uint16."""
     deep = len(data) == 2 * side * side * 3
     return np.frombuffer(data, np.uint16 if deep else np.uint8).reshape(side, side, 3)

@@ -28,6 +28,9 @@ MAX_BYTES = 512 * 2**20
 "A larger file is refused before it is fetched."
 SMALL_BYTES = 200_000
 "Files up to this are handed over a few at a time."
+LOCAL_READERS, REMOTE_READERS = 4, 32
+"""Files fetched at the same time. A local disk answers at once, and more threads would only take turns at Python away
+from the one that decodes; an object store answers late."""
 STUCK_SECONDS, LONG_SECONDS = 120.0, 2.0
 "Decoding that takes so long, and so long an image, hangs."
 FOUND = [SCORES.field(name) for name in ("status", "error", "width", "height", "mode")]
@@ -123,42 +126,47 @@ class LoadShard:
         (place,) = block["id"].to_pylist()
         shard = int(self.pending[place])
         manifest = pq.read_table(pa.BufferReader(storage.read(self.plan.manifest_file(shard))))
-        images = self._load_all(manifest, shard)
+        images, data = self._load_all(manifest, shard)
         rows = len(manifest)
         loaded = manifest.append_column("shard", pa.array(np.full(rows, shard, np.int32)))
         for field in FOUND:
-            loaded = loaded.append_column(
-                field, pa.array([getattr(image, field.name) for image, _ in images], field.type)
-            )
-        loaded = loaded.append_column("data", pa.array([data for _, data in images], pa.large_binary()))
+            loaded = loaded.append_column(field, pa.array([getattr(image, field.name) for image in images], field.type))
+        loaded = loaded.append_column("data", pa.array(data, pa.large_binary()))
+        del images, data  # to free them is part of the work
         return loaded.append_column("seconds", pa.array(np.full(rows, time.process_time() - started)))
 
-    def _load_all(self, manifest: pa.Table, shard: int) -> list[tuple[LoadedImage, bytes | None]]:
+    def _load_all(self, manifest: pa.Table, shard: int) -> tuple[list[LoadedImage], list[bytes | None]]:
         fingerprint = manifest["detector_fingerprint"][0].as_py()
         if not fingerprint:
-            return [(LoadedImage("unrouted", "no route leads it to a detector"), None)] * len(manifest)
+            unrouted = LoadedImage("unrouted", "no route leads it to a detector")
+            return [unrouted] * len(manifest), [None] * len(manifest)
         side, max_pixels = self.sides[fingerprint], self.settings.max_pixels
-        loaded: list[tuple[LoadedImage, bytes | None]] = []
+        images: list[LoadedImage] = []
+        data: list[bytes | None] = []
         if side is None:
             for group in self._fetched(manifest):
-                loaded += [(f, None) if isinstance(f, LoadedImage) else (LoadedImage("ok"), f) for f in group]
-            return loaded
+                images += [file if isinstance(file, LoadedImage) else LoadedImage("ok") for file in group]
+                data += [None if isinstance(file, LoadedImage) else file for file in group]
+            return images, data
         with decoder_for(self.attempts, shard, max_pixels) as isolated:
             for group in self._fetched(manifest):
                 with dies_if_stuck(len(group)):
                     for file in group:
                         found = file if isinstance(file, LoadedImage) else decode(file, max_pixels, isolated)
-                        loaded.append(_stretched(found, side))
-        return loaded
+                        image, pixels = _stretched(found, side)
+                        images.append(image)
+                        data.append(pixels)
+        return images, data
 
     def _fetched(self, manifest: pa.Table) -> Iterator[list[bytes | LoadedImage]]:
         """The files of a manifest in its order, a few at a time, fetched by threads. Decoding is left to this thread:
         it keeps a core busy, and many threads that decode would wait for each other's turn at Python."""
-        versions = manifest["image_version"].to_pylist()
+        uris, versions = manifest["image_uri"].to_pylist(), manifest["image_version"].to_pylist()
         wanted = [v or None for v in versions] if self.plan.checks_versions else [None] * len(versions)
         sizes = manifest["image_bytes"].to_pylist()
-        rows = list(zip(manifest["image_uri"].to_pylist(), sizes, wanted, strict=True))
-        readers = self.settings.readers
+        rows = list(zip(uris, sizes, wanted, strict=True))
+        usual = LOCAL_READERS if all(map(storage.is_local, uris)) else REMOTE_READERS
+        readers = self.settings.readers or usual
         # Handing over a file costs as much as reading a small one, so many small files are handed over a few at a time.
         small = max(sizes) <= SMALL_BYTES and min(sizes) > 0
         few = max(1, len(rows) // (4 * readers)) if small else 1

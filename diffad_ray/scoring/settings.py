@@ -38,7 +38,7 @@ class ScoringSettings:
         masks: of which images PNG masks are written. Run lengths are in the regions table whatever this says.
         threshold: score from which an image is anomalous; None takes the detector's.
         max_pixels: images with more pixels are not decoded and get the status `too_large`.
-        readers: images of a shard that are fetched at the same time.
+        readers: images of a shard that are fetched at the same time; None takes 4 from local disks, 32 from elsewhere.
         shard_images: images of a shard, which is what a crash of a worker costs at most; None decides by their number.
     """
 
@@ -53,7 +53,7 @@ class ScoringSettings:
     masks: Literal["all", "anomalous", "none"] = "anomalous"
     threshold: float | None = None
     max_pixels: int = DEFAULT_MAX_PIXELS
-    readers: int = 32
+    readers: int | None = None
     shard_images: int | None = None
 
     def __post_init__(self) -> None:

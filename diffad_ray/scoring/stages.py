@@ -21,6 +21,8 @@ from diffad_ray.table.runs import Plan
 
 NO_PROGRESS_SECONDS, SLOW_IMAGE_SECONDS, SLOW_TILES_SECONDS = 600.0, 10.0, 6 * 3600.0
 "A run in which no shard ends for so long is ended with an error: a shard of the slowest networks on a CPU may still."
+NEVER = -1.0
+"Tasks an actor below which one of a pool is stopped."
 CPUS_A_STAGE = 0.5
 "Of Ray's logical CPUs; small, so that all stages find a place on a machine of few cores."
 
@@ -40,6 +42,8 @@ def run_shards(
     context.execution_options.preserve_order = False
     # A shard is a block from end to end: cut in two it could not be written whole.
     context.target_max_block_size = None
+    # Ray would stop an actor that commits whenever no shard waits, and start another one seconds later, for seconds.
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = NEVER
     views = {detector.bundle.detector.settings.view for detector in detectors}
     slowest = SLOW_TILES_SECONDS if "tiles" in views else SLOW_IMAGE_SECONDS * plan.images / plan.shards
     context.execution_no_progress_timeout_s = max(NO_PROGRESS_SECONDS, slowest)

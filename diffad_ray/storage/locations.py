@@ -27,7 +27,7 @@ def normalised(location: str | Path) -> str:
         text = text.removeprefix("file://")
     scheme, separator, rest = text.partition("://")
     if not separator:
-        text = as_text(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 - pathlib keeps `..` or follows links
+        text = as_text(os.path.abspath(os.path.expanduser(text)))  # noqa: PTH100, PTH111 - pathlib keeps `..` or follows links
     elif SECRET.match(rest):
         host = rest.partition("/")[0].rpartition("@")[2]
         raise UserError(
