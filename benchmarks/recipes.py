@@ -32,8 +32,8 @@ from torch import Tensor
 from diffad_ray.detectors.calibration import Calibration
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings, TrainingDraw
 from diffad_ray.detectors.engine import Engine, as_unit_tensor, default_device
+from diffad_ray.training.looking_back import looking_back
 from diffad_ray.training.loop import Report, State, TrainingSettings, World, train_loop
-from diffad_ray.training.variations import variations
 
 CHECKPOINT_SECONDS = 60.0
 HELD_BACK = 0.1
@@ -170,7 +170,7 @@ def train_one(
     )
     engine = Engine(trained, device)
     plain = np.concatenate([batch.score for batch in engine.detect(data["images"])])
-    trained.familiarise(variations(learnt, np.arange(len(learnt)), training, trained, device))
+    trained.familiarise(looking_back(learnt, np.arange(len(learnt)), training.seed, trained, device))
     found = list(engine.detect(data["images"]))
     scores = np.concatenate([batch.score for batch in found])
     maps = np.concatenate([batch.anomaly_map for batch in found])

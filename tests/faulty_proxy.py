@@ -8,7 +8,8 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -52,21 +53,23 @@ class FaultyProxy:
         self._server.shutdown()
         self._server.server_close()
 
-    def arrived(self) -> str | None:
-        """Count a request; the fault that it gets, if any."""
+    @contextmanager
+    def under_way(self) -> Iterator[str | None]:
+        """Count a request while its answer is made; the fault that it gets, if any.
+
+        What is being sent counts no more: who has an answer may ask again before the sender knows that it has arrived.
+        """
         with self._lock:
             self.requests += 1
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
-            if self._random.random() >= self.share:
-                return None
-            fault = self._random.choice(self.kinds)
-            self.faults[fault] += 1
-            return fault
-
-    def left(self) -> None:
-        with self._lock:
-            self.at_once -= 1
+            fault = self._random.choice(self.kinds) if self._random.random() < self.share else None
+            self.faults.update([fault] if fault else [])
+        try:
+            yield fault
+        finally:
+            with self._lock:
+                self.at_once -= 1
 
 
 class _Server(ThreadingHTTPServer):
@@ -113,27 +116,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         body = self._request_body()
-        fault = self.proxy.arrived()
-        try:
+        with self.proxy.under_way() as fault:
             if fault == "slow_down":
-                length = ("Content-Length", str(len(SLOW_DOWN)))
-                self._send(503, [length], b"" if self.command == "HEAD" else SLOW_DOWN)
-                return
-            status, headers, content = self._forward(body)
+                answer = 503, [("Content-Length", str(len(SLOW_DOWN)))], b"" if self.command == "HEAD" else SLOW_DOWN
+            else:
+                answer = self._forward(body)
             if fault == "slow":
                 time.sleep(self.proxy.slow)
-            if fault == "reset" or (fault == "truncated" and not content):
-                # Closing with unsent data thrown away sends a reset, not an end.
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                self.connection.close()
-                self.close_connection = True
-                return
-            if self.command == "GET" and status == 200 and fault != "truncated":
-                self.proxy.served[urlsplit(self.path).path] += 1
-            self._send(status, headers, content[: len(content) // 2] if fault == "truncated" else content)
-            self.close_connection |= fault == "truncated"
-        finally:
-            self.proxy.left()
+        status, headers, content = answer
+        if fault == "reset" or (fault == "truncated" and not content):
+            # Closing with unsent data thrown away sends a reset, not an end.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            self.close_connection = True
+            return
+        if self.command == "GET" and status == 200 and fault != "truncated":
+            self.proxy.served[urlsplit(self.path).path] += 1
+        self._send(status, headers, content[: len(content) // 2] if fault == "truncated" else content)
+        self.close_connection |= fault == "truncated"
 
     def _send(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
         self.send_response_only(status)

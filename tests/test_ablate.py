@@ -38,7 +38,7 @@ def test_methods_and_sweeps_side_by_side(
         "--sweep",
         "noise_seed=0,1",
         "--sweep",
-        "familiarity=0,0.5",
+        "familiarity=0,2",
         "--plot",
         tmp_path / "plots" / "ablation.png",
         "--json",
@@ -52,12 +52,12 @@ def test_methods_and_sweeps_side_by_side(
         *(("t_small", name) for name in ("5", "30")),
         *(("guidance", name) for name in ("0.0", "1.0")),
         *(("noise_seed", name) for name in ("0", "1")),
-        *(("familiarity", name) for name in ("0.0", "0.5")),
+        *(("familiarity", name) for name in ("0.0", "2.0")),
     ]
     assert any("familiarity" in note for note in found["notes"])
     calls = [lines["method", name]["network_calls"] for name in ("autoencoder", "iterative", "one-step", "norm-guided")]
     assert calls == [1, 13, 1, 2]
-    whole, by_pixels = lines["familiarity", "0.5"], lines["method", "norm-guided"]
+    whole, by_pixels = lines["familiarity", "2.0"], lines["method", "norm-guided"]
     plain = evaluate(quick, dataset).figures["overall"]
     # Each engine finds its memory format by a trial, and formats round differently.
     assert (whole["image_auroc"], whole["aupro"]) == pytest.approx((plain.image_auroc, plain.aupro), abs=1e-4)

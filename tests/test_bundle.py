@@ -110,6 +110,7 @@ def test_a_newer_schema_asks_for_an_update(location: Path) -> None:
 def test_denoisers_of_the_first_schema_predict_noise(location: Path) -> None:
     settings = json.loads((location / DESCRIPTION).read_text())["settings"]
     assert settings.pop("prediction") == "residual"
+    del settings["familiarity"]
     edit(location, schema_version=1, settings=settings)
     assert load_bundle(str(location)).detector.settings.prediction == "noise"
 

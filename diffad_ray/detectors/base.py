@@ -179,8 +179,8 @@ class Detector(nn.Module, ABC):
         """Learn at the end of a training what it leaves open; most detectors have nothing to learn.
 
         Args:
-            normals: batches of images [N,3,H,W] that the training has seen, once or in several variations, and their
-                numbers [N] int64: variations of an image share theirs.
+            normals: batches of squares [N,3,H,W] that the training has seen, and the numbers [N] int64 of the images
+                that they are of: tiles of an image share theirs.
         """
 
     def forward(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:

@@ -18,9 +18,10 @@ from diffad_ray.detectors.diffusion_ad import DiffusionAD
 from diffad_ray.detectors.semantic_diffgan import SemanticDiffGAN
 from diffad_ray.errors import UserError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Bundles of version 1 do not say what the denoiser predicts: it was the noise. Version 3 came with more kinds of
-detectors and of noise, version 4 with the familiarity of DiffusionAD; both older ones are read as they are."""
+detectors and of noise, and is read as it is. DiffusionAD has the present familiarity since version 5; version 4, which
+no release wrote, had another one."""
 WEIGHTS, DESCRIPTION = "model.safetensors", "detector.json"
 DETECTORS: dict[str, type[Detector]] = {detector.kind: detector for detector in (DiffusionAD, AnoDDPM, SemanticDiffGAN)}
 
@@ -131,8 +132,13 @@ def load_bundle(location: str) -> Bundle:
         settings = description["settings"]
         if description["schema_version"] == 1:
             settings = {"prediction": "noise"} | settings
-        if description["schema_version"] < 4 and detector_class is DiffusionAD:
+        if description["schema_version"] < 5 and detector_class is DiffusionAD:
             settings = {"familiarity": 0.0} | settings
+            if settings["familiarity"]:
+                raise UserError(
+                    f"the detector at {location} was trained by a version between releases, whose scores this one "
+                    "can't repeat: train it again"
+                )
         detector = detector_class(detector_class.settings_class(**settings))
         detector.load_state_dict(safetensors.torch.load(weights))
         return Bundle(

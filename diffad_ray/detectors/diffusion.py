@@ -104,8 +104,6 @@ class Examination(NamedTuple):
     "[N,1,H,W]"
     reconstruction: Tensor
     "[N,3,H,W]"
-    features: Tensor | None = None
-    "[N,F] of the whole images, for detectors that judge by them too"
 
 
 class DiffusionDetector(Detector):
@@ -215,7 +213,7 @@ class DiffusionDetector(Detector):
     def look(self, images: Tensor) -> Examination:
         """Images [N,3,H,W] in [0, 1] examined at all scales and under all members' noise, which are averaged.
 
-        The reconstruction, in [0, 1], and the features are those of the first scale.
+        The reconstruction, in [0, 1], is that of the first scale.
         """
         x0 = self.scaled(images)
         height, width = images.shape[-2:]
@@ -227,14 +225,9 @@ class DiffusionDetector(Detector):
                 found = self.examine(seen, member)
                 maps.append(_resized(found.anomaly_map, height, width))
                 if scale == self.settings.scales[0]:
-                    first.append(found)
-        features = [found.features for found in first if found.features is not None]
-        reconstruction = torch.stack([found.reconstruction for found in first]).mean(dim=0) * self.scale + self.offset
-        return Examination(
-            torch.stack(maps).mean(dim=0),
-            _resized(reconstruction, height, width).clamp(0, 1),
-            torch.stack(features).mean(dim=0) if features else None,
-        )
+                    first.append(found.reconstruction)
+        reconstruction = torch.stack(first).mean(dim=0) * self.scale + self.offset
+        return Examination(torch.stack(maps).mean(dim=0), _resized(reconstruction, height, width).clamp(0, 1))
 
     @torch.inference_mode()
     def detect(self, images: Tensor) -> Detection:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffad_ray.detectors.base import TrainingBatch
 from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings, Examination
-from diffad_ray.detectors.familiarity import Familiarity, pooled, shifted
+from diffad_ray.detectors.familiarity import Described, Familiarity, either
 from diffad_ray.detectors.losses import focal_loss, mean_over_ranks
 from diffad_ray.diffusion.noise import draw_noise
 from diffad_ray.diffusion.reconstruction import norm_guided, one_step
@@ -21,8 +21,6 @@ from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings, pseudo_anomal
 
 Reconstruction = Literal["norm-guided", "one-step", "iterative", "autoencoder"]
 RECONSTRUCTIONS: tuple[Reconstruction, ...] = get_args(Reconstruction)
-FAMILIAR_LEVELS = 4
-"Of the segmenter: the finest ones, whose features are looked at for `familiarity`."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +34,8 @@ class DiffusionADSettings(DiffusionSettings):
             network call and in t_small + 1; `autoencoder` uses no noise. For the paper's ablation.
         guidance: w of the norm guidance.
         focal_gamma: exponent of the focal loss; 0 is cross entropy. The paper's 4 leaves most probabilities near 1/2.
-        familiarity: weight in [0, 4] of how unlike the normal images an image is as a whole, see `Familiarity`; a
-            training with 0 does not learn it.
+        familiarity: weight in [0, 4] of how unfamiliar a place of the image looks, see `Familiarity`; with 0 the
+            segmenter judges alone, and a training does not learn it.
         anomalies: how pseudo-anomalies are made in training.
     """
 
@@ -47,7 +45,7 @@ class DiffusionADSettings(DiffusionSettings):
     reconstruction: Reconstruction = "norm-guided"
     guidance: float = 1.0
     focal_gamma: float = 0.0
-    familiarity: float = 0.5
+    familiarity: float = 2.0
     anomalies: AnomalySettings = field(default_factory=AnomalySettings)
 
     methods = ("iterative", "one-step", "norm-guided")
@@ -96,7 +94,7 @@ class DiffusionAD(DiffusionDetector):
         super().__init__(settings)
         assert settings.network is not None
         self.segmenter = Segmenter(settings.network.segmenter_channels)
-        self.familiarity = Familiarity(3 * sum(self.segmenter.widths[:FAMILIAR_LEVELS]))
+        self.familiarity = Familiarity(settings.image_size)
 
     def reconstruct(self, x0: Tensor, member: int = 0) -> Tensor:
         """Scaled images [N,3,H,W] without their anomalies, by the method of the settings, in [-1, 1]."""
@@ -126,30 +124,25 @@ class DiffusionAD(DiffusionDetector):
 
     def examine(self, x0: Tensor, member: int) -> Examination:
         reconstruction = self.reconstruct(x0, member)
-        with self.autocast(x0.device):
-            features = self.segmenter.encode(torch.cat([x0, reconstruction], dim=1))
-            logits = self.segmenter.decode(features).float()
-        known = pooled(features[:FAMILIAR_LEVELS]) if self.settings.familiarity else None
-        return Examination(logits.sigmoid(), reconstruction, known)
+        return Examination(self.segment(x0, reconstruction).sigmoid(), reconstruction)
 
     def look(self, images: Tensor) -> Examination:
         found = super().look(images)
-        if found.features is None or not self.familiarity.is_fitted:
+        if not (self.settings.familiarity and self.familiarity.is_fitted):
             return found
-        shift = self.familiarity.shift(found.features, self.settings.familiarity)
-        return found._replace(anomaly_map=shifted(found.anomaly_map, self.image_score(found.anomaly_map), shift))
+        log_odds = self.familiarity.log_odds(images, self.settings.familiarity)
+        return found._replace(anomaly_map=either(found.anomaly_map, log_odds))
 
     @torch.inference_mode()
     def familiarise(self, normals: Iterable[tuple[Tensor, Tensor]]) -> None:
-        features, peaks, numbers = [], [], []
+        seen, peaks, numbers = [], [], []
         for images, of in normals if self.settings.familiarity else ():
-            found = super().look(images)
-            assert found.features is not None
-            features.append(found.features)
-            peaks.append(self.image_score(found.anomaly_map))
+            seen.append(self.familiarity.describe(images))
+            peaks.append(self.image_score(super().look(images).anomaly_map))
             numbers.append(of)
-        if features:
-            self.familiarity.fit(torch.cat(features), torch.cat(numbers), torch.cat(peaks).double().logit(eps=1e-9))
+        if seen:
+            described = Described(*map(torch.cat, zip(*seen, strict=True)))
+            self.familiarity.fit(described, torch.cat(numbers), torch.cat(peaks).double().logit(eps=1e-9))
 
     def training_losses(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
         return self.losses(self.draw(batch, generator))

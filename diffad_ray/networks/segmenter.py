@@ -44,7 +44,7 @@ class Segmenter(nn.Module):
 
     def __init__(self, channels: int, in_channels: int = 6):
         super().__init__()
-        self.widths = widths = [channels * multiplier for multiplier in (1, 2, 4, 8, 8, 8)]
+        widths = [channels * multiplier for multiplier in (1, 2, 4, 8, 8, 8)]
         self.encoder = nn.ModuleList(map(double_conv, [in_channels, *widths], widths))
         self.pool = nn.MaxPool2d(2)
         self.up = nn.ModuleList()
@@ -56,19 +56,11 @@ class Segmenter(nn.Module):
             self.decoder.append(double_conv(width + skip, width))
         self.conv_out = nn.Conv2d(width, 1, 3, padding=1)
 
-    def encode(self, pair: Tensor) -> list[Tensor]:
-        """The features of all levels, the finest first."""
+    def forward(self, pair: Tensor) -> Tensor:
         features: list[Tensor] = []
         for level, block in enumerate(self.encoder):
             features.append(block(self.pool(features[-1]) if level else pair))
-        return features
-
-    def decode(self, features: list[Tensor]) -> Tensor:
-        """Anomaly logits from the features of all levels."""
         *skips, h = features
         for up, block in zip(self.up, self.decoder, strict=True):
             h = block(torch.cat([up(h), skips.pop()], dim=1))
         return self.conv_out(h)
-
-    def forward(self, pair: Tensor) -> Tensor:
-        return self.decode(self.encode(pair))

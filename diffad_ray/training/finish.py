@@ -15,8 +15,8 @@ from diffad_ray.detectors.bundle import Bundle, save_bundle
 from diffad_ray.detectors.calibration import Calibration
 from diffad_ray.detectors.engine import Engine
 from diffad_ray.errors import UserError
+from diffad_ray.training.looking_back import looking_back
 from diffad_ray.training.loop import TrainingSettings
-from diffad_ray.training.variations import variations
 
 TRIAL_IMAGES = 8
 WORTHWHILE_GAIN = 1.2
@@ -57,7 +57,7 @@ def finish_detector(
     precision = scoring_precision(detector, settings.precision, device)
     detector.settings = dataclasses.replace(detector.settings, precision=precision)
     engine = Engine(detector, device)
-    detector.familiarise(variations(*learnt, settings, detector, device))
+    detector.familiarise(looking_back(*learnt, settings.seed, detector, device))
     scores = np.array([found.score for found in engine.detect_images(held_back, with_reconstruction=False)])
     try:
         calibration = Calibration.from_scores(scores, settings.false_alarm_rate, detector.highest_score)
