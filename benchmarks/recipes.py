@@ -3,13 +3,14 @@
     python benchmarks/recipes.py prepare magtile .scratch/magtile.npz --side 96 --part first --textures textures
     python benchmarks/recipes.py train .scratch/magtile.npz .scratch/magtile --steps 1000 --seeds 0 1 2
     python benchmarks/recipes.py report .scratch/magtile.npz .scratch/magtile
+    python benchmarks/recipes.py judge .scratch/magtile.npz .scratch/magtile
 
 `prepare` reads a data set in a labelled layout; `--part` takes the first or second half of each kind's test images, so
 that recipes chosen on one half can be judged on the other. `train` needs torch, NumPy and safetensors alone and runs on
 a bare GPU machine, where the two files and the folder are all that travels. Started again, it goes on from its last
 checkpoint; `--share 0/2` and `--share 1/2` are for two processes side by side. `report` gives a row a recipe:
 mean and standard deviation over the seeds. The last averaged weights count, and thresholds come from held-back normal
-images.
+images. `judge` repeats what follows a training, familiarity and scoring, with the present code and the trained weights.
 """
 
 from __future__ import annotations
@@ -131,17 +132,14 @@ def place_of(work: Path, recipe: str, seed: int) -> Path:
 def train_one(
     data: dict[str, np.ndarray], place: Path, recipe: Recipe, training: TrainingSettings, preset: str
 ) -> None:
-    """Train and score the test images, unless that is done; leaves `found.npz`, `facts.json` and the weights."""
+    """Train and judge, unless that is done; leaves `found.npz`, `facts.json` and the weights."""
     if (place / "facts.json").exists():
         done = json.loads((place / "facts.json").read_text())
         if (done["training"]["steps"], done["detector"]["preset"]) != (training.steps, preset):
             raise SystemExit(f"{place} holds another training: take another folder")
         return
     place.mkdir(parents=True, exist_ok=True)
-    # As `find_normals` splits, which a bare machine can't import.
-    order = np.random.default_rng(training.seed).permutation(len(data["normals"]))
-    count = max(round(HELD_BACK * len(order)), min(60, len(order) // 4))
-    held_back, learnt = data["normals"][order[:count], ..., :3], data["normals"][order[count:]]
+    _, learnt = split(data["normals"], training.seed)
     settings = DiffusionADSettings(preset=preset, image_size=learnt.shape[1], **recipe.detector)
     torch.manual_seed(training.seed)
     detector = Weighted(settings.measured_on(as_unit_tensor(learnt[:, ..., :3])))
@@ -168,20 +166,10 @@ def train_one(
     trained = train_loop(
         detector, learnt, textures, training, World(device=device), resume=resume, on_report=report, on_checkpoint=save
     )
-    engine = Engine(trained, device)
-    plain = np.concatenate([batch.score for batch in engine.detect(data["images"])])
-    trained.familiarise(looking_back(learnt, np.arange(len(learnt)), training.seed, trained, device))
-    found = list(engine.detect(data["images"]))
-    scores = np.concatenate([batch.score for batch in found])
-    maps = np.concatenate([batch.anomaly_map for batch in found])
-    normal = np.concatenate([batch.score for batch in engine.detect(held_back)])
-    errors = np.square(np.concatenate([batch.reconstruction for batch in found]) - data["images"] / 255.0)
-    np.savez(place / "found.npz", scores=scores, maps=maps.astype(np.float16), held_back=normal, plain=plain)
-    weights = {name: tensor.cpu().contiguous() for name, tensor in trained.state_dict().items()}
-    safetensors.torch.save_file(weights, place / "model.safetensors")
+    error = judge(data, place, trained, training.seed)
     facts = {
         "parameters": sum(parameter.numel() for parameter in trained.parameters()),
-        "error": float(errors[data["kinds"] == "good"].mean()),
+        "error": error,
         "seconds": time.monotonic() - started,
         "images_per_second": statistics.median(r.images_per_second for r in reports) if reports else None,
         "mode": reports[-1].mode if reports else "",
@@ -193,6 +181,44 @@ def train_one(
     }
     (place / "facts.json").write_text(json.dumps(facts, indent=1))
     before.unlink(missing_ok=True)
+
+
+def split(normals: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """What is held back and what is learnt, as `find_normals` splits, which a bare machine can't import."""
+    order = np.random.default_rng(seed).permutation(len(normals))
+    count = max(round(HELD_BACK * len(order)), min(60, len(order) // 4))
+    return normals[order[:count], ..., :3], normals[order[count:]]
+
+
+def judge(data: dict[str, np.ndarray], place: Path, trained: DiffusionAD, seed: int) -> float:
+    """Let a detector look back, score the test images, and keep all that came of it; the error of good images."""
+    held_back, learnt = split(data["normals"], seed)
+    device = default_device()
+    engine = Engine(trained, device)
+    plain = np.concatenate([batch.score for batch in engine.detect(data["images"])])
+    trained.familiarise(looking_back(learnt, np.arange(len(learnt)), seed, trained, device))
+    found = list(engine.detect(data["images"]))
+    scores = np.concatenate([batch.score for batch in found])
+    maps = np.concatenate([batch.anomaly_map for batch in found])
+    normal = np.concatenate([batch.score for batch in engine.detect(held_back)])
+    errors = np.square(np.concatenate([batch.reconstruction for batch in found]) - data["images"] / 255.0)
+    np.savez(place / "found.npz", scores=scores, maps=maps.astype(np.float16), held_back=normal, plain=plain)
+    weights = {name: tensor.cpu().contiguous() for name, tensor in trained.state_dict().items()}
+    safetensors.torch.save_file(weights, place / "model.safetensors")
+    return float(errors[data["kinds"] == "good"].mean())
+
+
+def judge_again(data: dict[str, np.ndarray], place: Path) -> None:
+    """`judge` with the networks that an earlier training left."""
+    facts = json.loads((place / "facts.json").read_text())
+    kept = {"familiarity": DiffusionADSettings.familiarity}
+    detector = DiffusionAD(DiffusionADSettings(**facts["detector"] | kept))
+    weights = safetensors.torch.load_file(place / "model.safetensors")
+    networks = {name: tensor for name, tensor in weights.items() if not name.startswith("familiarity.")}
+    detector.load_state_dict(networks)
+    facts["error"] = judge(data, place, detector.eval(), facts["training"]["seed"])
+    facts["detector"] |= kept
+    (place / "facts.json").write_text(json.dumps(facts, indent=1))
 
 
 def report(data: dict[str, np.ndarray], work: Path) -> Iterator[str]:
@@ -261,6 +287,9 @@ def main() -> None:
     tell = verbs.add_parser("report")
     tell.add_argument("data", type=Path)
     tell.add_argument("work", type=Path)
+    again = verbs.add_parser("judge")
+    again.add_argument("data", type=Path)
+    again.add_argument("work", type=Path)
     given = parser.parse_args()
     if given.verb == "prepare":
         prepare(given.dataset, given.to, given.side, given.part, given.textures)
@@ -269,6 +298,11 @@ def main() -> None:
         data = dict(arrays)
     if given.verb == "report":
         print("\n".join(report(data, given.work)))
+        return
+    if given.verb == "judge":
+        for facts in sorted(given.work.glob("*/facts.json")):
+            print(facts.parent.name, flush=True)
+            judge_again(data, facts.parent)
         return
     if given.threads:
         torch.set_num_threads(given.threads)

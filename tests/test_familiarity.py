@@ -24,15 +24,16 @@ from diffad_ray.detectors.bundle import DESCRIPTION, WEIGHTS, Bundle, load_bundl
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
 from diffad_ray.detectors.engine import as_unit_tensor
 from diffad_ray.detectors.familiarity import (
+    COLOURS,
     FARTHEST,
     FEWEST_IMAGES,
-    FILTERS,
     GRID,
     MOST_ODDS,
     ORIENTATIONS,
     SHRINKAGE,
     WAVELENGTH,
     Familiarity,
+    channels,
     either,
     filtered,
     gabor_filters,
@@ -113,7 +114,7 @@ def test_a_wave_is_seen_by_the_filter_of_its_direction_and_length(orientation: i
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     wave = 0.5 + 0.2 * torch.sin(2 * math.pi * (x * math.cos(angle) + y * math.sin(angle)) / length)
     found = filtered(wave.expand(1, 3, -1, -1), gabor_filters())
-    energies = found[0, :, 8:-8, 8:-8].mean(dim=(1, 2)).view(octaves(128), FILTERS)[:, :ORIENTATIONS]
+    energies = found[0, :-COLOURS, 8:-8, 8:-8].mean(dim=(1, 2))
     assert energies.argmax() == level * ORIENTATIONS + orientation
     assert energies.max() > 0.02
 
@@ -121,11 +122,11 @@ def test_a_wave_is_seen_by_the_filter_of_its_direction_and_length(orientation: i
 @pytest.mark.parametrize("side", [32, 64, 96, 128, 160, 256])
 def test_filters_see_squares_of_any_size(side: int) -> None:
     found = filtered(torch.full((2, 3, side, side), 0.3), gabor_filters())
-    assert found.shape == (2, FILTERS * octaves(side), GRID, GRID)
-    levels = found.view(2, octaves(side), FILTERS, GRID, GRID)
-    torch.testing.assert_close(levels[:, :, ORIENTATIONS], torch.full_like(levels[:, :, ORIENTATIONS], 0.3))
-    rest = torch.cat([levels[:, :, :ORIENTATIONS], levels[:, :, ORIENTATIONS + 1 :]], dim=2)
-    assert rest.abs().max() < 2e-4, "a surface of one grey has no waves, no details and no colours"
+    assert found.shape == (2, channels(side), GRID, GRID)
+    energies, grey, colours = found.split([ORIENTATIONS * octaves(side), 1, 2], dim=1)
+    torch.testing.assert_close(grey, torch.full_like(grey, 0.3))
+    assert energies.max() < 2e-4
+    assert colours.abs().max() < 1e-6
 
 
 def test_distances_are_honest_where_images_are_few() -> None:
@@ -166,7 +167,7 @@ def test_what_the_image_does_not_explain_is_whitened() -> None:
     code = (seen.miniature - gaussian.miniature_mean) @ gaussian.basis
     torch.testing.assert_close(code.T @ code / len(code), torch.eye(50), atol=1e-3, rtol=0)
     code = code.clamp(-FARTHEST, FARTHEST)
-    explained = torch.einsum("nk,kcyx->ncyx", code, gaussian.response.float())
+    explained = torch.einsum("nk,kcyx->ncyx", code, gaussian.effect.float())
     left = (seen.responses - gaussian.mean - explained) / gaussian.spread[:, None, None]
     y, x = 16, 3
     whitened = left[:, :, y, x] @ gaussian.whitening[y * GRID + x].T

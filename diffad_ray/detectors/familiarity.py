@@ -1,11 +1,12 @@
 """Familiarity: how well each place of an image fits in with what normal images show there, given the rest of the image.
 
-A segmenter has learnt from pseudo-anomalies alone. What a good part looks like, no pseudo-anomaly has any part in: of
-the responses of a few filters, at each place, normal images give a Gaussian (as PaDiM, Defard et al. 2020, has of a
-pretrained network's features). What the image as a whole says of a place is taken into account first: its light, its
-width, where its edges run. Both judge by themselves, and a pixel is anomalous where one or the other says so.
+A segmenter has learnt from pseudo-anomalies alone. In what a good part looks like, no pseudo-anomaly has any part: at
+each place, normal images give a Gaussian of a few filters' responses and colours (PaDiM, Defard et al. 2020, has one of
+a pretrained network's features). What the image as a whole says of a place is taken into account first: its light, its
+width, where its edges run. Segmenter and Gaussian both judge, and a pixel is anomalous where one or the other says so.
 
-Letters in shapes: N images, C filters, G places a side, K components of an image's code, D pixels of its miniature.
+Letters in shapes: N images, C responses and colours, G places a side, K components of an image's code, D numbers of its
+miniature.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ LEVELS, SMALLEST = 4, 16
 ORIENTATIONS = 4
 WAVELENGTH, WIDTH, ASPECT, RADIUS = 5.0, 2.0, 0.7, 4
 "Of the Gabor filters: pixels, standard deviation across the waves, its ratio to the one along them, half the window."
-FILTERS = ORIENTATIONS + 4
-"For each octave: energies, grey level, detail, and two differences of colours."
+COLOURS = 3
+"Grey level and two differences of colours."
 MOST_COMPONENTS, IMAGES_A_COMPONENT = 160, 4
+"How many principal components tell the whole image: few where there are few images to learn their effect from."
 FARTHEST = 5.0
 "Standard deviations of a component of the code."
 SHRINKAGE = 0.3
-"Variance that a filter has at least at any place, as a share of its usual one: there are often few images."
+"Variance that a channel has at least at any place, as a share of its usual one: there are often few images."
 LEAST_SPREAD = 1e-3
-"Standard deviation that a filter has at least: a quarter of a grey level."
+"Standard deviation that a channel has at least: a quarter of a grey level."
 FOLDS = 5
 FEWEST_IMAGES = 10
 "Of fewer normal images nothing is learnt."
@@ -50,7 +52,7 @@ class Described(NamedTuple):
 
 
 class PatchGaussian(NamedTuple):
-    """At each place a Gaussian of the filters' responses, whose mean depends on the image as a whole."""
+    """At each place a Gaussian of responses and colours, whose mean depends on the image as a whole."""
 
     miniature_mean: Tensor
     "[D]"
@@ -58,7 +60,7 @@ class PatchGaussian(NamedTuple):
     "[D,K]: a miniature less its mean, times this, is the image's code: principal components of variance 1"
     mean: Tensor
     "[C,G,G]"
-    response: Tensor
+    effect: Tensor
     "[K,C,G,G] float16: what each component of the code adds to the mean"
     spread: Tensor
     "[C]: standard deviation of what is left, over all places"
@@ -87,25 +89,25 @@ def octaves(side: int) -> int:
     return sum(min(side, SIDE) >> level >= SMALLEST for level in range(LEVELS))
 
 
+def channels(side: int) -> int:
+    """C for images with this side."""
+    return ORIENTATIONS * octaves(side) + COLOURS
+
+
 def filtered(images: Tensor, gabor: Tensor) -> Tensor:
-    """Responses [N,C,G,G] to images [N,3,S,S] in [0,1], of each octave: energies of Gabor filters, the grey level, how
-    it differs from its surroundings, and two differences of colours."""
+    """Energies of Gabor filters, octave by octave, and colours of images [N,3,S,S] in [0,1]: [N,C,G,G]."""
     if images.shape[-1] > SIDE:
         images = F.interpolate(images, (SIDE, SIDE), mode="area")
-    found = []
+    grey, found = images.mean(dim=1, keepdim=True), []
     for level in range(octaves(images.shape[-1])):
-        seen = F.avg_pool2d(images, 2**level)
-        grey = seen.mean(dim=1, keepdim=True)
-        waves = F.conv2d(F.pad(grey, (RADIUS,) * 4, mode="reflect"), gabor)
-        energy = (waves[:, 0::2].square() + waves[:, 1::2].square() + 1e-8).sqrt()
-        detail = grey - F.avg_pool2d(F.pad(grey, (2,) * 4, mode="reflect"), 5, stride=1)
-        red, green, blue = seen.split(1, dim=1)
-        responses = torch.cat([energy, grey, detail, red - green, (red + green) / 2 - blue], dim=1)
-        if responses.shape[-1] > GRID:
-            found.append(F.adaptive_avg_pool2d(responses, GRID))
+        waves = F.conv2d(F.pad(F.avg_pool2d(grey, 2**level), (RADIUS,) * 4, mode="reflect"), gabor)
+        energies = (waves[:, 0::2].square() + waves[:, 1::2].square() + 1e-8).sqrt()
+        if energies.shape[-1] > GRID:
+            found.append(F.adaptive_avg_pool2d(energies, GRID))
         else:
-            found.append(F.interpolate(responses, (GRID, GRID), mode="bilinear"))
-    return torch.cat(found, dim=1)
+            found.append(F.interpolate(energies, (GRID, GRID), mode="bilinear"))
+    red, green, blue = F.adaptive_avg_pool2d(images, GRID).split(1, dim=1)
+    return torch.cat([*found, (red + green + blue) / 3, red - green, (red + green) / 2 - blue], dim=1)
 
 
 class Familiarity(nn.Module):
@@ -126,15 +128,15 @@ class Familiarity(nn.Module):
 
     def __init__(self, image_size: int):
         super().__init__()
-        filters = FILTERS * octaves(image_size)
+        count = channels(image_size)
         # None is the number of components, which depends on the images.
         self.shapes: dict[str, list[int | None]] = {
             "miniature_mean": [3 * MINIATURE**2],
             "basis": [3 * MINIATURE**2, None],
-            "mean": [filters, GRID, GRID],
-            "response": [None, filters, GRID, GRID],
-            "spread": [filters],
-            "whitening": [GRID**2, filters, filters],
+            "mean": [count, GRID, GRID],
+            "effect": [None, count, GRID, GRID],
+            "spread": [count],
+            "whitening": [GRID**2, count, count],
             "usual_distance": [1],
             "usual_evidence": [1],
             "slope": [1],
@@ -177,7 +179,7 @@ class Familiarity(nn.Module):
         found = patch_gaussian(seen, len(numbers))._asdict()
         found |= {"usual_distance": distances.median()[None], "usual_evidence": evidence.median()[None]}
         for name, value in (found | {"slope": slope[None]}).items():
-            setattr(self, name, value if name == "response" else value.float())
+            setattr(self, name, value if name == "effect" else value.float())
 
     def log_odds(self, images: Tensor, weight: float) -> Tensor:
         """Log odds [N,G,G] of an anomaly at each place of images [N,3,S,S] in [0,1].
@@ -212,8 +214,8 @@ def patch_gaussian(seen: Described, images: int) -> PatchGaussian:
     mean = seen.responses.mean(dim=0)
     left = seen.responses - mean
     gram = code.T @ code + torch.eye(count, device=code.device)
-    response = torch.linalg.solve(gram, code.T @ left.flatten(1)).view(count, *mean.shape)
-    left -= (code @ response.flatten(1)).view_as(left)
+    effect = torch.linalg.solve(gram, code.T @ left.flatten(1)).view(count, *mean.shape)
+    left -= (code @ effect.flatten(1)).view_as(left)
     spread = left.square().mean(dim=(0, 2, 3)).sqrt().clamp(min=LEAST_SPREAD)
     left /= spread[:, None, None]
     identity = torch.eye(len(spread), device=left.device)
@@ -222,13 +224,13 @@ def patch_gaussian(seen: Described, images: int) -> PatchGaussian:
         places = row.permute(2, 1, 0)
         factor = torch.linalg.cholesky(places @ places.transpose(1, 2) / len(left) + SHRINKAGE * identity)
         whitening.append(torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False))
-    return PatchGaussian(miniature_mean, basis, mean, response.half(), spread, torch.cat(whitening))
+    return PatchGaussian(miniature_mean, basis, mean, effect.half(), spread, torch.cat(whitening))
 
 
 def log_distance(gaussian: PatchGaussian, seen: Described) -> Tensor:
-    """Log of the mean squared whitened response at each place: [N,G,G]."""
+    """Log of the mean square, over the channels, of what the Gaussian leaves unexplained at each place: [N,G,G]."""
     code = _code(seen.miniature, gaussian.miniature_mean, gaussian.basis)
-    expected = gaussian.mean + (code @ gaussian.response.float().flatten(1)).view_as(seen.responses)
+    expected = gaussian.mean + (code @ gaussian.effect.float().flatten(1)).view_as(seen.responses)
     left = (seen.responses - expected) / gaussian.spread[:, None, None]
     whitened = gaussian.whitening @ left.flatten(2).permute(2, 1, 0)
     height, width = seen.responses.shape[-2:]
@@ -244,7 +246,7 @@ def either(probability: Tensor, log_odds: Tensor) -> Tensor:
     """Probabilities [N,1,H,W] that a pixel is anomalous by what the segmenter says [N,1,H,W] or by log odds [N,G,G]."""
     size = probability.shape[-2:]
     other = F.interpolate(log_odds[:, None], size, mode="bilinear").sigmoid()
-    return probability + other - probability * other
+    return probability + (1 - probability) * other
 
 
 def _those(seen: Described, chosen: Tensor) -> Described:
