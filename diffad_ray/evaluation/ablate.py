@@ -149,12 +149,12 @@ def ablate(
     device = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
     notes = supervision(bundle, [image.uri for image in found.images])
     if by_pixels != settings:
-        notes.append("familiarity, learnt with the detector's own reconstruction, is left out but where it is swept")
+        notes.append("familiarity, which judges without any reconstruction, is left out but where it is swept")
     return Ablation(storage.normalised(detector), found.location, len(found.images), device, variants, notes)
 
 
 def _by_pixels_alone(settings: DiffusionSettings) -> DiffusionSettings:
-    """The settings without what a detector knows of whole images, which holds for its own reconstruction only."""
+    """The settings without what judges beside the networks that are compared."""
     return dataclasses.replace(settings, familiarity=0.0) if isinstance(settings, DiffusionADSettings) else settings
 
 
