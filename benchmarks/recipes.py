@@ -204,12 +204,13 @@ def judge(data: dict[str, np.ndarray], place: Path, trained: DiffusionAD, seed: 
     errors = np.square(np.concatenate([batch.reconstruction for batch in found]) - data["images"] / 255.0)
     np.savez(place / "found.npz", scores=scores, maps=maps.astype(np.float16), held_back=normal, plain=plain)
     weights = {name: tensor.cpu().contiguous() for name, tensor in trained.state_dict().items()}
-    safetensors.torch.save_file(weights, place / "model.safetensors")
+    safetensors.torch.save_file(weights, place / "model.part")
+    (place / "model.part").replace(place / "model.safetensors")
     return float(errors[data["kinds"] == "good"].mean())
 
 
 def judge_again(data: dict[str, np.ndarray], place: Path) -> None:
-    """`judge` with the networks that an earlier training left."""
+    """`judge` with the networks that an earlier training left, and the default weight of familiarity."""
     facts = json.loads((place / "facts.json").read_text())
     kept = {"familiarity": DiffusionADSettings.familiarity}
     detector = DiffusionAD(DiffusionADSettings(**facts["detector"] | kept))

@@ -12,7 +12,7 @@ import pytest
 
 from diffad_ray import storage
 from diffad_ray.scoring import load
-from diffad_ray.scoring.load import LoadedImage, fetch
+from diffad_ray.scoring.load import LOCAL_READERS, REMOTE_READERS, LoadedImage, fetch, usual_readers
 
 
 def reason(uri: str, version: str | None, size: int = 10) -> tuple[str, str]:
@@ -89,3 +89,8 @@ def test_an_alarm_that_someone_else_has_set_is_given_back() -> None:
         assert signal.getitimer(signal.ITIMER_REAL)[0] == pytest.approx(1000.0, abs=10)
     finally:
         signal.setitimer(signal.ITIMER_REAL, *before)
+
+
+def test_stores_are_read_by_more_threads_than_disks() -> None:
+    assert usual_readers(["/a/b.png", "file:///a/c.png"]) == LOCAL_READERS
+    assert usual_readers(["/a/b.png", "s3://a/c.png"]) == REMOTE_READERS

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from diffad_ray import storage
+from diffad_ray.storage.local import read_all
 
 
 def test_of_racing_creations_one_wins(tmp_path: Path) -> None:
@@ -71,3 +72,13 @@ def test_names_that_are_no_utf8(tmp_path: Path) -> None:
     assert os.listdir(folder) == [b"\xff\xfe.png"]  # noqa: PTH208
     storage.write(f"{tmp_path}/really \uefff.png", b"literal")
     assert (tmp_path / "really \uefff.png").read_bytes() == storage.read(f"{tmp_path}/really \uefff.png")
+
+
+@pytest.mark.parametrize("expected", [0, 99, 100, 101])
+def test_a_file_that_grows_or_shrinks_is_read_to_its_end(expected: int, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(range(100)))
+    descriptor = os.open(tmp_path / "a", os.O_RDONLY)
+    try:
+        assert read_all(descriptor, expected) == bytes(range(100))
+    finally:
+        os.close(descriptor)

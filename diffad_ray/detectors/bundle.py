@@ -140,7 +140,10 @@ def load_bundle(location: str) -> Bundle:
                     "can't repeat: train it again"
                 )
         detector = detector_class(detector_class.settings_class(**settings))
-        detector.load_state_dict(safetensors.torch.load(weights))
+        state = safetensors.torch.load(weights)
+        if description["schema_version"] < 5:
+            state = {name: tensor for name, tensor in state.items() if not name.startswith("familiarity.")}
+        detector.load_state_dict(state)
         return Bundle(
             detector=detector.eval(),
             calibration=Calibration(**description["calibration"]),

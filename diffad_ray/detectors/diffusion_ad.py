@@ -34,7 +34,7 @@ class DiffusionADSettings(DiffusionSettings):
             network call and in t_small + 1; `autoencoder` uses no noise. For the paper's ablation.
         guidance: w of the norm guidance.
         focal_gamma: exponent of the focal loss; 0 is cross entropy. The paper's 4 leaves most probabilities near 1/2.
-        familiarity: weight in [0, 4] of how unfamiliar a place of the image looks, see `Familiarity`; with 0 the
+        familiarity: weight in [1, 4] of how unfamiliar a place of the image looks, see `Familiarity`; with 0 the
             segmenter judges alone, and a training does not learn it.
         anomalies: how pseudo-anomalies are made in training.
     """
@@ -59,8 +59,9 @@ class DiffusionADSettings(DiffusionSettings):
             raise ValueError(f"t_split {self.t_split} must lie between 0 and timesteps {self.timesteps}")
         if self.focal_gamma < 0:
             raise ValueError(f"focal_gamma {self.focal_gamma} must be 0 or more")
-        if not 0 <= self.familiarity <= 4:
-            raise ValueError(f"familiarity {self.familiarity} must lie in [0, 4]")
+        if self.familiarity != 0 and not 1 <= self.familiarity <= 4:
+            # Smaller weights would give each place of the image what its most suspicious ones usually get.
+            raise ValueError(f"familiarity {self.familiarity} must be 0, which leaves it out, or lie in [1, 4]")
         if self.reconstruction not in RECONSTRUCTIONS:
             raise ValueError(f"reconstruction {self.reconstruction!r} is none of {', '.join(RECONSTRUCTIONS)}")
         anomalies: Any = self.anomalies

@@ -23,7 +23,7 @@ SIDE, GRID, MINIATURE = 128, 32, 16
 LEVELS, SMALLEST = 4, 16
 "Octaves that the filters see, and the smallest side of an image that they still see."
 ORIENTATIONS = 4
-WAVELENGTH, WIDTH, ASPECT, RADIUS = 5.0, 2.0, 0.7, 4
+WAVELENGTH, WIDTH, ASPECT, RADIUS = 4.0, 1.4, 0.7, 3
 "Of the Gabor filters: pixels, standard deviation across the waves, its ratio to the one along them, half the window."
 COLOURS = 3
 "Grey level and two differences of colours."
@@ -35,6 +35,8 @@ SHRINKAGE = 0.3
 "Variance that a channel has at least at any place, as a share of its usual one: there are often few images."
 LEAST_SPREAD = 1e-3
 "Standard deviation that a channel has at least: a quarter of a grey level."
+LEAST_EVIDENCE, LEAST_DISTANCE = 0.5, 0.1
+"How far the log odds and the log distances of one normal image in ten lie above the usual ones, at least."
 FOLDS = 5
 FEWEST_IMAGES = 10
 "Of fewer normal images nothing is learnt."
@@ -144,7 +146,8 @@ class Familiarity(nn.Module):
         for name in self.shapes:
             self.register_buffer(name, torch.empty(0))
         self.gabor: Tensor
-        self.register_buffer("gabor", gabor_filters(), persistent=False)
+        # Kept with the statistics: other filters would make other scores of them.
+        self.register_buffer("gabor", gabor_filters())
 
     @property
     def is_fitted(self) -> bool:
@@ -175,7 +178,8 @@ class Familiarity(nn.Module):
             inside = fold == part
             others = patch_gaussian(_those(seen, ~inside), len(place[~inside].unique()))
             distances[inside] = log_distance(others, _those(seen, inside)).flatten(1).amax(dim=1).to(evidence.dtype)
-        slope = _upper_spread(evidence) / _upper_spread(distances).clamp(min=1e-6)
+        # Where the segmenter is sure of all normal images, or these are all alike, nothing varies.
+        slope = _upper_spread(evidence).clamp(min=LEAST_EVIDENCE) / _upper_spread(distances).clamp(min=LEAST_DISTANCE)
         found = patch_gaussian(seen, len(numbers))._asdict()
         found |= {"usual_distance": distances.median()[None], "usual_evidence": evidence.median()[None]}
         for name, value in (found | {"slope": slope[None]}).items():
@@ -191,6 +195,7 @@ class Familiarity(nn.Module):
         return (self.usual_evidence + weight * self.slope * beyond).clamp(max=MOST_ODDS)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        state_dict.setdefault(prefix + "gabor", self.gabor)
         # Fitted or not, and with how many components, is up to what is loaded.
         for name, shape in self.shapes.items():
             given = state_dict.setdefault(prefix + name, torch.empty(0))

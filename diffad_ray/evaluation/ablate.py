@@ -149,7 +149,7 @@ def ablate(
     device = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
     notes = supervision(bundle, [image.uri for image in found.images])
     if by_pixels != settings:
-        notes.append("familiarity, which judges without any reconstruction, is left out but where it is swept")
+        notes.append("familiarity, which sees no reconstruction, is left out but where it is swept")
     return Ablation(storage.normalised(detector), found.location, len(found.images), device, variants, notes)
 
 

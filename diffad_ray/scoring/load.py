@@ -5,7 +5,7 @@ from __future__ import annotations
 import faulthandler
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
@@ -26,11 +26,11 @@ from diffad_ray.table.runs import Plan
 
 MAX_BYTES = 512 * 2**20
 "A larger file is refused before it is fetched."
-SMALL_BYTES = 200_000
-"Files up to this are handed over a few at a time."
+SMALL_BYTES, GROUPS = 200_000, 128
+"Files up to this are handed over a few at a time, but a shard in no fewer groups than this."
 LOCAL_READERS, REMOTE_READERS = 4, 32
-"""Files fetched at the same time. A local disk answers at once, and more threads would only take turns at Python away
-from the one that decodes; an object store answers late."""
+"""Files fetched at the same time, from paths of this machine and from elsewhere. A local disk answers at once, and more
+threads would only take turns at Python away from the one that decodes; an object store answers late."""
 STUCK_SECONDS, LONG_SECONDS = 120.0, 2.0
 "Decoding that takes so long, and so long an image, hangs."
 FOUND = [SCORES.field(name) for name in ("status", "error", "width", "height", "mode")]
@@ -165,13 +165,18 @@ class LoadShard:
         wanted = [v or None for v in versions] if self.plan.checks_versions else [None] * len(versions)
         sizes = manifest["image_bytes"].to_pylist()
         rows = list(zip(uris, sizes, wanted, strict=True))
-        usual = LOCAL_READERS if all(map(storage.is_local, uris)) else REMOTE_READERS
-        readers = self.settings.readers or usual
         # Handing over a file costs as much as reading a small one, so many small files are handed over a few at a time.
         small = max(sizes) <= SMALL_BYTES and min(sizes) > 0
-        few = max(1, len(rows) // (4 * readers)) if small else 1
+        few = max(1, len(rows) // GROUPS) if small else 1
         groups = (rows[start : start + few] for start in range(0, len(rows), few))
-        return read_ahead(lambda group: [fetch(*row) for row in group], groups, readers)
+        return read_ahead(
+            lambda group: [fetch(*row) for row in group], groups, self.settings.readers or usual_readers(uris)
+        )
+
+
+def usual_readers(uris: Sequence[str]) -> int:
+    """How many of these are fetched at the same time if nobody says."""
+    return LOCAL_READERS if all(map(storage.is_local, uris)) else REMOTE_READERS
 
 
 def _stretched(image: LoadedImage, side: int) -> tuple[LoadedImage, bytes | None]:

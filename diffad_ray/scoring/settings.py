@@ -38,7 +38,7 @@ class ScoringSettings:
         masks: of which images PNG masks are written. Run lengths are in the regions table whatever this says.
         threshold: score from which an image is anomalous; None takes the detector's.
         max_pixels: images with more pixels are not decoded and get the status `too_large`.
-        readers: images of a shard that are fetched at the same time; None takes 4 from local disks, 32 from elsewhere.
+        readers: images of a shard that are fetched at the same time; None takes 4 from paths, 32 from URIs.
         shard_images: images of a shard, which is what a crash of a worker costs at most; None decides by their number.
     """
 

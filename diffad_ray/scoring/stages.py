@@ -42,7 +42,8 @@ def run_shards(
     context.execution_options.preserve_order = False
     # A shard is a block from end to end: cut in two it could not be written whole.
     context.target_max_block_size = None
-    # Ray would stop an actor that commits whenever no shard waits, and start another one seconds later, for seconds.
+    # Ray would stop an actor whenever no shard waits for it, and start another one seconds later, for seconds. Those
+    # that detect stay, too, with their GPUs, until the run has no more shards for them.
     context.autoscaling_config.actor_pool_util_downscaling_threshold = NEVER
     views = {detector.bundle.detector.settings.view for detector in detectors}
     slowest = SLOW_TILES_SECONDS if "tiles" in views else SLOW_IMAGE_SECONDS * plan.images / plan.shards

@@ -35,7 +35,7 @@ class LocalStore:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise FileNotFoundError(f"{key} is no file")
-            data = _read_all(descriptor, status.st_size)
+            data = read_all(descriptor, status.st_size)
             # Looked at after reading, this also finds a file that was changed meanwhile.
             if version is not None and version != _version(os.fstat(descriptor)):
                 raise Changed(f"{key} was replaced since it was listed")
@@ -77,9 +77,12 @@ class LocalStore:
             yield from interleaved(_scan([root]), threads)
 
 
-def _read_all(descriptor: int, expected: int) -> bytes:
-    """A file to its end. Each call of the system gives up Python's lock, and where other threads compute, getting it
-    back costs more than reading a small file does; Python's own file objects make four more calls than are needed."""
+def read_all(descriptor: int, expected: int) -> bytes:
+    """A file to its end, fastest where it has the expected size.
+
+    Each call of the system gives up Python's lock, and where other threads compute, getting it back costs more than
+    reading a small file does; Python's own file objects make four more calls than are needed.
+    """
     data = os.read(descriptor, expected + 1)
     if len(data) == expected:
         return data
