@@ -35,7 +35,7 @@ SHRINKAGE = 0.3
 "Variance that a channel has at least at any place, as a share of its usual one: there are often few images."
 LEAST_SPREAD = 1e-3
 "Standard deviation that a channel has at least: a quarter of a grey level."
-LEAST_EVIDENCE, LEAST_DISTANCE = 0.5, 0.1
+LEAST_EVIDENCE, LEAST_DISTANCE = 0.1, 0.1
 "How far the log odds and the log distances of one normal image in ten lie above the usual ones, at least."
 FOLDS = 5
 FEWEST_IMAGES = 10
