@@ -42,6 +42,7 @@ class TrainingFolder:
             raise UserError(f"the detector can't be written to {self.location}: {error}") from error
         wanted = _known(json.loads(text), found)
         if found != wanted:
+            found, wanted = _flat(found), _flat(wanted)
             changes = ", ".join(
                 f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}"
                 for name in sorted(found.keys() | wanted.keys())
@@ -107,6 +108,14 @@ class TrainingFolder:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110)
         return buffer.getvalue()
+
+
+def _flat(settings: dict[str, Any], within: str = "") -> dict[str, Any]:
+    """Nested settings by names such as `training_settings.steps`."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{within}{name}.") if isinstance(value, dict) else {f"{within}{name}": value}
+    return flat
 
 
 def _known(settings: Any, earlier: Any) -> Any:
