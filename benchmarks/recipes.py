@@ -33,7 +33,7 @@ from torch import Tensor
 from diffad_ray.detectors.calibration import Calibration
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings, TrainingDraw
 from diffad_ray.detectors.engine import Engine, as_unit_tensor, default_device
-from diffad_ray.training.looking_back import looking_back
+from diffad_ray.training.familiarise import familiarise
 from diffad_ray.training.loop import Report, State, TrainingSettings, World, train_loop
 
 CHECKPOINT_SECONDS = 60.0
@@ -166,7 +166,7 @@ def train_one(
     trained = train_loop(
         detector, learnt, textures, training, World(device=device), resume=resume, on_report=report, on_checkpoint=save
     )
-    error = judge(data, place, trained, training.seed)
+    error = judge(data, place, trained, training.steps, training.seed)
     facts = {
         "parameters": sum(parameter.numel() for parameter in trained.parameters()),
         "error": error,
@@ -190,13 +190,16 @@ def split(normals: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return normals[order[:count], ..., :3], normals[order[count:]]
 
 
-def judge(data: dict[str, np.ndarray], place: Path, trained: DiffusionAD, seed: int) -> float:
-    """Let a detector look back, score the test images, and keep all that came of it; the error of good images."""
+def judge(data: dict[str, np.ndarray], place: Path, trained: DiffusionAD, steps: int, seed: int) -> float:
+    """Teach a detector what is familiar, score the test images, keep all that came of it; the error of good ones."""
     held_back, learnt = split(data["normals"], seed)
     device = default_device()
     engine = Engine(trained, device)
     plain = np.concatenate([batch.score for batch in engine.detect(data["images"])])
-    trained.familiarise(looking_back(learnt, np.arange(len(learnt)), seed, trained, device))
+    textures = as_unit_tensor(data["textures"]) if "textures" in data else None
+    started = time.monotonic()
+    familiarise(trained, learnt, np.arange(len(learnt)), textures, steps, seed, device)
+    print(f"{place.name}: what is familiar in {time.monotonic() - started:.0f} s", flush=True)
     found = list(engine.detect(data["images"]))
     scores = np.concatenate([batch.score for batch in found])
     maps = np.concatenate([batch.anomaly_map for batch in found])
@@ -217,7 +220,7 @@ def judge_again(data: dict[str, np.ndarray], place: Path) -> None:
     weights = safetensors.torch.load_file(place / "model.safetensors")
     networks = {name: tensor for name, tensor in weights.items() if not name.startswith("familiarity.")}
     detector.load_state_dict(networks)
-    facts["error"] = judge(data, place, detector.eval(), facts["training"]["seed"])
+    facts["error"] = judge(data, place, detector.eval(), facts["training"]["steps"], facts["training"]["seed"])
     facts["detector"] |= kept
     (place / "facts.json").write_text(json.dumps(facts, indent=1))
 

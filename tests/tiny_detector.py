@@ -17,10 +17,15 @@ def tiny_detector(seed: int = 0, **settings: Any) -> DiffusionAD:
     """A detector for 32 px in eval mode. No layer starts at zero, so that every part of the networks has its say."""
     torch.manual_seed(seed)
     detector = DiffusionAD(DiffusionADSettings(**{"preset": "tiny", "image_size": SIDE, **settings}))
-    for parameter in detector.parameters():
+    for parameter in networks_of(detector):
         if parameter.dim() > 1:
             nn.init.kaiming_normal_(parameter)
     return detector.eval()
+
+
+def networks_of(detector: DiffusionAD) -> list[nn.Parameter]:
+    """The parameters that a training step teaches."""
+    return [parameter for part in detector.parts(None) for parameter in part.parameters]
 
 
 def random_images(count: int, seed: int = 0) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -174,14 +173,6 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def detect(self, images: Tensor) -> Detection:
         """Scores, maps and reconstructions. Deterministic: an image's result depends on it and the detector alone."""
-
-    def familiarise(self, normals: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Learn at the end of a training what it leaves open; most detectors have nothing to learn.
-
-        Args:
-            normals: batches of squares [N,3,H,W] that the training has seen, and the numbers [N] int64 of the images
-                that they are of: tiles of an image share theirs.
-        """
 
     def forward(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
         """`training_losses`, under the name through which DistributedDataParallel synchronises gradients.

@@ -18,10 +18,10 @@ from diffad_ray.detectors.diffusion_ad import DiffusionAD
 from diffad_ray.detectors.semantic_diffgan import SemanticDiffGAN
 from diffad_ray.errors import UserError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Bundles of version 1 do not say what the denoiser predicts: it was the noise. Version 3 came with more kinds of
-detectors and of noise, and is read as it is. DiffusionAD has the present familiarity since version 5; version 4, which
-no release wrote, had another one."""
+detectors and of noise, and is read as it is. DiffusionAD has the present familiarity since version 6; versions 4 and 5,
+which no release wrote, had others."""
 WEIGHTS, DESCRIPTION = "model.safetensors", "detector.json"
 DETECTORS: dict[str, type[Detector]] = {detector.kind: detector for detector in (DiffusionAD, AnoDDPM, SemanticDiffGAN)}
 
@@ -132,7 +132,7 @@ def load_bundle(location: str) -> Bundle:
         settings = description["settings"]
         if description["schema_version"] == 1:
             settings = {"prediction": "noise"} | settings
-        if description["schema_version"] < 5 and detector_class is DiffusionAD:
+        if description["schema_version"] < SCHEMA_VERSION and detector_class is DiffusionAD:
             settings = {"familiarity": 0.0} | settings
             if settings["familiarity"]:
                 raise UserError(
@@ -141,7 +141,7 @@ def load_bundle(location: str) -> Bundle:
                 )
         detector = detector_class(detector_class.settings_class(**settings))
         state = safetensors.torch.load(weights)
-        if description["schema_version"] < 5:
+        if description["schema_version"] < SCHEMA_VERSION:
             state = {name: tensor for name, tensor in state.items() if not name.startswith("familiarity.")}
         detector.load_state_dict(state)
         return Bundle(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -10,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffad_ray.detectors.base import TrainingBatch
+from diffad_ray.detectors.base import NETWORKS, Part, TrainingBatch
 from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings, Examination
-from diffad_ray.detectors.familiarity import Described, Familiarity, either
+from diffad_ray.detectors.familiarity import Familiarity, either
 from diffad_ray.detectors.losses import focal_loss, mean_over_ranks
 from diffad_ray.diffusion.noise import draw_noise
 from diffad_ray.diffusion.reconstruction import norm_guided, one_step
@@ -97,6 +96,11 @@ class DiffusionAD(DiffusionDetector):
         self.segmenter = Segmenter(settings.network.segmenter_channels)
         self.familiarity = Familiarity(settings.image_size)
 
+    def parts(self, learning_rate: float | None) -> list[Part]:
+        """One rate for denoiser and segmenter; what is familiar is learnt when they are done."""
+        parameters = [*self.denoiser.parameters(), *self.segmenter.parameters()]
+        return [Part(NETWORKS, parameters, learning_rate or self.suitable_rate)]
+
     def reconstruct(self, x0: Tensor, member: int = 0) -> Tensor:
         """Scaled images [N,3,H,W] without their anomalies, by the method of the settings, in [-1, 1]."""
         settings = self.settings
@@ -128,22 +132,15 @@ class DiffusionAD(DiffusionDetector):
         return Examination(self.segment(x0, reconstruction).sigmoid(), reconstruction)
 
     def look(self, images: Tensor) -> Examination:
-        found = super().look(images)
+        found = self.by_segmenter(images)
         if not (self.settings.familiarity and self.familiarity.is_fitted):
             return found
         log_odds = self.familiarity.log_odds(images, self.settings.familiarity)
         return found._replace(anomaly_map=either(found.anomaly_map, log_odds))
 
-    @torch.inference_mode()
-    def familiarise(self, normals: Iterable[tuple[Tensor, Tensor]]) -> None:
-        seen, peaks, numbers = [], [], []
-        for images, of in normals if self.settings.familiarity else ():
-            seen.append(self.familiarity.describe(images))
-            peaks.append(self.image_score(super().look(images).anomaly_map))
-            numbers.append(of)
-        if seen:
-            described = Described(*map(torch.cat, zip(*seen, strict=True)))
-            self.familiarity.fit(described, torch.cat(numbers), torch.cat(peaks).double().logit(eps=1e-9))
+    def by_segmenter(self, images: Tensor) -> Examination:
+        """What images [N,3,H,W] in [0, 1] show by the segmenter alone."""
+        return super().look(images)
 
     def training_losses(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
         return self.losses(self.draw(batch, generator))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from diffad_ray.detectors.acceleration import fastest_mode
 from diffad_ray.detectors.base import Detector, Mode, Precision
 from diffad_ray.detectors.bundle import Bundle, save_bundle
 from diffad_ray.detectors.calibration import Calibration
+from diffad_ray.detectors.diffusion_ad import DiffusionAD
 from diffad_ray.detectors.engine import Engine
 from diffad_ray.errors import UserError
-from diffad_ray.training.looking_back import looking_back
+from diffad_ray.training.familiarise import familiarise
 from diffad_ray.training.loop import TrainingSettings
 
 TRIAL_IMAGES = 8
@@ -42,22 +44,27 @@ def scoring_precision(detector: Detector, wanted: str, device: torch.device) -> 
 def finish_detector(
     detector: Detector,
     learnt: tuple[np.ndarray, np.ndarray],
+    textures: Tensor | None,
     held_back: Iterable[np.ndarray],
     settings: TrainingSettings,
     facts: dict[str, Any],
     device: torch.device,
     location: str,
+    on_step: Callable[[int, int, float], None],
 ) -> Bundle:
-    """Let a trained detector look back at what it has learnt from, calibrate it, and write its bundle.
+    """Teach a trained detector what is familiar, calibrate it, and write its bundle.
 
     Args:
-        learnt: squares [N,S,S,3] of normal images, and the numbers [N] of these images.
+        learnt: squares [N,S,S,C] of normal images, and the numbers [N] of these images; see `familiarise`.
+        textures: that lend pseudo-anomalies their appearance.
         held_back: normal images [H,W,3] of any sizes.
+        on_step: see `familiarise`.
     """
     precision = scoring_precision(detector, settings.precision, device)
     detector.settings = dataclasses.replace(detector.settings, precision=precision)
     engine = Engine(detector, device)
-    detector.familiarise(looking_back(*learnt, settings.seed, detector, device))
+    if isinstance(detector, DiffusionAD):
+        familiarise(detector, *learnt, textures, settings.steps, settings.seed, device, on_step)
     scores = np.array([found.score for found in engine.detect_images(held_back, with_reconstruction=False)])
     try:
         calibration = Calibration.from_scores(scores, settings.false_alarm_rate, detector.highest_score)

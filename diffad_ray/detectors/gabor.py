@@ -1,0 +1,92 @@
+"""What familiarity looks at: at each place of an image, energies of Gabor filters and colours, and the whole in small.
+
+Letters in shapes: N images, C responses and colours, G places a side, D numbers of a miniature.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SIDE, GRID, MINIATURE = 128, 32, 16
+"Pixels a side of the images that the filters see at most; places a side; and the miniature that tells the whole image."
+LEVELS, SMALLEST = 4, 16
+"Octaves that the filters see, and the smallest side of an image that they still see."
+ORIENTATIONS = 4
+WAVELENGTH, WIDTH, ASPECT, RADIUS = 4.0, 1.4, 0.7, 3
+"Of the Gabor filters: pixels, standard deviation across the waves, its ratio to the one along them, half the window."
+COLOURS = 3
+"Grey level and two differences of colours."
+LEAST_ENERGY = 1e-3
+"Energies are compared by their roots, which vary alike where they are weak and strong; below this they are noise."
+
+
+class Described(NamedTuple):
+    """What is looked at of N images."""
+
+    responses: Tensor
+    "[N,C,G,G], see `filtered`"
+    miniature: Tensor
+    "[N,D], the images at 16 x 16 pixels"
+
+    def those(self, chosen: Tensor) -> Described:
+        """Of the chosen images alone: numbers, or a bool each."""
+        return Described(self.responses[chosen], self.miniature[chosen])
+
+
+def gabor_filters() -> Tensor:
+    """[2 x ORIENTATIONS,1,w,w]: even and odd waves of each orientation, of mean 0 and sum of magnitudes 1."""
+    axis = torch.arange(-RADIUS, RADIUS + 1, dtype=torch.float32)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    filters = []
+    for k in range(ORIENTATIONS):
+        angle = math.pi * k / ORIENTATIONS
+        across, along = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+        envelope = torch.exp(-(across.square() + (ASPECT * along).square()) / (2 * WIDTH**2))
+        for phase in (0.0, math.pi / 2):
+            wave = envelope * torch.cos(2 * math.pi * across / WAVELENGTH + phase)
+            wave -= wave.mean()
+            filters.append(wave / wave.abs().sum())
+    return torch.stack(filters)[:, None]
+
+
+def octave_sides(side: int) -> list[int]:
+    """Sides of the images, octave by octave, that the filters see of an image with this side."""
+    sides = [min(side, SIDE) >> level for level in range(LEVELS)]
+    return [seen for seen in sides if seen >= SMALLEST]
+
+
+def channels(side: int) -> int:
+    """C for images with this side."""
+    return ORIENTATIONS * sum(2 if seen > GRID else 1 for seen in octave_sides(side)) + COLOURS
+
+
+def filtered(images: Tensor, gabor: Tensor) -> Tensor:
+    """What a place of images [N,3,S,S] in [0,1] shows: [N,C,G,G].
+
+    Octave by octave the energy of each Gabor filter, its mean and, where a place has several pixels, before it its
+    maximum, which a speck or a hairline sets; then the colours.
+    """
+    if images.shape[-1] > SIDE:
+        images = F.interpolate(images, (SIDE, SIDE), mode="area")
+    grey, found = images.mean(dim=1, keepdim=True), []
+    for level in range(len(octave_sides(images.shape[-1]))):
+        waves = F.conv2d(F.pad(F.avg_pool2d(grey, 2**level), (RADIUS,) * 4, mode="reflect"), gabor)
+        energies = (waves[:, 0::2].square() + waves[:, 1::2].square() + 1e-8).sqrt()
+        if energies.shape[-1] > GRID:
+            found += [F.adaptive_max_pool2d(energies, GRID), F.adaptive_avg_pool2d(energies, GRID)]
+        else:
+            found.append(F.interpolate(energies, (GRID, GRID), mode="bilinear"))
+    red, green, blue = F.adaptive_avg_pool2d(images, GRID).split(1, dim=1)
+    colours = [(red + green + blue) / 3, red - green, (red + green) / 2 - blue]
+    return torch.cat([(torch.cat(found, dim=1) + LEAST_ENERGY).sqrt(), *colours], dim=1)
+
+
+def described(images: Tensor, gabor: Tensor) -> Described:
+    """What is looked at of images [N,3,S,S] in [0,1]."""
+    images = images.float()
+    return Described(filtered(images, gabor), F.adaptive_avg_pool2d(images, MINIATURE).flatten(1))

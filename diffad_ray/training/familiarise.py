@@ -1,0 +1,218 @@
+"""The end of a training of DiffusionAD: what normal images look like, and what anomalies make of that.
+
+Gaussians of normal images leave something unexplained of every new one. What an anomaly adds to that must be learnt
+from images that the Gaussian has not seen, and that are not like those it has seen, either: images of one lot are taken
+in a row and look alike, the next lot looks otherwise, and that is no defect. So images are sorted into groups that look
+alike, these into five parts, and samples of each part are given to the Gaussian of the four others. How strange images
+usually are is measured in parts drawn at random, for that is what the held-back images of the threshold are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from diffad_ray.detectors.diffusion_ad import DiffusionAD
+from diffad_ray.detectors.engine import as_unit_tensor
+from diffad_ray.detectors.gabor import GRID, Described
+from diffad_ray.detectors.patch_gaussian import PatchGaussian, patch_gaussian, unexplained
+from diffad_ray.diffusion.noise import seeded_generator
+from diffad_ray.networks.residual_segmenter import ResidualSegmenter
+from diffad_ray.synthesis.pseudo_anomalies import pseudo_anomalies
+
+MOST_SQUARES = 1500
+FEWEST_IMAGES = 10
+"Of fewer normal images nothing is learnt."
+FOLDS, IMAGES_A_GROUP, ROUNDS = 5, 10, 20
+"Parts of the images, images in a group that look alike, and rounds of k-means that find these."
+MOST_STEPS, BATCH, LOOKS = 1600, 16, 6
+"Steps of the network that judges, squares a step, and how often it sees each sample."
+LEARNING_RATE, WARMUP, EMA_DECAY = 2e-3, 50, 0.99
+ANOMALOUS, NORMAL = 0.2, 0.02
+"Share of a place that an anomaly covers, from which the place is anomalous, and to which it is normal."
+REPORT_EVERY = 100
+
+
+def familiarise(
+    detector: DiffusionAD,
+    normals: np.ndarray,
+    sources: np.ndarray,
+    textures: Tensor | None,
+    steps: int,
+    seed: int,
+    device: torch.device,
+    on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+) -> None:
+    """Teach a detector whose networks are trained what is familiar; of a handful of images it learns nothing.
+
+    Args:
+        normals: [N,S,S,C], uint8 or uint16; a fourth channel, if any, is the foreground.
+        sources: [N], the number of the image that each square is of: it has several where it is cut into tiles.
+        textures: that lend pseudo-anomalies their appearance, see `TrainingBatch`.
+        steps: of the training before; the network that judges takes twice as many, at most `MOST_STEPS`.
+        on_step: called now and then with the number of steps done, of all, and the loss.
+    """
+    familiarity, steps = detector.familiarity, min(MOST_STEPS, 2 * steps)
+    chosen = np.random.default_rng(seed).permutation(len(normals))[:MOST_SQUARES]
+    normals, sources = normals[chosen], sources[chosen]
+    if not detector.settings.familiarity or len(np.unique(sources)) < FEWEST_IMAGES:
+        return
+    detector.eval()
+    with torch.no_grad():
+        seen, evidence = _looked_at(detector, normals, device)
+        if not all(values.isfinite().all() for values in (*seen, evidence)):
+            return
+        fold = folds(seen.miniature, torch.from_numpy(sources).to(device), seeded_generator(device, seed))
+        gaussians = _gaussians(seen, sources, fold)
+        wanted = -(-steps * BATCH // LOOKS)
+        left, masks = _samples(detector, normals, textures, fold, gaussians, wanted, seed, device)
+    teach(familiarity.judge, left, masks, steps, seed, on_step)
+    with torch.no_grad():
+        strangeness, fold = torch.empty_like(evidence), _any_folds(sources, seed).to(device)
+        for part, gaussian in enumerate(_gaussians(seen, sources, fold)):
+            for rows in (fold == part).nonzero().squeeze(1).split(BATCH):
+                found = familiarity.strangeness(unexplained(gaussian, seen.those(rows)))
+                strangeness[rows] = found.flatten(1).amax(dim=1).to(evidence.dtype)
+        familiarity.learn(patch_gaussian(seen, len(np.unique(sources))), strangeness, evidence)
+
+
+def folds(miniatures: Tensor, sources: Tensor, generator: torch.Generator) -> Tensor:
+    """Sorts squares into `FOLDS` parts of about one size: [N], those of images that look alike into the same one.
+
+    Args:
+        miniatures: [N,D] of the squares.
+        sources: [N], which image each of them is of.
+    """
+    _, place = sources.unique(return_inverse=True)
+    count = int(place.max()) + 1
+    looks = torch.zeros((count, miniatures.shape[1]), device=miniatures.device).index_add_(0, place, miniatures)
+    # Lots differ in more than their light, which varies within each of them, too.
+    looks -= looks.mean(dim=1, keepdim=True)
+    looks /= looks.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    group = _k_means(looks, min(count, max(2 * FOLDS, count // IMAGES_A_GROUP)), generator).tolist()
+    members: dict[int, list[int]] = {}
+    for image, number in enumerate(group):
+        members.setdefault(number, []).append(image)
+    parts: list[list[int]] = [[] for _ in range(FOLDS)]
+    # A group that is larger than a part is cut, or some parts might have no image.
+    most = count // FOLDS
+    pieces = [images[start : start + most] for images in members.values() for start in range(0, len(images), most)]
+    for images in sorted(pieces, key=len, reverse=True):
+        min(parts, key=len).extend(images)
+    fold = torch.empty(count, dtype=torch.long)
+    for number, images in enumerate(parts):
+        fold[images] = number
+    return fold.to(place.device)[place]
+
+
+def teach(
+    judge: ResidualSegmenter,
+    left: Tensor,
+    masks: Tensor,
+    steps: int,
+    seed: int,
+    on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+) -> None:
+    """Train the network that judges; its averaged weights count.
+
+    Args:
+        left: [M,C,G,G], what is unexplained of M samples.
+        masks: [M,G,G], the share of each place that an anomaly covers.
+    """
+    generator = seeded_generator(left.device, seed, steps)
+    judge.train().requires_grad_(True)
+    averaged = AveragedModel(judge, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
+    optimizer = torch.optim.AdamW(judge.parameters(), LEARNING_RATE, weight_decay=1e-3)
+    anomalous, counts = (masks > ANOMALOUS).float(), ((masks > ANOMALOUS) | (masks < NORMAL)).float()
+    for step in range(steps):
+        rows = torch.randint(len(left), (BATCH,), generator=generator, device=left.device)
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP)
+        losses = F.binary_cross_entropy_with_logits(judge(left[rows].float()), anomalous[rows], reduction="none")
+        loss = (losses * counts[rows]).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        averaged.update_parameters(judge)
+        if (step + 1) % REPORT_EVERY == 0:
+            on_step(step + 1, steps, loss.item())
+    judge.load_state_dict(averaged.module.state_dict())
+    judge.eval().requires_grad_(False)
+
+
+def _looked_at(detector: DiffusionAD, normals: np.ndarray, device: torch.device) -> tuple[Described, Tensor]:
+    """What is looked at of all squares, and the log odds [N] of an anomaly that the segmenter gives them."""
+    seen, peaks = [], []
+    for start in range(0, len(normals), BATCH):
+        images = as_unit_tensor(normals[start : start + BATCH, ..., :3]).to(device)
+        seen.append(detector.familiarity.describe(images))
+        peaks.append(detector.image_score(detector.by_segmenter(detector.mode.laid_out(images)).anomaly_map))
+    return Described(*map(torch.cat, zip(*seen, strict=True))), torch.cat(peaks).double().logit(eps=1e-9)
+
+
+def _any_folds(sources: np.ndarray, seed: int) -> Tensor:
+    """Squares of random images sorted into `FOLDS` parts: [N]."""
+    images, place = np.unique(sources, return_inverse=True)
+    return torch.from_numpy(np.random.default_rng(seed).permutation(len(images))[place] % FOLDS)
+
+
+def _gaussians(seen: Described, sources: np.ndarray, fold: Tensor) -> list[PatchGaussian]:
+    """For each part the Gaussian of all others."""
+    others = [fold != part for part in range(FOLDS)]
+    return [patch_gaussian(seen.those(rows), len(np.unique(sources[rows.cpu().numpy()]))) for rows in others]
+
+
+def _samples(
+    detector: DiffusionAD,
+    normals: np.ndarray,
+    textures: Tensor | None,
+    fold: Tensor,
+    gaussians: list[PatchGaussian],
+    count: int,
+    seed: int,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """About `count` samples, some with pseudo-anomalies: what others' Gaussians leave of them, and their masks."""
+    generator = seeded_generator(device, seed, count)
+    textures = None if textures is None else textures.to(device)
+    left, masks, made = [], [], 0
+    for rows in _passes(fold.cpu().numpy(), seed):
+        squares = as_unit_tensor(normals[rows]).to(device)
+        foregrounds = squares[:, 3:] >= 0.5 if squares.shape[1] > 3 else None
+        samples = pseudo_anomalies(
+            squares[:, :3], textures, generator, detector.settings.anomalies, foregrounds=foregrounds
+        )
+        seen = detector.familiarity.describe(samples.images)
+        left.append(unexplained(gaussians[int(fold[rows[0]])], seen).half())
+        masks.append(F.adaptive_avg_pool2d(samples.masks, GRID).squeeze(1))
+        made += len(rows)
+        if made >= count:
+            break
+    return torch.cat(left), torch.cat(masks)
+
+
+def _passes(fold: np.ndarray, seed: int) -> Iterator[np.ndarray]:
+    """Batches of squares' numbers without end, each of one part, in passes over all of them."""
+    rng = np.random.default_rng([seed, len(fold)])
+    while True:
+        batches = []
+        for part in np.unique(fold):
+            rows = rng.permutation(np.flatnonzero(fold == part))
+            batches += [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+        yield from (batches[k] for k in rng.permutation(len(batches)))
+
+
+def _k_means(points: Tensor, groups: int, generator: torch.Generator) -> Tensor:
+    """The group [N] of each point [N,D] after some rounds of Lloyd's algorithm; a group may stay empty."""
+    centres = points[torch.randperm(len(points), generator=generator, device=points.device)[:groups]]
+    nearest = torch.cdist(points, centres).argmin(dim=1)
+    for _ in range(ROUNDS):
+        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
+        sizes = nearest.bincount(minlength=groups)[:, None]
+        centres = torch.where(sizes > 0, sums / sizes.clamp(min=1), centres)
+        nearest = torch.cdist(points, centres).argmin(dim=1)
+    return nearest
