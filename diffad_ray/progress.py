@@ -56,6 +56,8 @@ class ProgressBar:
             self.last_line = now
             rate = (done - self.first) / max(now - self.start, 1e-9)
             left = f"{(self.total - done) / rate:.0f} s left" if rate > 0 else "time left unknown"
+            if done >= self.total:
+                left = "finishing"
             print(f"{self.title}: {done}/{self.total}  {note}  {left}", file=sys.stderr, flush=True)
 
     def __exit__(

@@ -38,13 +38,15 @@ from diffad_ray.detectors.gabor import (
 from diffad_ray.detectors.patch_gaussian import (
     FARTHEST,
     SHRINKAGE,
+    PatchGaussian,
     patch_gaussian,
     squared_distance,
     unexplained,
 )
 from diffad_ray.errors import UserError
 from diffad_ray.networks.residual_segmenter import RARE, ResidualSegmenter
-from diffad_ray.training.familiarise import FEWEST_IMAGES, FOLDS, familiarise, folds, teach
+from diffad_ray.synthesis.pseudo_anomalies import pseudo_anomalies
+from diffad_ray.training.familiarise import FEWEST_IMAGES, FEWEST_TO_TEACH, FOLDS, familiarise, folds, teach
 
 SIDE = 64
 
@@ -241,6 +243,77 @@ def test_what_the_image_does_not_explain_is_whitened() -> None:
     floor = SHRINKAGE * whitening @ whitening.T
     identity = torch.eye(len(gaussian.spread))
     torch.testing.assert_close(whitened.T @ whitened / len(whitened) + floor, identity, atol=2e-2, rtol=0)
+
+
+def as_pixels(images: Tensor) -> np.ndarray:
+    return (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def test_a_detector_learns_at_its_end_what_anomalies_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[Any, ...]] = []
+
+    def spied(x: Tensor, textures: Any, generator: Any, made_by: Any, foregrounds: Any) -> Any:
+        given.append((x, textures, foregrounds))
+        return pseudo_anomalies(x, textures, generator, made_by, foregrounds)
+
+    monkeypatch.setattr("diffad_ray.training.familiarise.pseudo_anomalies", spied)
+    inside = np.zeros((60, SIDE, SIDE, 1), np.uint8)
+    inside[:, 4:-4, 4:-4] = 255
+    squares = np.concatenate([as_pixels(parts(60, 0)), inside], axis=3)
+    textures, told = torch.rand((5, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(1)), []
+    detector = tiny_detector(image_size=SIDE)
+
+    def taught() -> Familiarity:
+        familiarise(
+            detector, squares, np.arange(60), textures, 200, 0, torch.device("cpu"), lambda *step: told.append(step)
+        )
+        return detector.familiarity
+
+    familiarity = taught()
+    assert [step[0] for step in told] == [0, 100, 200]
+    assert told[-1][2] < told[1][2]
+    x, lent, foregrounds = given[0]
+    assert lent is textures
+    assert foregrounds.shape == (len(x), 1, SIDE, SIDE)
+    assert foregrounds.float().mean().item() == pytest.approx((56 / 64) ** 2)
+
+    new = parts(100, 3)
+    usual = peaks(familiarity, new) - familiarity.usual_evidence
+    assert abs(usual.median()) < 0.5
+    assert 0.3 < usual.quantile(0.9) < 2
+    made = pseudo_anomalies(new, textures, torch.Generator().manual_seed(5), detector.settings.anomalies)
+    gaussian = PatchGaussian(*(getattr(familiarity, name) for name in PatchGaussian._fields))
+    found = familiarity.judge(unexplained(gaussian, familiarity.describe(made.images)))
+    masks = F.adaptive_avg_pool2d(made.masks, GRID).squeeze(1)
+    assert found[masks > 0.9].median() > found[masks == 0].quantile(0.95)
+
+    before = {name: tensor.clone() for name, tensor in familiarity.state_dict().items()}
+    torch.manual_seed(7)
+    again = taught().state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in before.items())
+
+
+def test_of_few_images_distances_alone_are_learnt() -> None:
+    detector = familiar(tiny_detector(), smooth_images(FEWEST_TO_TEACH - 1, 0))
+    assert detector.familiarity.is_fitted
+    left = torch.randn((1, channels(32), GRID, GRID))
+    torch.testing.assert_close(detector.familiarity.judge(left), torch.full((1, GRID, GRID), RARE))
+
+
+def test_an_untaught_detector_is_the_same_whatever_was_drawn_before() -> None:
+    torch.manual_seed(1)
+    one = Familiarity(SIDE).state_dict()
+    torch.manual_seed(2)
+    other = Familiarity(SIDE).state_dict()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize("lost", ["judge.into.weight", "whitening"])
+def test_a_part_that_is_lost_is_missed(lost: str) -> None:
+    detector = familiar(tiny_detector(), smooth_images(40, 0))
+    state = {name: tensor for name, tensor in detector.state_dict().items() if name != f"familiarity.{lost}"}
+    with pytest.raises(RuntimeError, match=lost):
+        tiny_detector().load_state_dict(state)
 
 
 odds = st.lists(st.floats(-60, MOST_ODDS, width=32), min_size=4, max_size=4)

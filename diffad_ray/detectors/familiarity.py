@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from diffad_ray.detectors.gabor import GRID, MINIATURE, Described, channels, described, gabor_filters
 from diffad_ray.detectors.patch_gaussian import PatchGaussian, squared_distance, unexplained
-from diffad_ray.networks.residual_segmenter import ResidualSegmenter
+from diffad_ray.networks.residual_segmenter import untaught
 
 DISTANCE_WEIGHT = 2.0
 "Of log distances beside the network's log odds: what is like no pseudo-anomaly counts, too."
@@ -49,6 +49,7 @@ class Familiarity(nn.Module):
 
     def __init__(self, image_size: int):
         super().__init__()
+        self.image_size = image_size
         count = channels(image_size)
         # None is the number of components, which depends on the images.
         self.shapes: dict[str, list[int | None]] = {
@@ -67,7 +68,7 @@ class Familiarity(nn.Module):
         self.gabor: Tensor
         # Kept with the statistics: other filters would make other scores of them.
         self.register_buffer("gabor", gabor_filters())
-        self.judge = ResidualSegmenter(count).requires_grad_(False)
+        self.judge = untaught(count, 0).requires_grad_(False)
 
     @property
     def is_fitted(self) -> bool:
@@ -82,7 +83,8 @@ class Familiarity(nn.Module):
 
         Args:
             gaussian: of all normal images.
-            strangeness: [N] of normal images' least familiar places, by Gaussians of others: its own are too near it.
+            strangeness: [N] of normal squares' least familiar places, by Gaussians of others: its own are too near it.
+                What judges has seen them, though; where they are few, new ones are somewhat stranger.
             evidence: [N] log odds of an anomaly that the segmenter gives them.
         """
         # Where normal images are all alike, nothing varies.
@@ -98,20 +100,20 @@ class Familiarity(nn.Module):
     def log_odds(self, images: Tensor, weight: float) -> Tensor:
         """Log odds [N,G,G] of an anomaly at each place of images [N,3,S,S] in [0,1].
 
-        A normal image's largest ones are usually those that the segmenter gives it; those of one in ten lie `weight`
-        above that.
+        The largest ones of a normal image, or tile, are usually those that the segmenter gives it; those of one in ten
+        lie `weight` above that.
         """
         gaussian = PatchGaussian(*(getattr(self, name) for name in PatchGaussian._fields))
         beyond = self.strangeness(unexplained(gaussian, self.describe(images))) - self.usual_strangeness
         return (self.usual_evidence + weight * self.slope * beyond).clamp(max=MOST_ODDS)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        mine = self.state_dict()
-        for name in mine.keys() - self.shapes.keys():
-            state_dict.setdefault(prefix + name, mine[name])
+        # A detector from before familiarity, or an imported one, has nothing of it: that is no damage.
+        if not any(name.startswith(prefix) for name in state_dict):
+            state_dict |= {prefix + name: tensor for name, tensor in Familiarity(self.image_size).state_dict().items()}
         # Fitted or not, and with how many components, is up to what is loaded.
         for name, shape in self.shapes.items():
-            given = state_dict.setdefault(prefix + name, torch.empty(0))
+            given = state_dict.get(prefix + name, torch.empty(0))
             fits = len(given.shape) == len(shape) and all(
                 wanted in (None, length) for wanted, length in zip(shape, given.shape, strict=True)
             )

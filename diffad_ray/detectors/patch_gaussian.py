@@ -66,7 +66,7 @@ def patch_gaussian(seen: Described, images: int) -> PatchGaussian:
         # The floor comes first: variances that are all but 0 have no axes.
         variances, axes = torch.linalg.eigh(places @ places.transpose(1, 2) / len(left) + floor)
         whitening.append((axes * variances.rsqrt()[:, None]) @ axes.transpose(1, 2))
-    return PatchGaussian(miniature_mean, basis, mean, effect.half(), spread, torch.cat(whitening))
+    return PatchGaussian(miniature_mean, basis, mean, effect.half().contiguous(), spread, torch.cat(whitening))
 
 
 def unexplained(gaussian: PatchGaussian, seen: Described) -> Tensor:

@@ -175,7 +175,7 @@ def _autoencoder(bundle: Bundle, location: str, show_progress: bool) -> Bundle:
         facts["data"]["normals"],
         storage.normalised(location),
         bundle.detector.kind,
-        dataclasses.replace(settings, reconstruction="autoencoder"),
+        dataclasses.replace(settings, reconstruction="autoencoder", familiarity=0.0),
         TrainingSettings(**facts["settings"]),
         textures=facts["data"].get("textures"),
         show_progress=show_progress,

@@ -25,6 +25,7 @@ class ResidualSegmenter(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
+        self.channels = channels
         self.into = nn.Conv2d(channels + 1, WIDTH, 1)
         self.blocks = nn.ModuleList(_Block(dilation) for dilation in DILATIONS)
         self.out = nn.Conv2d(WIDTH, 1, 1)
@@ -39,6 +40,13 @@ class ResidualSegmenter(nn.Module):
         for block in self.blocks:
             h = block(h)
         return self.out(F.silu(h)).squeeze(1)
+
+
+def untaught(channels: int, seed: int) -> ResidualSegmenter:
+    """A network that knows nothing; its weights are a function of the seed, whatever else draws random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ResidualSegmenter(channels)
 
 
 class _Block(nn.Module):

@@ -9,6 +9,7 @@ usually are is measured in parts drawn at random, for that is what the held-back
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -22,12 +23,14 @@ from diffad_ray.detectors.engine import as_unit_tensor
 from diffad_ray.detectors.gabor import GRID, Described
 from diffad_ray.detectors.patch_gaussian import PatchGaussian, patch_gaussian, unexplained
 from diffad_ray.diffusion.noise import seeded_generator
-from diffad_ray.networks.residual_segmenter import ResidualSegmenter
+from diffad_ray.networks.residual_segmenter import ResidualSegmenter, untaught
 from diffad_ray.synthesis.pseudo_anomalies import pseudo_anomalies
 
 MOST_SQUARES = 1500
 FEWEST_IMAGES = 10
 "Of fewer normal images nothing is learnt."
+FEWEST_TO_TEACH = 20
+"Of fewer, what judges would know each by heart, and find all others strange: distances alone count."
 FOLDS, IMAGES_A_GROUP, ROUNDS = 5, 10, 20
 "Parts of the images, images in a group that look alike, and rounds of k-means that find these."
 MOST_STEPS, BATCH, LOOKS = 1600, 16, 6
@@ -36,6 +39,7 @@ LEARNING_RATE, WARMUP, EMA_DECAY = 2e-3, 50, 0.99
 ANOMALOUS, NORMAL = 0.2, 0.02
 "Share of a place that an anomaly covers, from which the place is anomalous, and to which it is normal."
 REPORT_EVERY = 100
+OnStep = Callable[[int, int, float, float], None]
 
 
 def familiarise(
@@ -46,7 +50,7 @@ def familiarise(
     steps: int,
     seed: int,
     device: torch.device,
-    on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+    on_step: OnStep = lambda step, steps, loss, rate: None,
 ) -> None:
     """Teach a detector whose networks are trained what is familiar; of a handful of images it learns nothing.
 
@@ -54,31 +58,35 @@ def familiarise(
         normals: [N,S,S,C], uint8 or uint16; a fourth channel, if any, is the foreground.
         sources: [N], the number of the image that each square is of: it has several where it is cut into tiles.
         textures: that lend pseudo-anomalies their appearance, see `TrainingBatch`.
-        steps: of the training before; the network that judges takes twice as many, at most `MOST_STEPS`.
-        on_step: called now and then with the number of steps done, of all, and the loss.
+        steps: of the training before; the network that judges takes as many, at most `MOST_STEPS`.
+        on_step: called now and then with the number of steps done, of all, the loss and the squares a second.
     """
-    familiarity, steps = detector.familiarity, min(MOST_STEPS, 2 * steps)
+    familiarity, steps = detector.familiarity, min(MOST_STEPS, steps)
     chosen = np.random.default_rng(seed).permutation(len(normals))[:MOST_SQUARES]
-    normals, sources = normals[chosen], sources[chosen]
-    if not detector.settings.familiarity or len(np.unique(sources)) < FEWEST_IMAGES:
+    sources = sources[chosen]
+    images = len(np.unique(sources))
+    if not detector.settings.familiarity or images < FEWEST_IMAGES:
         return
+    on_step(0, steps, 0.0, 0.0)
     detector.eval()
+    familiarity.judge.load_state_dict(untaught(familiarity.judge.channels, seed).state_dict())
     with torch.no_grad():
-        seen, evidence = _looked_at(detector, normals, device)
+        seen, evidence = _looked_at(detector, normals, chosen, device)
         if not all(values.isfinite().all() for values in (*seen, evidence)):
             return
-        fold = folds(seen.miniature, torch.from_numpy(sources).to(device), seeded_generator(device, seed))
-        gaussians = _gaussians(seen, sources, fold)
-        wanted = -(-steps * BATCH // LOOKS)
-        left, masks = _samples(detector, normals, textures, fold, gaussians, wanted, seed, device)
-    teach(familiarity.judge, left, masks, steps, seed, on_step)
+    if images >= FEWEST_TO_TEACH:
+        with torch.no_grad():
+            fold = folds(seen.miniature, torch.from_numpy(sources).to(device), seeded_generator(device, seed))
+            gaussians, wanted = _gaussians(seen, sources, fold), -(-steps * BATCH // LOOKS)
+            left, masks = _samples(detector, normals, chosen, textures, fold, gaussians, wanted, seed, device)
+        teach(familiarity.judge, left, masks, steps, seed, on_step)
     with torch.no_grad():
         strangeness, fold = torch.empty_like(evidence), _any_folds(sources, seed).to(device)
         for part, gaussian in enumerate(_gaussians(seen, sources, fold)):
             for rows in (fold == part).nonzero().squeeze(1).split(BATCH):
                 found = familiarity.strangeness(unexplained(gaussian, seen.those(rows)))
                 strangeness[rows] = found.flatten(1).amax(dim=1).to(evidence.dtype)
-        familiarity.learn(patch_gaussian(seen, len(np.unique(sources))), strangeness, evidence)
+        familiarity.learn(patch_gaussian(seen, images), strangeness, evidence)
 
 
 def folds(miniatures: Tensor, sources: Tensor, generator: torch.Generator) -> Tensor:
@@ -116,7 +124,7 @@ def teach(
     masks: Tensor,
     steps: int,
     seed: int,
-    on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+    on_step: OnStep = lambda step, steps, loss, rate: None,
 ) -> None:
     """Train the network that judges; its averaged weights count.
 
@@ -129,6 +137,7 @@ def teach(
     averaged = AveragedModel(judge, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
     optimizer = torch.optim.AdamW(judge.parameters(), LEARNING_RATE, weight_decay=1e-3)
     anomalous, counts = (masks > ANOMALOUS).float(), ((masks > ANOMALOUS) | (masks < NORMAL)).float()
+    started = time.monotonic()
     for step in range(steps):
         rows = torch.randint(len(left), (BATCH,), generator=generator, device=left.device)
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP)
@@ -139,16 +148,18 @@ def teach(
         optimizer.step()
         averaged.update_parameters(judge)
         if (step + 1) % REPORT_EVERY == 0:
-            on_step(step + 1, steps, loss.item())
+            on_step(step + 1, steps, loss.item(), (step + 1) * BATCH / (time.monotonic() - started))
     judge.load_state_dict(averaged.module.state_dict())
     judge.eval().requires_grad_(False)
 
 
-def _looked_at(detector: DiffusionAD, normals: np.ndarray, device: torch.device) -> tuple[Described, Tensor]:
-    """What is looked at of all squares, and the log odds [N] of an anomaly that the segmenter gives them."""
+def _looked_at(
+    detector: DiffusionAD, normals: np.ndarray, chosen: np.ndarray, device: torch.device
+) -> tuple[Described, Tensor]:
+    """What is looked at of the chosen squares, and the log odds [N] of an anomaly that the segmenter gives them."""
     seen, peaks = [], []
-    for start in range(0, len(normals), BATCH):
-        images = as_unit_tensor(normals[start : start + BATCH, ..., :3]).to(device)
+    for start in range(0, len(chosen), BATCH):
+        images = as_unit_tensor(normals[chosen[start : start + BATCH], ..., :3]).to(device)
         seen.append(detector.familiarity.describe(images))
         peaks.append(detector.image_score(detector.by_segmenter(detector.mode.laid_out(images)).anomaly_map))
     return Described(*map(torch.cat, zip(*seen, strict=True))), torch.cat(peaks).double().logit(eps=1e-9)
@@ -169,6 +180,7 @@ def _gaussians(seen: Described, sources: np.ndarray, fold: Tensor) -> list[Patch
 def _samples(
     detector: DiffusionAD,
     normals: np.ndarray,
+    chosen: np.ndarray,
     textures: Tensor | None,
     fold: Tensor,
     gaussians: list[PatchGaussian],
@@ -178,10 +190,9 @@ def _samples(
 ) -> tuple[Tensor, Tensor]:
     """About `count` samples, some with pseudo-anomalies: what others' Gaussians leave of them, and their masks."""
     generator = seeded_generator(device, seed, count)
-    textures = None if textures is None else textures.to(device)
     left, masks, made = [], [], 0
     for rows in _passes(fold.cpu().numpy(), seed):
-        squares = as_unit_tensor(normals[rows]).to(device)
+        squares = as_unit_tensor(normals[chosen[rows]]).to(device)
         foregrounds = squares[:, 3:] >= 0.5 if squares.shape[1] > 3 else None
         samples = pseudo_anomalies(
             squares[:, :3], textures, generator, detector.settings.anomalies, foregrounds=foregrounds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from diffad_ray.detectors.calibration import Calibration
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
 from diffad_ray.detectors.engine import Engine
 from diffad_ray.errors import UserError
-from diffad_ray.training.familiarise import familiarise
+from diffad_ray.training.familiarise import OnStep, familiarise
 from diffad_ray.training.loop import TrainingSettings
 
 TRIAL_IMAGES = 8
@@ -50,7 +50,7 @@ def finish_detector(
     facts: dict[str, Any],
     device: torch.device,
     location: str,
-    on_step: Callable[[int, int, float], None],
+    on_step: OnStep,
 ) -> Bundle:
     """Teach a trained detector what is familiar, calibrate it, and write its bundle.
 

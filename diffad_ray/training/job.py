@@ -18,7 +18,6 @@ from diffad_ray.detectors.bundle import find_detector
 from diffad_ray.detectors.views import pieces
 from diffad_ray.training.checkpoints import TrainingFolder
 from diffad_ray.training.defective import refuse_common
-from diffad_ray.training.familiarise import BATCH
 from diffad_ray.training.finish import finish_detector
 from diffad_ray.training.loop import Report, TrainingSettings, World, train_loop
 from diffad_ray.training.normals import load_normals, load_pieces, load_textures, read_images
@@ -113,10 +112,9 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"diffad-ray": version("diffad-ray"), "torch": torch.__version__},
     }
-    held_back_images, familiarity_started = read_images(job.held_back, {}), time.monotonic()
+    held_back_images = read_images(job.held_back, {})
 
-    def report_familiarity(step: int, steps: int, loss: float) -> None:
-        rate = step * BATCH / (time.monotonic() - familiarity_started)
+    def report_familiarity(step: int, steps: int, loss: float, rate: float) -> None:
         on_report(Report(settings.steps, {f"familiarity, step {step} of {steps}:": loss}, 0.0, rate, ""))
 
     finish_detector(
