@@ -33,7 +33,7 @@ FEWEST_TO_TEACH = 20
 "Of fewer, what judges would know each by heart, and find all others strange: distances alone count."
 FOLDS, IMAGES_A_GROUP, ROUNDS = 5, 10, 20
 "Parts of the images, images in a group that look alike, and rounds of k-means that find these."
-MOST_STEPS, BATCH, LOOKS = 1600, 16, 6
+MOST_STEPS, BATCH, LOOKS = 800, 16, 6
 "Steps of the network that judges, squares a step, and how often it sees each sample."
 LEARNING_RATE, WARMUP, EMA_DECAY = 2e-3, 50, 0.99
 ANOMALOUS, NORMAL = 0.2, 0.02
@@ -58,10 +58,10 @@ def familiarise(
         normals: [N,S,S,C], uint8 or uint16; a fourth channel, if any, is the foreground.
         sources: [N], the number of the image that each square is of: it has several where it is cut into tiles.
         textures: that lend pseudo-anomalies their appearance, see `TrainingBatch`.
-        steps: of the training before; the network that judges takes as many, at most `MOST_STEPS`.
+        steps: of the training before; the network that judges takes twice as many, at most `MOST_STEPS`.
         on_step: called now and then with the number of steps done, of all, the loss and the squares a second.
     """
-    familiarity, steps = detector.familiarity, min(MOST_STEPS, steps)
+    familiarity, steps = detector.familiarity, min(MOST_STEPS, 2 * steps)
     chosen = np.random.default_rng(seed).permutation(len(normals))[:MOST_SQUARES]
     sources = sources[chosen]
     images = len(np.unique(sources))
