@@ -265,7 +265,7 @@ def test_a_detector_learns_at_its_end_what_anomalies_leave(monkeypatch: pytest.M
 
     def taught() -> Familiarity:
         familiarise(
-            detector, squares, np.arange(60), textures, 200, 0, torch.device("cpu"), lambda *step: told.append(step)
+            detector, squares, np.arange(60), textures, 100, 0, torch.device("cpu"), lambda *step: told.append(step)
         )
         return detector.familiarity
 
