@@ -15,6 +15,7 @@ from diffad_ray.detectors.engine import as_unit_tensor
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.errors import UserError
 from diffad_ray.settings import build, merged, parse_overrides
+from diffad_ray.synthesis.foreground import with_foregrounds
 from diffad_ray.synthesis.pseudo_anomalies import pseudo_anomalies
 from diffad_ray.training.normals import find_normals, load_normals, load_textures
 
@@ -56,7 +57,7 @@ def contact_sheet(
     found = find_normals(storage.normalised(normals), 0.0, count, seed)
     squares, _, _ = load_normals([*found.held_back, *found.learnt], settings, count, seed)
     inputs = as_unit_tensor(squares[np.arange(count) % len(squares)])
-    images, foregrounds = inputs[:, :3], inputs[:, 3:] >= 0.5 if inputs.shape[1] > 3 else None
+    images, foregrounds = with_foregrounds(inputs)
     lent = load_textures(storage.normalised(textures), settings.image_size, seed) if textures else None
 
     anomalies = dataclasses.replace(settings.anomalies, share=1.0)

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffad_ray.detectors.gabor import GRID, MINIATURE, Described, channels, described, gabor_filters
-from diffad_ray.detectors.patch_gaussian import PatchGaussian, squared_distance, unexplained
-from diffad_ray.networks.residual_segmenter import untaught
+from diffad_ray.detectors.patch_gaussian import PatchGaussian, unexplained
+from diffad_ray.networks.residual_segmenter import squared_distance, untaught
 
 DISTANCE_WEIGHT = 2.0
 "Of log distances beside the network's log odds: what is like no pseudo-anomaly counts, too."
@@ -74,6 +74,11 @@ class Familiarity(nn.Module):
     def is_fitted(self) -> bool:
         return self.slope.numel() > 0
 
+    @property
+    def gaussian(self) -> PatchGaussian:
+        """Of all normal images."""
+        return PatchGaussian(*(getattr(self, name) for name in PatchGaussian._fields))
+
     def describe(self, images: Tensor) -> Described:
         """What is looked at of images [N,3,S,S] in [0,1]."""
         return described(images, self.gabor)
@@ -103,8 +108,7 @@ class Familiarity(nn.Module):
         The largest ones of a normal image, or tile, are usually those that the segmenter gives it; those of one in ten
         lie `weight` above that.
         """
-        gaussian = PatchGaussian(*(getattr(self, name) for name in PatchGaussian._fields))
-        beyond = self.strangeness(unexplained(gaussian, self.describe(images))) - self.usual_strangeness
+        beyond = self.strangeness(unexplained(self.gaussian, self.describe(images))) - self.usual_strangeness
         return (self.usual_evidence + weight * self.slope * beyond).clamp(max=MOST_ODDS)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:

@@ -78,11 +78,6 @@ def unexplained(gaussian: PatchGaussian, seen: Described) -> Tensor:
     return whitened.permute(2, 1, 0).reshape(left.shape)
 
 
-def squared_distance(left: Tensor) -> Tensor:
-    """Mean square over the channels of what is left unexplained [N,C,G,G]: [N,G,G], 1 on average in normal images."""
-    return left.square().mean(dim=1).clamp(min=1e-12)
-
-
 def _code(miniature: Tensor, mean: Tensor, basis: Tensor) -> Tensor:
     """[N,K]; what lies far outside of all that was seen says no more than what lies at its border."""
     return ((miniature - mean) @ basis).clamp(-FARTHEST, FARTHEST)

@@ -33,13 +33,17 @@ class ResidualSegmenter(nn.Module):
             nn.init.constant_(parameter, value)
 
     def forward(self, left: Tensor) -> Tensor:
-        distance = left.square().mean(dim=1, keepdim=True).clamp(min=1e-12).log()
-        seen = torch.cat([left, distance], dim=1)
+        seen = torch.cat([left, squared_distance(left)[:, None].log()], dim=1)
         # Strong anomalies leave residuals of a hundred times the usual ones.
         h = self.into(seen.sign() * seen.abs().log1p())
         for block in self.blocks:
             h = block(h)
         return self.out(F.silu(h)).squeeze(1)
+
+
+def squared_distance(left: Tensor) -> Tensor:
+    """Mean square over the channels of whitened residuals [N,C,G,G]: [N,G,G], 1 on average in normal images."""
+    return left.square().mean(dim=1).clamp(min=1e-12)
 
 
 def untaught(channels: int, seed: int) -> ResidualSegmenter:

@@ -67,3 +67,8 @@ def _grown(seeds: Tensor, within: Tensor) -> Tensor:
             seeds = _dilated(seeds) * within
         if torch.equal(seeds, before):
             return seeds
+
+
+def with_foregrounds(squares: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Images [N,3,H,W] and foregrounds [N,1,H,W] bool of squares [N,C,H,W] in [0,1]: their fourth channel, if any."""
+    return squares[:, :3], squares[:, 3:] >= 0.5 if squares.shape[1] > 3 else None

@@ -24,6 +24,7 @@ from diffad_ray.detectors.gabor import GRID, Described
 from diffad_ray.detectors.patch_gaussian import PatchGaussian, patch_gaussian, unexplained
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.networks.residual_segmenter import ResidualSegmenter, untaught
+from diffad_ray.synthesis.foreground import with_foregrounds
 from diffad_ray.synthesis.pseudo_anomalies import pseudo_anomalies
 
 MOST_SQUARES = 1500
@@ -192,11 +193,8 @@ def _samples(
     generator = seeded_generator(device, seed, count)
     left, masks, made = [], [], 0
     for rows in _passes(fold.cpu().numpy(), seed):
-        squares = as_unit_tensor(normals[chosen[rows]]).to(device)
-        foregrounds = squares[:, 3:] >= 0.5 if squares.shape[1] > 3 else None
-        samples = pseudo_anomalies(
-            squares[:, :3], textures, generator, detector.settings.anomalies, foregrounds=foregrounds
-        )
+        images, foregrounds = with_foregrounds(as_unit_tensor(normals[chosen[rows]]).to(device))
+        samples = pseudo_anomalies(images, textures, generator, detector.settings.anomalies, foregrounds=foregrounds)
         seen = detector.familiarity.describe(samples.images)
         left.append(unexplained(gaussians[int(fold[rows[0]])], seen).half())
         masks.append(F.adaptive_avg_pool2d(samples.masks, GRID).squeeze(1))

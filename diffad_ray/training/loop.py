@@ -21,6 +21,7 @@ from diffad_ray.detectors.base import Detector, Mode, Precision, TrainingBatch
 from diffad_ray.detectors.engine import as_unit_tensor
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.errors import UserError
+from diffad_ray.synthesis.foreground import with_foregrounds
 from diffad_ray.training.augmentation import Augmentation, augmented
 from diffad_ray.training.ema import Ema
 
@@ -216,10 +217,10 @@ def train_loop(
         def inputs(source: Batches) -> Tensor:
             return augmented(source.at(step, world.device), settings.augmentation, generator, scale)
 
-        seen = inputs(batches)
+        images, foregrounds = with_foregrounds(inputs(batches))
         return TrainingBatch(
-            normals=detector.mode.laid_out(seen[:, :3]),
-            foregrounds=seen[:, 3:] >= 0.5 if seen.shape[1] > 3 else None,
+            normals=detector.mode.laid_out(images),
+            foregrounds=foregrounds,
             textures=textures,
             defective=None if defects is None else detector.mode.laid_out(inputs(defects)),
         )

@@ -1,0 +1,154 @@
+"""The end of a training: what is familiar is learnt from images that look alike apart, and judged by what is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from good_parts import SIDE, as_pixels, familiar, parts, peaks, smooth_images
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_detector import tiny_detector
+from torch import Tensor
+
+from diffad_ray import train
+from diffad_ray.detectors.bundle import Bundle
+from diffad_ray.detectors.diffusion_ad import DiffusionAD
+from diffad_ray.detectors.familiarity import Familiarity
+from diffad_ray.detectors.gabor import (
+    GRID,
+    channels,
+)
+from diffad_ray.detectors.patch_gaussian import (
+    unexplained,
+)
+from diffad_ray.networks.residual_segmenter import RARE, ResidualSegmenter
+from diffad_ray.synthesis.pseudo_anomalies import pseudo_anomalies
+from diffad_ray.training.familiarise import FEWEST_IMAGES, FEWEST_TO_TEACH, FOLDS, familiarise, folds, teach
+
+
+@given(st.lists(st.integers(0, 30), min_size=FEWEST_IMAGES, max_size=80), st.integers(1, 4))
+@settings(deadline=None, max_examples=50)
+def test_images_that_look_alike_are_in_one_part_and_no_part_is_empty(lots: list[int], tiles: int) -> None:
+    looks = torch.randn((31, 768), generator=torch.Generator().manual_seed(0))
+    grain = 0.01 * torch.randn((len(lots) * tiles, 768), generator=torch.Generator().manual_seed(1))
+    # Numbers that share a factor with the number of parts are numbers like others.
+    sources = 10 * torch.arange(len(lots)).repeat_interleave(tiles)
+    part = folds(looks[torch.tensor(lots)].repeat_interleave(tiles, dim=0) + grain, sources, torch.Generator())
+    assert sorted(part.unique().tolist()) == list(range(FOLDS))
+    by_image = part.view(len(lots), tiles)
+    assert (by_image == by_image[:, :1]).all(), "tiles of an image are in one part"
+    smallest, largest = (of(part.bincount().tolist()) for of in (min, max))
+    assert largest - smallest <= tiles * (len(lots) // FOLDS)
+
+
+def test_lots_are_kept_together() -> None:
+    generator = torch.Generator().manual_seed(0)
+    looks, lots = torch.randn((10, 768), generator=generator), torch.arange(10).repeat(20)
+    seen = looks[lots] + 0.1 * torch.randn((200, 768), generator=generator)
+    together = [folds(seen, torch.arange(200), torch.Generator().manual_seed(k)).view(20, 10) for k in range(5)]
+    # Groups of k-means can hold two lots or half of one.
+    share = torch.stack([(part == part.mode(dim=0).values).float().mean() for part in together]).mean()
+    assert share > 0.8
+
+
+def test_what_judges_learns_what_an_anomaly_leaves() -> None:
+    generator = torch.Generator().manual_seed(0)
+    left, masks = torch.randn((200, 5, GRID, GRID), generator=generator), torch.zeros((200, GRID, GRID))
+    for k in range(100):
+        y, x = torch.randint(0, GRID - 4, (2,), generator=generator).tolist()
+        masks[k, y : y + 4, x : x + 4] = 1
+        # By its size no stranger than others, but always of one sign.
+        left[k, :, y : y + 4, x : x + 4] = left[k, :, y : y + 4, x : x + 4].abs()
+    torch.manual_seed(0)
+    judge, told = ResidualSegmenter(5), []
+    torch.testing.assert_close(judge(left), torch.full_like(masks, RARE))
+    teach(judge, left[::2].half(), masks[::2], 200, 0, lambda *step: told.append(step))
+    found = judge(left[1::2])
+    inside = masks[1::2] > 0
+    assert found[inside].median() > found[~inside].quantile(0.99)
+    assert [step[:2] for step in told] == [(100, 200), (200, 200)]
+    assert told[1][2] < told[0][2] < 0.1
+    assert not any(parameter.requires_grad for parameter in judge.parameters())
+
+
+def test_nothing_is_learnt_of_a_handful_or_of_what_is_no_number() -> None:
+    few = FEWEST_IMAGES - 1
+    detector = tiny_detector()
+    tiles, of = smooth_images(4 * few, 0), np.arange(few).repeat(4)
+    familiarise(detector, tiles, of, None, 2, 0, torch.device("cpu"))
+    assert not detector.familiarity.is_fitted
+    with torch.no_grad():
+        detector.segmenter.conv_out.bias.fill_(torch.nan)
+    assert not familiar(detector, tiles).familiarity.is_fitted
+
+
+def test_a_detector_learns_at_its_end_what_anomalies_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[Any, ...]] = []
+
+    def spied(x: Tensor, textures: Any, generator: Any, made_by: Any, foregrounds: Any) -> Any:
+        given.append((x, textures, foregrounds))
+        return pseudo_anomalies(x, textures, generator, made_by, foregrounds)
+
+    monkeypatch.setattr("diffad_ray.training.familiarise.pseudo_anomalies", spied)
+    inside = np.zeros((60, SIDE, SIDE, 1), np.uint8)
+    inside[:, 4:-4, 4:-4] = 255
+    squares = np.concatenate([as_pixels(parts(60, 0)), inside], axis=3)
+    textures, told = torch.rand((5, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(1)), []
+    detector = tiny_detector(image_size=SIDE)
+
+    def taught() -> Familiarity:
+        familiarise(
+            detector, squares, np.arange(60), textures, 100, 0, torch.device("cpu"), lambda *step: told.append(step)
+        )
+        return detector.familiarity
+
+    familiarity = taught()
+    assert [step[0] for step in told] == [0, 100, 200]
+    assert told[-1][2] < told[1][2]
+    x, lent, foregrounds = given[0]
+    assert lent is textures
+    assert foregrounds.shape == (len(x), 1, SIDE, SIDE)
+    assert foregrounds.float().mean().item() == pytest.approx((56 / 64) ** 2)
+
+    new = parts(100, 3)
+    usual = peaks(familiarity, new) - familiarity.usual_evidence
+    assert abs(usual.median()) < 0.5
+    assert 0.3 < usual.quantile(0.9) < 2
+    made = pseudo_anomalies(new, textures, torch.Generator().manual_seed(5), detector.settings.anomalies)
+    found = familiarity.judge(unexplained(familiarity.gaussian, familiarity.describe(made.images)))
+    masks = F.adaptive_avg_pool2d(made.masks, GRID).squeeze(1)
+    assert found[masks > 0.9].median() > found[masks == 0].quantile(0.95)
+
+    before = {name: tensor.clone() for name, tensor in familiarity.state_dict().items()}
+    torch.manual_seed(7)
+    again = taught().state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in before.items())
+
+
+def test_of_few_images_distances_alone_are_learnt() -> None:
+    detector = familiar(tiny_detector(), smooth_images(FEWEST_TO_TEACH - 1, 0))
+    assert detector.familiarity.is_fitted
+    left = torch.randn((1, channels(32), GRID, GRID))
+    torch.testing.assert_close(detector.familiarity.judge(left), torch.full((1, GRID, GRID), RARE))
+
+
+def test_trained_detectors_have_it_whatever_their_view(bundle: Bundle, normals: Path, tmp_path: Path) -> None:
+    assert isinstance(bundle.detector, DiffusionAD)
+    assert bundle.detector.familiarity.is_fitted
+    quick = ["training.precision=float32", "detector.view=tiles"]
+    tiny: dict[str, Any] = {"preset": "tiny", "image_size": 32, "steps": 2, "batch_size": 4, "workers": 0}
+    tiles = train(normals, tmp_path / "tiles", **tiny, overrides=quick)
+    assert isinstance(tiles.detector, DiffusionAD)
+    assert tiles.detector.familiarity.is_fitted
+    few = tmp_path / "few"
+    few.mkdir()
+    for file in sorted(normals.iterdir())[:5]:
+        (few / file.name).write_bytes(file.read_bytes())
+    handful = train(few, tmp_path / "handful", **tiny, overrides=quick)
+    assert isinstance(handful.detector, DiffusionAD)
+    assert not handful.detector.familiarity.is_fitted, "tiles of few images are no many images"
