@@ -21,7 +21,7 @@ from diffad_ray.detectors.gabor import GRID, MINIATURE, Described, channels, des
 from diffad_ray.detectors.patch_gaussian import PatchGaussian, unexplained
 from diffad_ray.networks.residual_segmenter import squared_distance, untaught
 
-DISTANCE_WEIGHT = 2.0
+DISTANCE_WEIGHT = 3.0
 "Of log distances beside the network's log odds: what is like no pseudo-anomaly counts, too."
 NEIGHBOURHOOD = 3
 "Places a side over which both are averaged."

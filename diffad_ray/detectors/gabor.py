@@ -1,5 +1,8 @@
 """What familiarity looks at: at each place of an image, energies of Gabor filters and colours, and the whole in small.
 
+All of it is relative to the image itself. One part is photographed under several exposures, and one lot is polished
+finer than the next: that is no defect, and what is left tells more of the place.
+
 Letters in shapes: N images, C responses and colours, G places a side, D numbers of a miniature.
 """
 
@@ -21,17 +24,20 @@ WAVELENGTH, WIDTH, ASPECT, RADIUS = 4.0, 1.4, 0.7, 3
 "Of the Gabor filters: pixels, standard deviation across the waves, its ratio to the one along them, half the window."
 COLOURS = 3
 "Grey level and two differences of colours."
-LEAST_ENERGY = 1e-3
-"Energies are compared by their roots, which vary alike where they are weak and strong; below this they are noise."
+LEAST_CONTRAST, LEAST_ENERGY = 0.02, 5e-4
+"Of an image in [0, 1]: standard deviation of its grey levels, and mean energy of an octave. Less of it is noise."
+WEAK = 0.05
+"Energies are compared by their roots, which vary alike where they are weak and strong; below this share of the usual \
+energy they are noise."
 
 
 class Described(NamedTuple):
     """What is looked at of N images."""
 
     responses: Tensor
-    "[N,C,G,G], see `filtered`"
+    "[N,C,G,G], see `described`"
     miniature: Tensor
-    "[N,D], the images at 16 x 16 pixels"
+    "[N,D], the images at 16 x 16 pixels, in their own light and contrast"
 
     def those(self, chosen: Tensor) -> Described:
         """Of the chosen images alone: numbers, or a bool each."""
@@ -65,28 +71,28 @@ def channels(side: int) -> int:
     return ORIENTATIONS * sum(2 if seen > GRID else 1 for seen in octave_sides(side)) + COLOURS
 
 
-def filtered(images: Tensor, gabor: Tensor) -> Tensor:
-    """What a place of images [N,3,S,S] in [0,1] shows: [N,C,G,G].
+def described(images: Tensor, gabor: Tensor) -> Described:
+    """What is looked at of images [N,3,S,S] in [0,1].
 
     Octave by octave the energy of each Gabor filter, its mean and, where a place has several pixels, before it its
-    maximum, which a speck or a hairline sets; then the colours.
+    maximum, which a speck or a hairline sets, in shares of the image's mean energy of this octave; then the colours, in
+    standard deviations of the image's grey level.
     """
+    images = images.float()
     if images.shape[-1] > SIDE:
         images = F.interpolate(images, (SIDE, SIDE), mode="area")
     grey, found = images.mean(dim=1, keepdim=True), []
     for level in range(len(octave_sides(images.shape[-1]))):
         waves = F.conv2d(F.pad(F.avg_pool2d(grey, 2**level), (RADIUS,) * 4, mode="reflect"), gabor)
-        energies = (waves[:, 0::2].square() + waves[:, 1::2].square() + 1e-8).sqrt()
+        energies = (waves[:, 0::2].square() + waves[:, 1::2].square()).sqrt()
+        energies = energies / energies.mean(dim=(1, 2, 3), keepdim=True).clamp(min=LEAST_ENERGY)
         if energies.shape[-1] > GRID:
             found += [F.adaptive_max_pool2d(energies, GRID), F.adaptive_avg_pool2d(energies, GRID)]
         else:
             found.append(F.interpolate(energies, (GRID, GRID), mode="bilinear"))
+    contrast = grey.std(dim=(2, 3), keepdim=True).clamp(min=LEAST_CONTRAST)
+    images = (images - grey.mean(dim=(2, 3), keepdim=True)) / contrast
     red, green, blue = F.adaptive_avg_pool2d(images, GRID).split(1, dim=1)
     colours = [(red + green + blue) / 3, red - green, (red + green) / 2 - blue]
-    return torch.cat([(torch.cat(found, dim=1) + LEAST_ENERGY).sqrt(), *colours], dim=1)
-
-
-def described(images: Tensor, gabor: Tensor) -> Described:
-    """What is looked at of images [N,3,S,S] in [0,1]."""
-    images = images.float()
-    return Described(filtered(images, gabor), F.adaptive_avg_pool2d(images, MINIATURE).flatten(1))
+    responses = torch.cat([(torch.cat(found, dim=1) + WEAK).sqrt(), *colours], dim=1)
+    return Described(responses, F.adaptive_avg_pool2d(images, MINIATURE).flatten(1))

@@ -11,6 +11,8 @@ DILATIONS = (1, 4)
 "Of its two blocks: the first sees what lies next to a place, the second a quarter of the image's side around it."
 RARE = -3.0
 "Log odds of an anomaly before anything is learnt."
+LEAST_DISTANCE = 1e-3
+"Squared: what is nearer than this is the same but for rounding."
 
 
 class ResidualSegmenter(nn.Module):
@@ -43,7 +45,7 @@ class ResidualSegmenter(nn.Module):
 
 def squared_distance(left: Tensor) -> Tensor:
     """Mean square over the channels of whitened residuals [N,C,G,G]: [N,G,G], 1 on average in normal images."""
-    return left.square().mean(dim=1).clamp(min=1e-12)
+    return left.square().mean(dim=1).clamp(min=LEAST_DISTANCE)
 
 
 def untaught(channels: int, seed: int) -> ResidualSegmenter:
