@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from diffad_ray import UserError, load_detector, train
+from diffad_ray.training.normals import find_normals
 
 TINY = {"preset": "tiny", "image_size": 32, "batch_size": 4}
 
@@ -71,3 +73,34 @@ def test_the_bundle_tells_how_it_came_about(normals: Path, detector: Path) -> No
     assert facts["data"]["normals"] == str(normals)
     assert facts["images"] + load_detector(str(detector)).calibration.images == 24
     assert facts["losses"]["step"] == 4
+
+
+def test_images_apart_set_the_threshold_and_are_not_learnt_from(normals: Path, tmp_path: Path) -> None:
+    good = tmp_path / "good"
+    shutil.copytree(normals, good)
+    lot = good / "lot-2"
+    lot.mkdir()
+    for file in sorted(good.glob("*.png"))[:10]:
+        file.rename(lot / file.name)
+    quick = ["training.precision=float32"]
+    bundle = train(good, tmp_path / "detector", **TINY, steps=2, workers=0, calibrate_on=str(lot), overrides=quick)
+    assert bundle.facts["images"] == 14
+    assert bundle.calibration.images == 10
+    assert bundle.facts["data"]["calibrate_on"] == str(lot)
+    with pytest.raises(UserError, match="other settings"):
+        train(good, tmp_path / "detector", **TINY, steps=2, workers=0, overrides=quick)
+
+    found = find_normals(str(good), 0.1, 1000, 0, str(lot))
+    assert sorted(found.held_back) == sorted(str(file) for file in lot.iterdir())
+    assert sorted(found.learnt) == sorted(str(file) for file in good.glob("*.png"))
+    assert found.fingerprint == find_normals(str(good), 0.1, 1000, 0).fingerprint
+
+    for file in sorted(lot.iterdir())[1:]:
+        file.unlink()
+    with pytest.raises(UserError, match="holds 1 images; a threshold needs 2"):
+        train(good, tmp_path / "other", **TINY, steps=2, workers=0, calibrate_on=str(lot))
+    with pytest.raises(UserError, match="beside those to calibrate on"):
+        train(good, tmp_path / "other", **TINY, steps=2, workers=0, calibrate_on=str(good))
+    with pytest.raises(UserError, match="no folder"):
+        train(good, tmp_path / "other", **TINY, steps=2, workers=0, calibrate_on=str(tmp_path / "nowhere"))
+    assert not (tmp_path / "other").exists()

@@ -33,12 +33,14 @@ def print_training(bundle: Bundle, location: str, console: Console) -> None:
     facts, calibration, settings = bundle.facts, bundle.calibration, bundle.detector.settings
     defective = len(facts["data"].get("defective", ()))
     images = f"{facts['images']} images" + (f" and {defective} defective ones" if defective else "")
+    apart = facts["data"].get("calibrate_on")
+    judges = f"{calibration.images} images of {apart}" if apart else f"{calibration.images} held-back images"
     lines = [
         f"{bundle.name} {bundle.fingerprint}",
         f"  trained {facts['settings']['steps']} steps on {images} in {facts['seconds']} s "
         f"({facts['mode']}), losses in {location}/training/losses.png",
         f"  threshold {calibration.threshold:.4f}: {calibration.false_alarm_rate:.1%} of good parts may score higher, "
-        f"judged by {calibration.images} held-back images; scores in {settings.precision}",
+        f"judged by {judges}; scores in {settings.precision}",
     ]
     asked = facts["settings"]["false_alarm_rate"]
     if calibration.false_alarm_rate > asked:

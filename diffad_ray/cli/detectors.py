@@ -29,6 +29,9 @@ def train(
         list[str] | None,
         typer.Option(help="For semantic-diffgan: folder of defective images, or table of labels; may be repeated."),
     ] = None,
+    calibrate_on: Annotated[
+        str | None, typer.Option(help="Folder or URI of good parts that set the threshold. [default: some of NORMALS]")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Ray Train workers; 0 trains without Ray.")] = 1,
     cpus_per_worker: Annotated[int | None, typer.Option(help="CPUs of a worker. [default: its share of cores]")] = None,
     settings: Settings = None,
@@ -54,6 +57,7 @@ def train(
         batch_size=batch_size,
         textures=textures,
         defects=defects or (),
+        calibrate_on=calibrate_on,
         workers=workers,
         cpus_per_worker=cpus_per_worker,
         settings_file=settings,

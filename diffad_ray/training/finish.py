@@ -69,5 +69,7 @@ def finish_detector(
     try:
         calibration = Calibration.from_scores(scores, settings.false_alarm_rate, detector.highest_score)
     except ValueError as error:
-        raise UserError(f"the detector can't be calibrated: {error}. Raise training.held_back") from error
+        raise UserError(
+            f"the detector can't be calibrated: {error}. Raise training.held_back, or calibrate on more images"
+        ) from error
     return save_bundle(Bundle(detector, calibration, facts), location)

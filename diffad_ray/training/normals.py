@@ -23,6 +23,7 @@ R = TypeVar("R")
 READERS = 16
 FEWEST_IMAGES = 4
 FEWEST_HELD_BACK = 60
+FEWEST_TO_CALIBRATE = 2
 MOST_TEXTURES = 500
 
 
@@ -36,37 +37,61 @@ class NormalImages:
     "hash of all locations and versions: which data a detector has seen"
 
 
-def find_normals(folder: str, held_back: float, max_images: int, seed: int) -> NormalImages:
+def find_normals(
+    folder: str, held_back: float, max_images: int, seed: int, calibrate_on: str | None = None
+) -> NormalImages:
     """List a folder or prefix of normal images and split it at random, the same way for the same files and seed.
 
-    At least 60 images are held back where that leaves three quarters of them for training.
+    At least 60 images are held back where that leaves three quarters of them for training. With `calibrate_on`, a
+    folder of more normal images, these are held back, and all of the others are learnt from.
 
     Raises:
         UserError: no folder, no access, or too few images.
     """
-    try:
-        files = [f for f in storage.walk(folder) if is_named_image(f.uri)]
-    except FileNotFoundError:
-        raise UserError(f"no folder {folder}: give a folder or URI that holds images") from None
-    except OSError as error:
-        raise UserError(f"{folder} can't be listed: {error}") from error
+    files, rng = _images_in(folder), np.random.default_rng(seed)
+    if calibrate_on:
+        apart = _images_in(calibrate_on)
+        if len(apart) < FEWEST_TO_CALIBRATE:
+            raise UserError(
+                f"{calibrate_on} holds {len(apart)} images; a threshold needs {FEWEST_TO_CALIBRATE} at the very least, "
+                "and 99 or more for a false-alarm rate of 1 %"
+            )
+        both = {f.uri for f in apart}
+        files = [f for f in files if f.uri not in both]
     if len(files) < FEWEST_IMAGES:
         raise UserError(
-            f"{folder} holds {len(files)} images; training needs {FEWEST_IMAGES} at the very least, and some hundreds "
-            "to be good. Images are recognised by their names' endings, such as .png, .jpg, .tif"
+            f"{folder} holds {len(files)} images{' beside those to calibrate on' if calibrate_on else ''}; training "
+            f"needs {FEWEST_IMAGES} at the very least, and some hundreds to be good. Images are recognised by their "
+            "names' endings, such as .png, .jpg, .tif"
         )
-    files.sort(key=lambda f: f.uri)
-    digest = versions_hash({f.uri: f.version for f in files})
-    order = np.random.default_rng(seed).permutation(len(files))[:max_images]
-    count = max(round(held_back * len(order)), min(FEWEST_HELD_BACK, len(order) // 4), 2) if held_back else 2
-    chosen = [files[i].uri for i in order]
-    return NormalImages(learnt=chosen[count:], held_back=chosen[:count], fingerprint=digest)
+    chosen = [files[i] for i in rng.permutation(len(files))[:max_images]]
+    if calibrate_on:
+        kept = [apart[i] for i in rng.permutation(len(apart))[:max_images]]
+        seen = sorted([*files, *apart], key=lambda f: f.uri)
+    else:
+        count = max(round(held_back * len(chosen)), min(FEWEST_HELD_BACK, len(chosen) // 4), 2) if held_back else 2
+        kept, chosen, seen = chosen[:count], chosen[count:], files
+    return NormalImages(
+        learnt=[f.uri for f in chosen],
+        held_back=[f.uri for f in kept],
+        fingerprint=versions_hash({f.uri: f.version for f in seen}),
+    )
 
 
 def versions_hash(versions: Mapping[str, str]) -> str:
     """16 hex digits over the locations and versions of images, in their order: which data a detector has seen."""
     text = "\n".join(f"{uri} {version}" for uri, version in versions.items())
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _images_in(folder: str) -> list[storage.FileInfo]:
+    """The files in a folder, at any depth, whose names are those of images, in order."""
+    try:
+        return sorted((f for f in storage.walk(folder) if is_named_image(f.uri)), key=lambda f: f.uri)
+    except FileNotFoundError:
+        raise UserError(f"no folder {folder}: give a folder or URI that holds images") from None
+    except OSError as error:
+        raise UserError(f"{folder} can't be listed: {error}") from error
 
 
 def read_images(locations: Sequence[str], problems: dict[str, str]) -> Iterator[np.ndarray]:

@@ -37,6 +37,7 @@ def train(
     batch_size: int | None = None,
     textures: str | None = None,
     defects: Sequence[str] = (),
+    calibrate_on: str | None = None,
     workers: int = 1,
     cpus_per_worker: int | None = None,
     settings_file: str | None = None,
@@ -58,6 +59,8 @@ def train(
         textures: folder or URI of texture images for pseudo-anomalies; by default they are procedural.
         defects: for a detector that learns from defective images as well: folders or URIs of some, tables of labels
             or labelled data sets, of which the defective images are taken.
+        calibrate_on: folder or URI of normal images that set the threshold, such as those of lots that are not learnt
+            from; by default some of `normals` are held back for that. Images that lie in both are not learnt from.
         workers: Ray Train workers, a GPU each where there are enough; 0 trains in this process without Ray.
         cpus_per_worker: CPUs of a worker; by default the cores of its machine, shared among the workers there.
         settings_file: TOML with sections `[detector]` and `[training]`; arguments win over it.
@@ -70,6 +73,7 @@ def train(
     """
     normals, location = storage.normalised(normals), storage.normalised(detector)
     textures = storage.normalised(textures) if textures else None
+    calibrate_on = storage.normalised(calibrate_on) if calibrate_on else None
     defects = [storage.normalised(place) for place in defects]
     from_file = read_settings_file(settings_file) if settings_file else {}
     override = parse_overrides(overrides, ("detector", "training"))
@@ -90,6 +94,7 @@ def train(
         training,
         textures=textures,
         defects=defects,
+        calibrate_on=calibrate_on,
         workers=workers,
         cpus_per_worker=cpus_per_worker,
         fresh=fresh,
@@ -106,6 +111,7 @@ def train_as(
     *,
     textures: str | None = None,
     defects: Sequence[str] = (),
+    calibrate_on: str | None = None,
     workers: int = 0,
     cpus_per_worker: int | None = None,
     fresh: bool = False,
@@ -131,7 +137,7 @@ def train_as(
             f"{training.steps} steps leave the {' and the '.join(sorted(idle))} of a {kind} no turn: take more, or "
             "other shares of them in [detector]"
         )
-    found = find_normals(normals, training.held_back, training.max_images, training.seed)
+    found = find_normals(normals, training.held_back, training.max_images, training.seed, calibrate_on)
     view = partial(pieces, settings=settings)
     sample, _ = load_pieces(found.learnt[:MEASURED_IMAGES], view, MEASURED_IMAGES, training.seed)
     settings = settings.measured_on(as_unit_tensor(sample))
@@ -148,7 +154,9 @@ def train_as(
         defective=list(defective),
         location=location,
         textures=textures,
-        data={"normals": normals, "fingerprint": found.fingerprint, "textures": textures} | labelled,
+        data={"normals": normals, "fingerprint": found.fingerprint, "textures": textures}
+        | labelled
+        | ({"calibrate_on": calibrate_on} if calibrate_on else {}),
     )
     if fresh:
         storage.delete(f"{location}/{DESCRIPTION}")
