@@ -102,7 +102,9 @@ def prepare(dataset: str, to: Path, side: int, part: str, textures: str | None) 
 
     settings = DiffusionADSettings(preset="tiny", image_size=side)
     found = find_normals(f"{dataset}/train/good", 0.0, 1_000_000, 0)
-    normals, _, _ = load_normals(sorted([*found.learnt, *found.held_back]), settings, 1_000_000, 0)
+    locations = np.array(sorted([*found.learnt, *found.held_back]))
+    normals, sources, _ = load_normals(locations.tolist(), settings, 1_000_000, 0)
+    names = np.array([location.rsplit("/", 1)[-1] for location in locations[sources]])
     by_kind: dict[str, list[Any]] = {}
     for image in read_dataset(dataset).images:
         by_kind.setdefault(image.kind, []).append(image)
@@ -117,7 +119,8 @@ def prepare(dataset: str, to: Path, side: int, part: str, textures: str | None) 
                 mask = cv2.imread(image.mask_uri, cv2.IMREAD_GRAYSCALE)
                 mask = cv2.resize(mask, (side, side), interpolation=cv2.INTER_AREA)
             masks.append(mask >= 127.5)
-    arrays = {"normals": normals, "images": np.stack(images), "kinds": np.array(kinds), "masks": np.stack(masks)}
+    arrays = {"normals": normals, "names": names, "images": np.stack(images), "kinds": np.array(kinds)}
+    arrays["masks"] = np.stack(masks)
     if textures:
         pictures = load_textures(textures, side, 0).permute(0, 2, 3, 1).numpy()
         arrays["textures"] = (pictures * 255).round().astype(np.uint8)

@@ -1,0 +1,113 @@
+"""What familiarity is worth on good parts of lots that it has not seen, without any network of the detector.
+
+    python benchmarks/recipes.py prepare magtile .scratch/magtile-128.npz --side 128 --part first --textures textures
+    python benchmarks/unseen_lots.py .scratch/magtile-128.npz --lot 'num_(\\d+)'
+
+Good images come in lots: the same part under six exposures, tiles of one session. Figures on images drawn at random
+from the lots that were learnt from flatter, and few lots of test images say little. So the images to learn from are
+sorted into five parts, of each of which familiarity is taught with the four others, and the defective test images are
+compared with that part's good ones. Once the parts are drawn at random, once whole lots are kept together: images whose
+numbers, which `--lot` finds in their names, lie less than `--gap` apart. The last row is of the good test images, with
+all others learnt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
+from diffad_ray.detectors.engine import as_unit_tensor, default_device
+from diffad_ray.detectors.patch_gaussian import unexplained
+from diffad_ray.evaluation.metrics import auroc
+from diffad_ray.networks.residual_segmenter import squared_distance
+from diffad_ray.training.familiarise import FOLDS, familiarise
+
+BATCH = 64
+
+
+def lots(names: np.ndarray, pattern: str, gap: int) -> np.ndarray:
+    """The lot [N] of each image: a new one begins where the numbers in their names leap."""
+    numbers = []
+    for name in names.tolist():
+        found = re.search(pattern, name)
+        if found is None:
+            raise SystemExit(f"--lot {pattern!r} finds no number in {name}")
+        numbers.append(int(found[1]))
+    order = np.argsort(numbers)
+    lot = np.empty(len(names), int)
+    lot[order] = np.cumsum(np.diff(np.array(numbers)[order], prepend=min(numbers)) > gap)
+    return lot
+
+
+def taught(normals: np.ndarray, textures: Tensor | None, steps: int, seed: int) -> DiffusionAD:
+    """A detector that knows what is familiar, and nothing else."""
+    device = default_device()
+    detector = DiffusionAD(DiffusionADSettings(preset="tiny", image_size=normals.shape[1])).to(device)
+    familiarise(detector, normals, np.arange(len(normals)), textures, steps, seed, device)
+    return detector
+
+
+@torch.no_grad()
+def peaks(detector: DiffusionAD, images: np.ndarray) -> np.ndarray:
+    """[N,2]: the least familiar place's strangeness and its squared distance alone."""
+    familiarity, found = detector.familiarity, []
+    for start in range(0, len(images), BATCH):
+        batch = as_unit_tensor(images[start : start + BATCH, ..., :3]).to(familiarity.gabor.device)
+        left = unexplained(familiarity.gaussian, familiarity.describe(batch))
+        strange = familiarity.strangeness(left).flatten(1).amax(dim=1)
+        distance = torch.nn.functional.avg_pool2d(squared_distance(left), 3, stride=1).flatten(1).amax(dim=1)
+        found.append(torch.stack([strange, distance], dim=1))
+    return torch.cat(found).cpu().numpy()
+
+
+def compare(good: np.ndarray, defective: np.ndarray) -> list[float]:
+    """Image AUROC by strangeness and by distances alone."""
+    labels = np.arange(len(good) + len(defective)) >= len(good)
+    return [auroc(np.concatenate([good[:, k], defective[:, k]]), labels) or np.nan for k in range(2)]
+
+
+def rows(data: dict[str, np.ndarray], pattern: str, gap: int, steps: int, seed: int) -> Iterator[str]:
+    normals, textures = data["normals"], as_unit_tensor(data["textures"]) if "textures" in data else None
+    defective, good = data["images"][data["kinds"] != "good"], data["images"][data["kinds"] == "good"]
+    rng, lot = np.random.default_rng(seed), lots(data["names"], pattern, gap)
+    together = rng.permutation(lot.max() + 1)[lot] % FOLDS
+    yield f"seed {seed}: {len(normals)} good images of {lot.max() + 1} lots, {len(defective)} defective ones"
+    yield "| good images | familiarity | distances alone |"
+    yield "|---|---|---|"
+    for name, fold in (("drawn at random", rng.permutation(len(normals)) % FOLDS), ("of unseen lots", together)):
+        found = []
+        for part in range(FOLDS):
+            detector = taught(normals[fold != part], textures, steps, seed)
+            found.append(compare(peaks(detector, normals[fold == part]), peaks(detector, defective)))
+        yield f"| {name} | " + " | ".join(f"{value:.3f}" for value in np.mean(found, axis=0)) + " |"
+    detector = taught(normals, textures, steps, seed)
+    found = compare(peaks(detector, good), peaks(detector, defective))
+    yield "| of the test | " + " | ".join(f"{value:.3f}" for value in found) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="what `recipes.py prepare` wrote")
+    parser.add_argument("--lot", required=True, help="regular expression whose group is the number in a name")
+    parser.add_argument("--gap", type=int, default=150, help="between the numbers of two lots")
+    parser.add_argument("--steps", type=int, default=800, help="of the training that familiarity would follow")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--threads", type=int, default=0)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    data = dict(np.load(arguments.data))
+    for seed in arguments.seeds:
+        for line in rows(data, arguments.lot, arguments.gap, arguments.steps, seed):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
