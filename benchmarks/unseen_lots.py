@@ -1,4 +1,4 @@
-"""What familiarity is worth on good parts of lots that it has not seen, without any network of the detector.
+"""What familiarity is worth on good parts of lots that it has not seen, by itself: other networks are not trained.
 
     python benchmarks/recipes.py prepare magtile .scratch/magtile-128.npz --side 128 --part first --textures textures
     python benchmarks/unseen_lots.py .scratch/magtile-128.npz --lot 'num_(\\d+)'
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
 from diffad_ray.detectors.engine import as_unit_tensor, default_device
+from diffad_ray.detectors.familiarity import smooth
 from diffad_ray.detectors.patch_gaussian import unexplained
 from diffad_ray.evaluation.metrics import auroc
 from diffad_ray.networks.residual_segmenter import squared_distance
@@ -62,7 +63,7 @@ def peaks(detector: DiffusionAD, images: np.ndarray) -> np.ndarray:
         batch = as_unit_tensor(images[start : start + BATCH, ..., :3]).to(familiarity.gabor.device)
         left = unexplained(familiarity.gaussian, familiarity.describe(batch))
         strange = familiarity.strangeness(left).flatten(1).amax(dim=1)
-        distance = torch.nn.functional.avg_pool2d(squared_distance(left), 3, stride=1).flatten(1).amax(dim=1)
+        distance = smooth(squared_distance(left)).flatten(1).amax(dim=1)
         found.append(torch.stack([strange, distance], dim=1))
     return torch.cat(found).cpu().numpy()
 
@@ -70,13 +71,16 @@ def peaks(detector: DiffusionAD, images: np.ndarray) -> np.ndarray:
 def compare(good: np.ndarray, defective: np.ndarray) -> list[float]:
     """Image AUROC by strangeness and by distances alone."""
     labels = np.arange(len(good) + len(defective)) >= len(good)
-    return [auroc(np.concatenate([good[:, k], defective[:, k]]), labels) or np.nan for k in range(2)]
+    found = (auroc(np.concatenate([good[:, k], defective[:, k]]), labels) for k in range(2))
+    return [np.nan if value is None else value for value in found]
 
 
 def rows(data: dict[str, np.ndarray], pattern: str, gap: int, steps: int, seed: int) -> Iterator[str]:
     normals, textures = data["normals"], as_unit_tensor(data["textures"]) if "textures" in data else None
     defective, good = data["images"][data["kinds"] != "good"], data["images"][data["kinds"] == "good"]
     rng, lot = np.random.default_rng(seed), lots(data["names"], pattern, gap)
+    if lot.max() + 1 < FOLDS:
+        raise SystemExit(f"{lot.max() + 1} lots can't be sorted into {FOLDS} parts: take a smaller --gap")
     together = rng.permutation(lot.max() + 1)[lot] % FOLDS
     yield f"seed {seed}: {len(normals)} good images of {lot.max() + 1} lots, {len(defective)} defective ones"
     yield "| good images | familiarity | distances alone |"

@@ -10,10 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from diffad_ray import UserError, load_detector, train
+from diffad_ray.analytics.report import print_training
 from diffad_ray.training.normals import find_normals
 
 TINY = {"preset": "tiny", "image_size": 32, "batch_size": 4}
@@ -89,11 +92,30 @@ def test_images_apart_set_the_threshold_and_are_not_learnt_from(normals: Path, t
     assert bundle.facts["data"]["calibrate_on"] == str(lot)
     with pytest.raises(UserError, match="other settings"):
         train(good, tmp_path / "detector", **TINY, steps=2, workers=0, overrides=quick)
+    said = Console(record=True, width=1000)
+    print_training(bundle, str(tmp_path / "detector"), said)
+    assert f"judged by 10 images of {lot}" in said.export_text()
 
     found = find_normals(str(good), 0.1, 1000, 0, str(lot))
     assert sorted(found.held_back) == sorted(str(file) for file in lot.iterdir())
     assert sorted(found.learnt) == sorted(str(file) for file in good.glob("*.png"))
-    assert found.fingerprint == find_normals(str(good), 0.1, 1000, 0).fingerprint
+    assert found.fingerprint != find_normals(str(good), 0.1, 1000, 0).fingerprint
+
+    same: dict[str, Any] = {"steps": 2, "workers": 0, "overrides": [*quick, "detector.scaling=unit"]}
+    train(good, tmp_path / "unit", **TINY, **same)
+    with pytest.raises(UserError, match="fingerprint"):
+        train(good, tmp_path / "unit", **TINY, **same, calibrate_on=str(lot))
+
+    broken = tmp_path / "broken"
+    shutil.copytree(lot, broken)
+    for file in sorted(broken.iterdir())[1:]:
+        file.write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"of 10 images to set the threshold by 1 can be read: .*png"):
+        train(good, tmp_path / "other", **TINY, steps=2, workers=0, calibrate_on=str(broken))
+    (broken / "another.png").write_bytes(next(lot.iterdir()).read_bytes())
+    partly = train(good, tmp_path / "partly", **TINY, steps=2, workers=0, calibrate_on=str(broken), overrides=quick)
+    assert partly.calibration.images == 2
+    assert len(partly.facts["unreadable"]) == 9
 
     for file in sorted(lot.iterdir())[1:]:
         file.unlink()

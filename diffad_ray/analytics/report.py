@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 100
 MOST_REASONS = 10
+SATURATED = 0.9999
+"Share of the highest score, above which defects and what is merely strange are no longer told apart."
 WIDE = 1000
 
 
@@ -47,6 +49,11 @@ def print_training(bundle: Bundle, location: str, console: Console) -> None:
         lines.append(
             f"  these are too few for the {asked:.1%} that were asked for, so the threshold lies just above their "
             "highest score; more images of good parts make it better"
+        )
+    if bundle.detector.highest_score is not None and calibration.threshold > SATURATED * bundle.detector.highest_score:
+        lines.append(
+            "  some of these score as high as any defect could, and defects won't be told from them: learn from images "
+            "of their lots as well, or leave out those that are no good parts"
         )
     if problems := facts["unreadable"]:
         lines.append(f"  {len(problems)} images could not be read and were left out:")

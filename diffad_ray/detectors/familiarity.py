@@ -59,6 +59,8 @@ class Familiarity(nn.Module):
             "effect": [None, count, GRID, GRID],
             "spread": [count],
             "whitening": [GRID**2, count, count],
+            "exposure_mean": [2],
+            "exposure_spread": [2],
             "usual_strangeness": [1],
             "usual_evidence": [1],
             "slope": [1],
@@ -100,7 +102,7 @@ class Familiarity(nn.Module):
 
     def strangeness(self, left: Tensor) -> Tensor:
         """How strange what a Gaussian leaves unexplained, [N,C,G,G], makes each place: [N,G,G]."""
-        return _smooth(self.judge(left)) + DISTANCE_WEIGHT * _smooth(squared_distance(left)).log()
+        return smooth(self.judge(left)) + DISTANCE_WEIGHT * smooth(squared_distance(left)).log()
 
     def log_odds(self, images: Tensor, weight: float) -> Tensor:
         """Log odds [N,G,G] of an anomaly at each place of images [N,3,S,S] in [0,1].
@@ -133,7 +135,7 @@ def either(probability: Tensor, log_odds: Tensor) -> Tensor:
     return probability + (1 - probability) * other
 
 
-def _smooth(places: Tensor) -> Tensor:
+def smooth(places: Tensor) -> Tensor:
     """Means of places [N,G,G] over their neighbourhoods."""
     padded = F.pad(places[:, None], (NEIGHBOURHOOD // 2,) * 4, mode="replicate")
     return F.avg_pool2d(padded, NEIGHBOURHOOD, stride=1).squeeze(1)

@@ -1,6 +1,6 @@
-"""What familiarity looks at: at each place of an image, energies of Gabor filters and colours, and the whole in small.
+"""What familiarity looks at: at each place of an image, strengths of Gabor filters and colours, and the whole in small.
 
-All of it is relative to the image itself. One part is photographed under several exposures, and one lot is polished
+All of that is relative to the image itself. One part is photographed under several exposures, and one lot is polished
 finer than the next: that is no defect, and what is left tells more of the place.
 
 Letters in shapes: N images, C responses and colours, G places a side, D numbers of a miniature.
@@ -24,11 +24,11 @@ WAVELENGTH, WIDTH, ASPECT, RADIUS = 4.0, 1.4, 0.7, 3
 "Of the Gabor filters: pixels, standard deviation across the waves, its ratio to the one along them, half the window."
 COLOURS = 3
 "Grey level and two differences of colours."
-LEAST_CONTRAST, LEAST_ENERGY = 0.02, 5e-4
-"Of an image in [0, 1]: standard deviation of its grey levels, and mean energy of an octave. Less of it is noise."
+LEAST_CONTRAST, LEAST_STRENGTH = 0.02, 5e-4
+"Of an image in [0, 1]: standard deviation of its grey levels, and mean strength of an octave's waves. Less is noise."
 WEAK = 0.05
-"Energies are compared by their roots, which vary alike where they are weak and strong; below this share of the usual \
-energy they are noise."
+"""Strengths are compared by their roots, which vary alike where they are weak and strong; below this share of the
+image's mean they are noise."""
 
 
 class Described(NamedTuple):
@@ -38,10 +38,12 @@ class Described(NamedTuple):
     "[N,C,G,G], see `described`"
     miniature: Tensor
     "[N,D], the images at 16 x 16 pixels, in their own light and contrast"
+    exposure: Tensor
+    "[N,2], logarithms of that light and contrast"
 
     def those(self, chosen: Tensor) -> Described:
         """Of the chosen images alone: numbers, or a bool each."""
-        return Described(self.responses[chosen], self.miniature[chosen])
+        return Described(*(values[chosen] for values in self))
 
 
 def gabor_filters() -> Tensor:
@@ -74,9 +76,9 @@ def channels(side: int) -> int:
 def described(images: Tensor, gabor: Tensor) -> Described:
     """What is looked at of images [N,3,S,S] in [0,1].
 
-    Octave by octave the energy of each Gabor filter, its mean and, where a place has several pixels, before it its
-    maximum, which a speck or a hairline sets, in shares of the image's mean energy of this octave; then the colours, in
-    standard deviations of the image's grey level.
+    Octave by octave how strong the waves of each Gabor filter are, on average and, where a place has several pixels,
+    before that at most, which a speck or a hairline sets, in shares of the image's mean of this octave; then the
+    colours, in standard deviations of the image's grey level.
     """
     images = images.float()
     if images.shape[-1] > SIDE:
@@ -84,15 +86,16 @@ def described(images: Tensor, gabor: Tensor) -> Described:
     grey, found = images.mean(dim=1, keepdim=True), []
     for level in range(len(octave_sides(images.shape[-1]))):
         waves = F.conv2d(F.pad(F.avg_pool2d(grey, 2**level), (RADIUS,) * 4, mode="reflect"), gabor)
-        energies = (waves[:, 0::2].square() + waves[:, 1::2].square()).sqrt()
-        energies = energies / energies.mean(dim=(1, 2, 3), keepdim=True).clamp(min=LEAST_ENERGY)
-        if energies.shape[-1] > GRID:
-            found += [F.adaptive_max_pool2d(energies, GRID), F.adaptive_avg_pool2d(energies, GRID)]
+        strengths = (waves[:, 0::2].square() + waves[:, 1::2].square()).sqrt()
+        strengths = strengths / strengths.mean(dim=(1, 2, 3), keepdim=True).clamp(min=LEAST_STRENGTH)
+        if strengths.shape[-1] > GRID:
+            found += [F.adaptive_max_pool2d(strengths, GRID), F.adaptive_avg_pool2d(strengths, GRID)]
         else:
-            found.append(F.interpolate(energies, (GRID, GRID), mode="bilinear"))
-    contrast = grey.std(dim=(2, 3), keepdim=True).clamp(min=LEAST_CONTRAST)
-    images = (images - grey.mean(dim=(2, 3), keepdim=True)) / contrast
+            found.append(F.interpolate(strengths, (GRID, GRID), mode="bilinear"))
+    light, contrast = grey.mean(dim=(2, 3), keepdim=True), grey.std(dim=(2, 3), keepdim=True).clamp(min=LEAST_CONTRAST)
+    exposure = torch.cat([light.clamp(min=LEAST_CONTRAST), contrast], dim=1).flatten(1).log()
+    images = (images - light) / contrast
     red, green, blue = F.adaptive_avg_pool2d(images, GRID).split(1, dim=1)
     colours = [(red + green + blue) / 3, red - green, (red + green) / 2 - blue]
     responses = torch.cat([(torch.cat(found, dim=1) + WEAK).sqrt(), *colours], dim=1)
-    return Described(responses, F.adaptive_avg_pool2d(images, MINIATURE).flatten(1))
+    return Described(responses, F.adaptive_avg_pool2d(images, MINIATURE).flatten(1), exposure)

@@ -1,6 +1,6 @@
 """At each place of an image a Gaussian of what normal images show there (PaDiM, Defard et al. 2020), given the rest.
 
-What the image as a whole says of a place is taken into account first: its light, its width, where its edges run.
+What the image as a whole says of a place is taken into account first: its width, where its edges run.
 
 Letters in shapes: N images, C responses and colours, G places a side, K components of an image's code, D numbers of its
 miniature.
@@ -19,7 +19,9 @@ from diffad_ray.detectors.gabor import Described
 MOST_COMPONENTS, IMAGES_A_COMPONENT = 160, 4
 "How many principal components tell the whole image: few where there are few images to learn their effect from."
 FARTHEST = 5.0
-"Standard deviations of a component of the code."
+"Standard deviations of a component of the code, and of an exposure in which nothing is strange."
+LEAST_EXPOSURES = 0.1
+"Standard deviation of exposures at least: a tenth more or less light is no other one."
 SHRINKAGE = 0.3
 "Variance that a channel has at least at any place, as a share of its usual one: there are often few images."
 LEAST_SPREAD = 0.01
@@ -42,6 +44,9 @@ class PatchGaussian(NamedTuple):
     whitening: Tensor
     """[G x G,C,C]: times what is left, in units of its spread, gives uncorrelated numbers of variance 1. Symmetric, so
     that each of them still tells of its channel."""
+    exposure_mean: Tensor
+    exposure_spread: Tensor
+    "[2] each: of logarithms of light and contrast"
 
 
 def patch_gaussian(seen: Described, images: int) -> PatchGaussian:
@@ -67,16 +72,22 @@ def patch_gaussian(seen: Described, images: int) -> PatchGaussian:
         # The floor comes first: variances that are all but 0 have no axes.
         variances, axes = torch.linalg.eigh(places @ places.transpose(1, 2) / len(left) + floor)
         whitening.append((axes * variances.rsqrt()[:, None]) @ axes.transpose(1, 2))
-    return PatchGaussian(miniature_mean, basis, mean, effect.half().contiguous(), spread, torch.cat(whitening))
+    exposures = seen.exposure.mean(dim=0), seen.exposure.std(dim=0).clamp(min=LEAST_EXPOSURES)
+    effect = effect.half().contiguous()
+    return PatchGaussian(miniature_mean, basis, mean, effect, spread, torch.cat(whitening), *exposures)
 
 
 def unexplained(gaussian: PatchGaussian, seen: Described) -> Tensor:
-    """What the Gaussian leaves unexplained at each place, whitened: [N,C,G,G], of variance 1 in normal images."""
+    """What the Gaussian leaves unexplained at each place, whitened: [N,C,G,G], of variance 1 in normal images.
+
+    In an image that is far darker, brighter, duller or harsher than all normal ones nothing is explained as well.
+    """
     code = _code(seen.miniature, gaussian.miniature_mean, gaussian.basis)
     expected = gaussian.mean + (code @ gaussian.effect.float().flatten(1)).view_as(seen.responses)
     left = (seen.responses - expected) / gaussian.spread[:, None, None]
     whitened = gaussian.whitening @ left.flatten(2).permute(2, 1, 0)
-    return whitened.permute(2, 1, 0).reshape(left.shape)
+    beyond = ((seen.exposure - gaussian.exposure_mean) / gaussian.exposure_spread).abs().sub(FARTHEST).clamp(min=0)
+    return whitened.permute(2, 1, 0).reshape(left.shape) * (1 + beyond.sum(dim=1))[:, None, None, None]
 
 
 def _code(miniature: Tensor, mean: Tensor, basis: Tensor) -> Tensor:

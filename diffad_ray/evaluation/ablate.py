@@ -178,6 +178,7 @@ def _autoencoder(bundle: Bundle, location: str, show_progress: bool) -> Bundle:
         dataclasses.replace(settings, reconstruction="autoencoder", familiarity=0.0),
         TrainingSettings(**facts["settings"]),
         textures=facts["data"].get("textures"),
+        calibrate_on=facts["data"].get("calibrate_on"),
         show_progress=show_progress,
     )
 

@@ -4,7 +4,7 @@ Gaussians of normal images leave something unexplained of every new one. What an
 from images that the Gaussian has not seen, and that are not like those it has seen, either: images of one lot are taken
 in a row and look alike, the next lot looks otherwise, and that is no defect. So images are sorted into groups that look
 alike, these into five parts, and samples of each part are given to the Gaussian of the four others. How strange images
-usually are is measured in parts drawn at random, for that is what the held-back images of the threshold are.
+usually are is measured in parts drawn at random, as the held-back images of the threshold are.
 """
 
 from __future__ import annotations
@@ -100,8 +100,6 @@ def folds(miniatures: Tensor, sources: Tensor, generator: torch.Generator) -> Te
     _, place = sources.unique(return_inverse=True)
     count = int(place.max()) + 1
     looks = torch.zeros((count, miniatures.shape[1]), device=miniatures.device).index_add_(0, place, miniatures)
-    # Lots differ in more than their light, which varies within each of them, too.
-    looks -= looks.mean(dim=1, keepdim=True)
     looks /= looks.norm(dim=1, keepdim=True).clamp(min=1e-6)
     group = _k_means(looks, min(count, max(2 * FOLDS, count // IMAGES_A_GROUP)), generator).tolist()
     members: dict[int, list[int]] = {}

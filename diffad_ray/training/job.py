@@ -112,7 +112,7 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"diffad-ray": version("diffad-ray"), "torch": torch.__version__},
     }
-    held_back_images = read_images(job.held_back, {})
+    held_back_images = read_images(job.held_back, problems)
 
     def report_familiarity(step: int, steps: int, loss: float, rate: float) -> None:
         on_report(Report(settings.steps, {f"familiarity, step {step} of {steps}:": loss}, 0.0, rate, ""))

@@ -34,7 +34,7 @@ class NormalImages:
     learnt: list[str]
     held_back: list[str]
     fingerprint: str
-    "hash of all locations and versions: which data a detector has seen"
+    "hash of all locations and versions: which data a detector has seen, and what for"
 
 
 def find_normals(
@@ -67,15 +67,11 @@ def find_normals(
     chosen = [files[i] for i in rng.permutation(len(files))[:max_images]]
     if calibrate_on:
         kept = [apart[i] for i in rng.permutation(len(apart))[:max_images]]
-        seen = sorted([*files, *apart], key=lambda f: f.uri)
+        digest = versions_hash({"learnt from": _digest(files), "calibrated on": _digest(apart)})
     else:
         count = max(round(held_back * len(chosen)), min(FEWEST_HELD_BACK, len(chosen) // 4), 2) if held_back else 2
-        kept, chosen, seen = chosen[:count], chosen[count:], files
-    return NormalImages(
-        learnt=[f.uri for f in chosen],
-        held_back=[f.uri for f in kept],
-        fingerprint=versions_hash({f.uri: f.version for f in seen}),
-    )
+        kept, chosen, digest = chosen[:count], chosen[count:], _digest(files)
+    return NormalImages([f.uri for f in chosen], [f.uri for f in kept], digest)
 
 
 def versions_hash(versions: Mapping[str, str]) -> str:
@@ -92,6 +88,10 @@ def _images_in(folder: str) -> list[storage.FileInfo]:
         raise UserError(f"no folder {folder}: give a folder or URI that holds images") from None
     except OSError as error:
         raise UserError(f"{folder} can't be listed: {error}") from error
+
+
+def _digest(files: Sequence[storage.FileInfo]) -> str:
+    return versions_hash({f.uri: f.version for f in files})
 
 
 def read_images(locations: Sequence[str], problems: dict[str, str]) -> Iterator[np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from diffad_ray.training.checkpoints import TrainingFolder
 from diffad_ray.training.defective import find_defective
 from diffad_ray.training.job import TrainingJob, run_job
 from diffad_ray.training.loop import Report, TrainingSettings, World
-from diffad_ray.training.normals import find_normals, load_pieces, versions_hash
+from diffad_ray.training.normals import FEWEST_TO_CALIBRATE, find_normals, load_pieces, read_images, versions_hash
 
 MEASURED_IMAGES = 256
 "Normal images, and squares seen of them, on which mean and standard deviation are measured."
@@ -60,7 +61,8 @@ def train(
         defects: for a detector that learns from defective images as well: folders or URIs of some, tables of labels
             or labelled data sets, of which the defective images are taken.
         calibrate_on: folder or URI of normal images that set the threshold, such as those of lots that are not learnt
-            from; by default some of `normals` are held back for that. Images that lie in both are not learnt from.
+            from; by default some of `normals` are held back for that. Images whose location lies in both are not
+            learnt from.
         workers: Ray Train workers, a GPU each where there are enough; 0 trains in this process without Ray.
         cpus_per_worker: CPUs of a worker; by default the cores of its machine, shared among the workers there.
         settings_file: TOML with sections `[detector]` and `[training]`; arguments win over it.
@@ -138,6 +140,11 @@ def train_as(
             "other shares of them in [detector]"
         )
     found = find_normals(normals, training.held_back, training.max_images, training.seed, calibrate_on)
+    unreadable: dict[str, str] = {}
+    readable = len(list(islice(read_images(found.held_back, unreadable), FEWEST_TO_CALIBRATE)))
+    if readable < FEWEST_TO_CALIBRATE:
+        reasons = "; ".join(f"{uri}: {reason}" for uri, reason in list(unreadable.items())[:3])
+        raise UserError(f"of {len(found.held_back)} images to set the threshold by {readable} can be read: {reasons}")
     view = partial(pieces, settings=settings)
     sample, _ = load_pieces(found.learnt[:MEASURED_IMAGES], view, MEASURED_IMAGES, training.seed)
     settings = settings.measured_on(as_unit_tensor(sample))
