@@ -10,7 +10,8 @@ that recipes chosen on one half can be judged on the other. `train` needs torch,
 a bare GPU machine, where the two files and the folder are all that travels. Started again, it goes on from its last
 checkpoint; `--share 0/2` and `--share 1/2` are for two processes side by side. `report` gives a row a recipe:
 mean and standard deviation over the seeds. The last averaged weights count, and thresholds come from held-back normal
-images. `judge` repeats what follows a training, familiarity and scoring, with the present code and the trained weights.
+images; "against held-back" compares defective ones with these, as a random split would. `judge` repeats what follows a
+training, familiarity and scoring, with the present code and the trained weights.
 """
 
 from __future__ import annotations
@@ -236,7 +237,7 @@ def report(data: dict[str, np.ndarray], work: Path) -> Iterator[str]:
 
     kinds = data["kinds"]
     defects = sorted(set(kinds.tolist()) - {"good"})
-    names = ["image AUROC", "without familiarity", *defects, "pixel AUROC", "pixel AP", "AUPRO"]
+    names = ["image AUROC", "without familiarity", "against held-back", *defects, "pixel AUROC", "pixel AP", "AUPRO"]
     names += ["false alarms", "of held-back", "recall", "error", "seconds"]
     yield f"| recipe | seeds | {' | '.join(names)} |"
     yield "|---" * (len(names) + 2) + "|"
@@ -255,6 +256,8 @@ def report(data: dict[str, np.ndarray], work: Path) -> Iterator[str]:
                 auroc(scores[near], kinds[near] != "good") for near in (np.isin(kinds, ["good", k]) for k in defects)
             ]
             images = [auroc(values, kinds != "good") for values in (scores, found["plain"])]
+            against = np.concatenate([found["held_back"], scores[kinds != "good"]])
+            images.append(auroc(against, np.arange(len(against)) >= len(found["held_back"])))
             pixels = [counts.auroc(), counts.average_precision(), counts.aupro()]
             prices = [judged.false_alarm_rate, held_back_alarms(found["held_back"]), judged.recall]
             prices += [facts["error"], facts["seconds"]]

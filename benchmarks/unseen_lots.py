@@ -5,10 +5,10 @@
 
 Good images come in lots: the same part under six exposures, tiles of one session. Figures on images drawn at random
 from the lots that were learnt from flatter, and few lots of test images say little. So the images to learn from are
-sorted into five parts, of each of which familiarity is taught with the four others, and the defective test images are
-compared with that part's good ones. Once the parts are drawn at random, once whole lots are kept together: images whose
-numbers, which `--lot` finds in their names, lie less than `--gap` apart. The last row is of the good test images, with
-all others learnt.
+sorted into five parts, whole lots together: those whose numbers, which `--lot` finds in their names, lie less than
+`--gap` apart. Of each part familiarity is taught with nine tenths of the four others, and the defective test images are
+compared with three kinds of good ones: the tenth that was held back, the part, and those of the test. Two thresholds
+for a budget of 5 % are compared on one half of the part's lots: by the tenth that was held back, and by the other half.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffad_ray.detectors.calibration import Calibration
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
 from diffad_ray.detectors.engine import as_unit_tensor, default_device
 from diffad_ray.detectors.familiarity import smooth
@@ -30,7 +31,7 @@ from diffad_ray.evaluation.metrics import auroc
 from diffad_ray.networks.residual_segmenter import squared_distance
 from diffad_ray.training.familiarise import FOLDS, familiarise
 
-BATCH = 64
+BATCH, HELD_BACK, BUDGET = 64, 0.1, 0.05
 
 
 def lots(names: np.ndarray, pattern: str, gap: int) -> np.ndarray:
@@ -75,25 +76,35 @@ def compare(good: np.ndarray, defective: np.ndarray) -> list[float]:
     return [np.nan if value is None else value for value in found]
 
 
+def alarms(calibrated_on: np.ndarray, good: np.ndarray, defective: np.ndarray) -> list[float]:
+    """False-alarm rate and recall at the threshold that the strangeness of some images sets for the budget."""
+    threshold = Calibration.from_scores(calibrated_on[:, 0], BUDGET).threshold
+    return [float((images[:, 0] >= threshold).mean()) for images in (good, defective)]
+
+
 def rows(data: dict[str, np.ndarray], pattern: str, gap: int, steps: int, seed: int) -> Iterator[str]:
     normals, textures = data["normals"], as_unit_tensor(data["textures"]) if "textures" in data else None
     defective, good = data["images"][data["kinds"] != "good"], data["images"][data["kinds"] == "good"]
     rng, lot = np.random.default_rng(seed), lots(data["names"], pattern, gap)
-    if lot.max() + 1 < FOLDS:
-        raise SystemExit(f"{lot.max() + 1} lots can't be sorted into {FOLDS} parts: take a smaller --gap")
-    together = rng.permutation(lot.max() + 1)[lot] % FOLDS
+    if lot.max() + 1 < 2 * FOLDS:
+        raise SystemExit(f"{lot.max() + 1} lots can't be sorted into {FOLDS} parts of two halves: take a smaller --gap")
+    lot = rng.permutation(lot.max() + 1)[lot]
+    part, half, is_held_back = lot % FOLDS, lot // FOLDS % 2, rng.random(len(normals)) < HELD_BACK
+    found: dict[str, list[list[float]]] = {}
+    for number in range(FOLDS):
+        detector = taught(normals[(part != number) & ~is_held_back], textures, steps, seed)
+        anomalous, of_test = peaks(detector, defective), peaks(detector, good)
+        held_back = peaks(detector, normals[(part != number) & is_held_back])
+        unseen = peaks(detector, normals[part == number])
+        one, other = (unseen[half[part == number] == k] for k in range(2))
+        for name, values in (("held back", held_back), ("of unseen lots", unseen), ("of the test", of_test)):
+            found.setdefault(f"good images {name}: AUROC", []).append(compare(values, anomalous))
+        for name, values in (("held back", held_back), ("of other unseen lots", one)):
+            key = f"threshold by images {name}: false alarms in unseen lots, recall"
+            found.setdefault(key, []).append(alarms(values, other, anomalous))
     yield f"seed {seed}: {len(normals)} good images of {lot.max() + 1} lots, {len(defective)} defective ones"
-    yield "| good images | familiarity | distances alone |"
-    yield "|---|---|---|"
-    for name, fold in (("drawn at random", rng.permutation(len(normals)) % FOLDS), ("of unseen lots", together)):
-        found = []
-        for part in range(FOLDS):
-            detector = taught(normals[fold != part], textures, steps, seed)
-            found.append(compare(peaks(detector, normals[fold == part]), peaks(detector, defective)))
-        yield f"| {name} | " + " | ".join(f"{value:.3f}" for value in np.mean(found, axis=0)) + " |"
-    detector = taught(normals, textures, steps, seed)
-    found = compare(peaks(detector, good), peaks(detector, defective))
-    yield "| of the test | " + " | ".join(f"{value:.3f}" for value in found) + " |"
+    for name, values in found.items():
+        yield f"{name} {' '.join(f'{value:.3f}' for value in np.mean(values, axis=0))}"
 
 
 def main() -> None:
