@@ -50,7 +50,7 @@ def print_training(bundle: Bundle, location: str, console: Console) -> None:
             f"  these are too few for the {asked:.1%} that were asked for, so the threshold lies just above their "
             "highest score; more images of good parts make it better"
         )
-    if bundle.detector.highest_score is not None and calibration.threshold > SATURATED * bundle.detector.highest_score:
+    if calibration.threshold > SATURATED * bundle.detector.highest_score:
         lines.append(
             "  some of these score as high as any defect could, and defects won't be told from them: learn from images "
             "of their lots as well, or leave out those that are no good parts"

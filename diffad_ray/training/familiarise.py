@@ -69,7 +69,7 @@ def familiarise(
     if not detector.settings.familiarity or images < FEWEST_IMAGES:
         return
     on_step(0, steps, 0.0, 0.0)
-    detector.eval()
+    detector.to(device).eval()
     familiarity.judge.load_state_dict(untaught(familiarity.judge.channels, seed).state_dict())
     with torch.no_grad():
         seen, evidence = _looked_at(detector, normals, chosen, device)

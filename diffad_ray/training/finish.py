@@ -1,35 +1,51 @@
-"""The end of a training: scoring precision, calibration on held-back normals, and the bundle."""
+"""The end of a training: in which precision the detector scores, and what its scores mean."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from diffad_ray.detectors.acceleration import fastest_mode
 from diffad_ray.detectors.base import Detector, Mode, Precision
-from diffad_ray.detectors.bundle import Bundle, save_bundle
 from diffad_ray.detectors.calibration import Calibration
-from diffad_ray.detectors.diffusion_ad import DiffusionAD
 from diffad_ray.detectors.engine import Engine
 from diffad_ray.errors import UserError
-from diffad_ray.training.familiarise import OnStep, familiarise
-from diffad_ray.training.loop import TrainingSettings
 
 TRIAL_IMAGES = 8
 WORTHWHILE_GAIN = 1.2
 "bfloat16 must score this many times faster than float32 to be chosen: it costs a little exactness."
 
 
-def scoring_precision(detector: Detector, wanted: str, device: torch.device) -> Precision:
-    """The precision in which the detector will score, found by a short trial where `wanted` is `auto`."""
-    if wanted != "auto":
-        return "bfloat16" if wanted == "bfloat16" else "float32"
-    detector = detector.to(device)
+def settle_precision(detector: Detector, wanted: str, device: torch.device) -> None:
+    """Set the precision in which the detector will score, found by a short trial where `wanted` is `auto`."""
+    precision: Precision = "bfloat16" if wanted == "bfloat16" else "float32"
+    if wanted == "auto":
+        precision = _fast_precision(detector.to(device), device)
+    detector.settings = dataclasses.replace(detector.settings, precision=precision)
+
+
+def calibrated(
+    detector: Detector, images: Iterable[np.ndarray], false_alarm_rate: float, device: torch.device
+) -> Calibration:
+    """What a trained detector's scores mean, by those of normal images [H,W,3] of any sizes that it has not seen.
+
+    Raises:
+        UserError: there are too few, or a score is no number.
+    """
+    found = Engine(detector, device).detect_images(images, with_reconstruction=False)
+    try:
+        scores = np.array([image.score for image in found])
+        return Calibration.from_scores(scores, false_alarm_rate, detector.highest_score)
+    except ValueError as error:
+        raise UserError(
+            f"the detector can't be calibrated: {error}. Raise training.held_back, or calibrate on more images"
+        ) from error
+
+
+def _fast_precision(detector: Detector, device: torch.device) -> Precision:
     side = detector.settings.image_size
     trial = torch.zeros((TRIAL_IMAGES, 3, side, side), device=device)
 
@@ -39,37 +55,3 @@ def scoring_precision(detector: Detector, wanted: str, device: torch.device) -> 
     seconds = fastest_mode(run, ("float32", "bfloat16"), device).seconds
     best = {p: min(s for mode, s in seconds.items() if mode.precision == p) for p in ("float32", "bfloat16")}
     return "bfloat16" if best["float32"] > WORTHWHILE_GAIN * best["bfloat16"] else "float32"
-
-
-def finish_detector(
-    detector: Detector,
-    learnt: tuple[np.ndarray, np.ndarray],
-    textures: Tensor | None,
-    held_back: Iterable[np.ndarray],
-    settings: TrainingSettings,
-    facts: dict[str, Any],
-    device: torch.device,
-    location: str,
-    on_step: OnStep,
-) -> Bundle:
-    """Teach a trained detector what is familiar, calibrate it, and write its bundle.
-
-    Args:
-        learnt: squares [N,S,S,C] of normal images, and the numbers [N] of these images; see `familiarise`.
-        textures: that lend pseudo-anomalies their appearance.
-        held_back: normal images [H,W,3] of any sizes.
-        on_step: see `familiarise`.
-    """
-    precision = scoring_precision(detector, settings.precision, device)
-    detector.settings = dataclasses.replace(detector.settings, precision=precision)
-    engine = Engine(detector, device)
-    if isinstance(detector, DiffusionAD):
-        familiarise(detector, *learnt, textures, settings.steps, settings.seed, device, on_step)
-    scores = np.array([found.score for found in engine.detect_images(held_back, with_reconstruction=False)])
-    try:
-        calibration = Calibration.from_scores(scores, settings.false_alarm_rate, detector.highest_score)
-    except ValueError as error:
-        raise UserError(
-            f"the detector can't be calibrated: {error}. Raise training.held_back, or calibrate on more images"
-        ) from error
-    return save_bundle(Bundle(detector, calibration, facts), location)

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from diffad_ray.detectors.bundle import find_detector
+from diffad_ray.detectors.bundle import Bundle, find_detector, save_bundle
+from diffad_ray.detectors.diffusion_ad import DiffusionAD
 from diffad_ray.detectors.views import pieces
 from diffad_ray.training.checkpoints import TrainingFolder
 from diffad_ray.training.defective import refuse_common
-from diffad_ray.training.finish import finish_detector
+from diffad_ray.training.familiarise import familiarise
+from diffad_ray.training.finish import calibrated, settle_precision
 from diffad_ray.training.loop import Report, TrainingSettings, World, train_loop
 from diffad_ray.training.normals import load_normals, load_pieces, load_textures, read_images
 
@@ -112,20 +114,15 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"diffad-ray": version("diffad-ray"), "torch": torch.__version__},
     }
-    held_back_images = read_images(job.held_back, problems)
 
     def report_familiarity(step: int, steps: int, loss: float, rate: float) -> None:
         on_report(Report(settings.steps, {f"familiarity, step {step} of {steps}:": loss}, 0.0, rate, ""))
 
-    finish_detector(
-        detector,
-        (normals, sources),
-        textures,
-        held_back_images,
-        settings,
-        facts,
-        world.device,
-        job.location,
-        report_familiarity,
-    )
+    settle_precision(detector, settings.precision, world.device)
+    if isinstance(detector, DiffusionAD):
+        steps, seed = settings.steps, settings.seed
+        familiarise(detector, normals, sources, textures, steps, seed, world.device, report_familiarity)
+    unseen = read_images(job.held_back, problems)
+    calibration = calibrated(detector, unseen, settings.false_alarm_rate, world.device)
+    save_bundle(Bundle(detector, calibration, facts), job.location)
     folder.finish()

@@ -161,9 +161,13 @@ def train_as(
         defective=list(defective),
         location=location,
         textures=textures,
-        data={"normals": normals, "fingerprint": found.fingerprint, "textures": textures}
-        | labelled
-        | ({"calibrate_on": calibrate_on} if calibrate_on else {}),
+        data={
+            "normals": normals,
+            "fingerprint": found.fingerprint,
+            "textures": textures,
+            "calibrate_on": calibrate_on,
+            **labelled,
+        },
     )
     if fresh:
         storage.delete(f"{location}/{DESCRIPTION}")
