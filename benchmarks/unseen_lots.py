@@ -51,7 +51,7 @@ def lots(names: np.ndarray, pattern: str, gap: int) -> np.ndarray:
 def taught(normals: np.ndarray, textures: Tensor | None, steps: int, seed: int) -> DiffusionAD:
     """A detector that knows what is familiar, and nothing else."""
     device = default_device()
-    detector = DiffusionAD(DiffusionADSettings(preset="tiny", image_size=normals.shape[1])).to(device)
+    detector = DiffusionAD(DiffusionADSettings(preset="tiny", image_size=normals.shape[1]))
     familiarise(detector, normals, np.arange(len(normals)), textures, steps, seed, device)
     return detector
 

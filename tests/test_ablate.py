@@ -65,7 +65,7 @@ def test_methods_and_sweeps_side_by_side(
         assert lines[same]["image_auroc"] == by_pixels["image_auroc"]
         assert lines[same]["aupro"] == pytest.approx(by_pixels["aupro"], abs=1e-4)
     assert lines["guidance", "0.0"]["image_auroc"] == lines["method", "one-step"]["image_auroc"]
-    assert lines["method", "iterative"]["images_per_second"] < lines["method", "one-step"]["images_per_second"]
+    assert lines["method", "iterative"]["images_per_second"] < lines["method", "one-step"]["images_per_second"] / 3
     assert all(0 < line["normal_error"] < 1 for line in lines.values())
     # Noise that is small to begin with is nearly all that an untrained network leaves.
     assert lines["t_small", "5"]["normal_error"] < lines["t_small", "30"]["normal_error"]

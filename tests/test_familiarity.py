@@ -40,7 +40,7 @@ from diffad_ray.detectors.patch_gaussian import (
     unexplained,
 )
 from diffad_ray.errors import UserError
-from diffad_ray.networks.residual_segmenter import RARE, squared_distance
+from diffad_ray.networks.residual_segmenter import LEAST_DISTANCE, RARE, squared_distance
 from diffad_ray.training.familiarise import FOLDS
 
 
@@ -151,7 +151,8 @@ def test_strangeness_is_what_the_judge_says_and_the_distance() -> None:
     distance = squared_distance(left)
     assert distance[0, 10, 10] == pytest.approx(9.0)
     found = familiarity.strangeness(left)
-    assert found[0, 9, 11].item() == pytest.approx(RARE + DISTANCE_WEIGHT * math.log(1.0), abs=0.01)
+    around = (9 + 8 * LEAST_DISTANCE) / 9
+    assert found[0, 9, 11].item() == pytest.approx(RARE + DISTANCE_WEIGHT * math.log(around), abs=1e-3)
     assert found[0, 20, 20] < -20
 
 

@@ -11,6 +11,7 @@ import numpy as np
 TAIL_SHARE = 0.1
 "Share of the normal scores, the largest, whose excesses tell how the tail goes on."
 KEPT_SCORES = 500
+FEWEST_SCORES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +58,8 @@ class Calibration:
             ValueError: too few scores, a score that is not finite, or a rate outside (0, 1).
         """
         scores = np.sort(np.asarray(scores, dtype=np.float64))
-        if len(scores) < 2 or not np.isfinite(scores).all():
-            raise ValueError("calibration needs the finite scores of at least 2 normal images")
+        if len(scores) < FEWEST_SCORES or not np.isfinite(scores).all():
+            raise ValueError(f"calibration needs the finite scores of at least {FEWEST_SCORES} normal images")
         if not 0 < false_alarm_rate < 1:
             raise ValueError(f"false_alarm_rate {false_alarm_rate} must lie between 0 and 1")
         start = float(np.quantile(scores, 1 - TAIL_SHARE))

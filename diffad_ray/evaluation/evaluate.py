@@ -12,7 +12,7 @@ from diffad_ray import storage
 from diffad_ray.detectors.bundle import Bundle, load_bundle
 from diffad_ray.detectors.engine import Engine, default_device
 from diffad_ray.detectors.views import grid_of
-from diffad_ray.errors import UserError
+from diffad_ray.errors import UserError, first_reasons
 from diffad_ray.evaluation.figures import ScoredImage
 from diffad_ray.evaluation.pixels import PixelCounts
 from diffad_ray.evaluation.result import Evaluation, conclude
@@ -99,8 +99,7 @@ def evaluate_bundle(
             vanished += image.is_anomalous and not mask.any()
     on_image(len(images))
     if not scored:
-        reasons = "; ".join(f"{uri}: {reason}" for uri, reason in list(unreadable.items())[:3])
-        raise UserError(f"none of the {len(images)} test images can be used: {reasons}")
+        raise UserError(f"none of the {len(images)} test images can be used: {first_reasons(unreadable)}")
     notes = [
         f"{product}, {kind}: {number} defective images have no mask, so that the kind has no pixel figures"
         for (product, kind), number in without_mask.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from diffad_ray import storage
 from diffad_ray.detectors.base import DetectorSettings
+from diffad_ray.detectors.calibration import FEWEST_SCORES
 from diffad_ray.detectors.engine import as_unit_tensor
 from diffad_ray.detectors.views import pieces
-from diffad_ray.errors import UserError
+from diffad_ray.errors import UserError, first_reasons
 from diffad_ray.images import ImageError, check_side, decode_image, is_named_image, network_input, resized, same_depth
 from diffad_ray.read_ahead import read_ahead
 from diffad_ray.synthesis.foreground import CONSENT, GRID, foregrounds
@@ -23,7 +25,6 @@ R = TypeVar("R")
 READERS = 16
 FEWEST_IMAGES = 4
 FEWEST_HELD_BACK = 60
-FEWEST_TO_CALIBRATE = 2
 MOST_TEXTURES = 500
 
 
@@ -51,9 +52,9 @@ def find_normals(
     files, rng = _images_in(folder), np.random.default_rng(seed)
     if calibrate_on:
         apart = _images_in(calibrate_on)
-        if len(apart) < FEWEST_TO_CALIBRATE:
+        if len(apart) < FEWEST_SCORES:
             raise UserError(
-                f"{calibrate_on} holds {len(apart)} images; a threshold needs {FEWEST_TO_CALIBRATE} at the very least, "
+                f"{calibrate_on} holds {len(apart)} images; a threshold needs {FEWEST_SCORES} at the very least, "
                 "and 99 or more for a false-alarm rate of 1 %"
             )
         both = {f.uri for f in apart}
@@ -69,7 +70,8 @@ def find_normals(
         kept = [apart[i] for i in rng.permutation(len(apart))[:max_images]]
         digest = versions_hash({"learnt from": _digest(files), "calibrated on": _digest(apart)})
     else:
-        count = max(round(held_back * len(chosen)), min(FEWEST_HELD_BACK, len(chosen) // 4), 2) if held_back else 2
+        share = max(round(held_back * len(chosen)), min(FEWEST_HELD_BACK, len(chosen) // 4)) if held_back else 0
+        count = max(share, FEWEST_SCORES)
         kept, chosen, digest = chosen[:count], chosen[count:], _digest(files)
     return NormalImages([f.uri for f in chosen], [f.uri for f in kept], digest)
 
@@ -132,8 +134,7 @@ def _drawn(
                 kept[place : place + 1] = [square.copy()]
                 sources[place : place + 1] = [source]
     if not kept:
-        reasons = "; ".join(f"{location}: {reason}" for location, reason in list(problems.items())[:3])
-        raise UserError(f"none of {len(locations)} images can be used: {reasons}")
+        raise UserError(f"none of {len(locations)} images can be used: {first_reasons(problems)}")
     return same_depth(kept), np.array(sources), problems
 
 
@@ -176,6 +177,16 @@ def _pixels(location: str) -> np.ndarray:
     pixels = decode_image(storage.read(location)).pixels
     check_side(pixels)
     return pixels
+
+
+def require_readable(locations: Sequence[str]) -> None:
+    """Raise UserError if too few images of those that are to set a threshold can be read; only the first are tried."""
+    problems: dict[str, str] = {}
+    readable = sum(1 for _ in islice(read_images(locations, problems), FEWEST_SCORES))
+    if readable < FEWEST_SCORES:
+        raise UserError(
+            f"of {len(locations)} images to set the threshold by {readable} can be read: {first_reasons(problems)}"
+        )
 
 
 def _readable(read: Callable[[str], R], locations: Sequence[str], problems: dict[str, str]) -> Iterator[R]:

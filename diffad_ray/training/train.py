@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from diffad_ray.training.checkpoints import TrainingFolder
 from diffad_ray.training.defective import find_defective
 from diffad_ray.training.job import TrainingJob, run_job
 from diffad_ray.training.loop import Report, TrainingSettings, World
-from diffad_ray.training.normals import FEWEST_TO_CALIBRATE, find_normals, load_pieces, read_images, versions_hash
+from diffad_ray.training.normals import find_normals, load_pieces, require_readable, versions_hash
 
 MEASURED_IMAGES = 256
 "Normal images, and squares seen of them, on which mean and standard deviation are measured."
@@ -140,11 +139,7 @@ def train_as(
             "other shares of them in [detector]"
         )
     found = find_normals(normals, training.held_back, training.max_images, training.seed, calibrate_on)
-    unreadable: dict[str, str] = {}
-    readable = len(list(islice(read_images(found.held_back, unreadable), FEWEST_TO_CALIBRATE)))
-    if readable < FEWEST_TO_CALIBRATE:
-        reasons = "; ".join(f"{uri}: {reason}" for uri, reason in list(unreadable.items())[:3])
-        raise UserError(f"of {len(found.held_back)} images to set the threshold by {readable} can be read: {reasons}")
+    require_readable(found.held_back)
     view = partial(pieces, settings=settings)
     sample, _ = load_pieces(found.learnt[:MEASURED_IMAGES], view, MEASURED_IMAGES, training.seed)
     settings = settings.measured_on(as_unit_tensor(sample))
