@@ -25,10 +25,8 @@ from torch import Tensor
 from diffad_ray.detectors.calibration import Calibration
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
 from diffad_ray.detectors.engine import as_unit_tensor, default_device
-from diffad_ray.detectors.familiarity import smooth
-from diffad_ray.detectors.patch_gaussian import unexplained
+from diffad_ray.detectors.normality import residuals
 from diffad_ray.evaluation.metrics import auroc
-from diffad_ray.networks.residual_segmenter import squared_distance
 from diffad_ray.training.familiarise import FOLDS, familiarise
 
 BATCH, HELD_BACK, BUDGET = 64, 0.1, 0.05
@@ -58,19 +56,18 @@ def taught(normals: np.ndarray, textures: Tensor | None, steps: int, seed: int) 
 
 @torch.no_grad()
 def peaks(detector: DiffusionAD, images: np.ndarray) -> np.ndarray:
-    """[N,2]: the least familiar place's strangeness and its squared distance alone."""
+    """[N,2]: the least familiar place's strangeness, and log distance from what examples left unexplained alone."""
     familiarity, found = detector.familiarity, []
     for start in range(0, len(images), BATCH):
         batch = as_unit_tensor(images[start : start + BATCH, ..., :3]).to(familiarity.gabor.device)
-        left = unexplained(familiarity.gaussian, familiarity.describe(batch))
-        strange = familiarity.strangeness(left).flatten(1).amax(dim=1)
-        distance = smooth(squared_distance(left)).flatten(1).amax(dim=1)
-        found.append(torch.stack([strange, distance], dim=1))
+        opinions = familiarity.opinions(residuals(familiarity.normality, familiarity.describe(batch)))
+        places = [familiarity.strangeness(opinions), opinions[:, 2]]
+        found.append(torch.stack([values.flatten(1).amax(dim=1) for values in places], dim=1))
     return torch.cat(found).cpu().numpy()
 
 
 def compare(good: np.ndarray, defective: np.ndarray) -> list[float]:
-    """Image AUROC by strangeness and by distances alone."""
+    """Image AUROC by strangeness and by that distance alone."""
     labels = np.arange(len(good) + len(defective)) >= len(good)
     found = (auroc(np.concatenate([good[:, k], defective[:, k]]), labels) for k in range(2))
     return [np.nan if value is None else value for value in found]

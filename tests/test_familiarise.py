@@ -23,9 +23,7 @@ from diffad_ray.detectors.gabor import (
     GRID,
     channels,
 )
-from diffad_ray.detectors.patch_gaussian import (
-    unexplained,
-)
+from diffad_ray.detectors.normality import RESIDUALS, residuals
 from diffad_ray.networks.residual_segmenter import RARE, ResidualSegmenter
 from diffad_ray.synthesis.pseudo_anomalies import pseudo_anomalies
 from diffad_ray.training.familiarise import FEWEST_IMAGES, FEWEST_TO_TEACH, FOLDS, familiarise, folds, teach
@@ -58,14 +56,14 @@ def test_lots_are_kept_together() -> None:
 
 def test_what_judges_learns_what_an_anomaly_leaves() -> None:
     generator = torch.Generator().manual_seed(0)
-    left, masks = torch.randn((200, 5, GRID, GRID), generator=generator), torch.zeros((200, GRID, GRID))
+    left, masks = torch.randn((200, 1, 5, GRID, GRID), generator=generator), torch.zeros((200, GRID, GRID))
     for k in range(100):
         y, x = torch.randint(0, GRID - 4, (2,), generator=generator).tolist()
         masks[k, y : y + 4, x : x + 4] = 1
         # By its size no stranger than others, but always of one sign.
-        left[k, :, y : y + 4, x : x + 4] = left[k, :, y : y + 4, x : x + 4].abs()
+        left[k, ..., y : y + 4, x : x + 4] = left[k, ..., y : y + 4, x : x + 4].abs()
     torch.manual_seed(0)
-    judge, told = ResidualSegmenter(5), []
+    judge, told = ResidualSegmenter(1, 5), []
     torch.testing.assert_close(judge(left), torch.full_like(masks, RARE))
     teach(judge, left[::2].half(), masks[::2], 200, 0, lambda *step: told.append(step))
     found = judge(left[1::2])
@@ -120,7 +118,7 @@ def test_a_detector_learns_at_its_end_what_anomalies_leave(monkeypatch: pytest.M
     assert abs(usual.median()) < 0.5
     assert 0.3 < usual.quantile(0.9) < 2
     made = pseudo_anomalies(new, textures, torch.Generator().manual_seed(5), detector.settings.anomalies)
-    found = familiarity.judge(unexplained(familiarity.gaussian, familiarity.describe(made.images)))
+    found = familiarity.judge(residuals(familiarity.normality, familiarity.describe(made.images)))
     masks = F.adaptive_avg_pool2d(made.masks, GRID).squeeze(1)
     assert found[masks > 0.9].median() > found[masks == 0].quantile(0.95)
 
@@ -133,7 +131,7 @@ def test_a_detector_learns_at_its_end_what_anomalies_leave(monkeypatch: pytest.M
 def test_of_few_images_distances_alone_are_learnt() -> None:
     detector = familiar(tiny_detector(), smooth_images(FEWEST_TO_TEACH - 1, 0))
     assert detector.familiarity.is_fitted
-    left = torch.randn((1, channels(32), GRID, GRID))
+    left = torch.randn((1, RESIDUALS, channels(32), GRID, GRID))
     torch.testing.assert_close(detector.familiarity.judge(left), torch.full((1, GRID, GRID), RARE))
 
 

@@ -21,7 +21,7 @@ from tiny_detector import random_images, tiny_detector
 from diffad_ray.detectors.bundle import DESCRIPTION, WEIGHTS, load_bundle
 from diffad_ray.detectors.diffusion_ad import DiffusionADSettings
 from diffad_ray.detectors.engine import as_unit_tensor
-from diffad_ray.detectors.familiarity import DISTANCE_WEIGHT, LEAST_SPREAD, MOST_ODDS, Familiarity, either
+from diffad_ray.detectors.familiarity import LEAST_SPREAD, LESS_AS_SHOWN, MOST_ODDS, Familiarity, either
 from diffad_ray.detectors.gabor import (
     COLOURS,
     GRID,
@@ -33,6 +33,7 @@ from diffad_ray.detectors.gabor import (
     gabor_filters,
     octave_sides,
 )
+from diffad_ray.detectors.normality import RESIDUALS, normality, residuals
 from diffad_ray.detectors.patch_gaussian import (
     FARTHEST,
     SHRINKAGE,
@@ -46,20 +47,19 @@ from diffad_ray.training.familiarise import FOLDS
 
 def fitted(count: int = 120) -> Familiarity:
     """Of a judge that knows nothing, so that distances alone count."""
-    familiarity = Familiarity(SIDE)
+    familiarity, generator = Familiarity(SIDE), torch.Generator().manual_seed(1)
     seen, part = familiarity.describe(parts(count, 0)), torch.arange(count) % FOLDS
-    strangeness = torch.empty(count)
+    opinions = torch.empty((count, RESIDUALS, GRID, GRID))
     for number in range(FOLDS):
-        others = patch_gaussian(seen.those(part != number), int((part != number).sum()))
-        left = unexplained(others, seen.those(part == number))
-        strangeness[part == number] = familiarity.strangeness(left).flatten(1).amax(dim=1)
+        others = normality(seen.those(part != number), int((part != number).sum()), generator)
+        opinions[part == number] = familiarity.opinions(residuals(others, seen.those(part == number)))
     evidence = torch.randn(count, generator=torch.Generator().manual_seed(2)) - 3
-    familiarity.learn(patch_gaussian(seen, count), strangeness, evidence)
+    familiarity.learn(normality(seen, count, generator), opinions, evidence)
     return familiarity
 
 
 def test_new_normal_images_look_as_the_segmenter_finds_them_and_defects_do_not() -> None:
-    familiarity, new = fitted(), parts(100, 3)
+    familiarity, new = fitted(), parts(400, 3)
     usual = peaks(familiarity, new)
     assert abs(usual.median() - familiarity.usual_evidence) < 0.4
     assert 0.5 < usual.quantile(0.9) - usual.median() < 2
@@ -145,15 +145,18 @@ def test_a_speck_sets_the_maximum_of_its_place() -> None:
     assert (maxima[:, 16, 16].square() > 1.3 * means[:, 16, 16].square()).all()
 
 
-def test_strangeness_is_what_the_judge_says_and_the_distance() -> None:
-    familiarity, left = Familiarity(SIDE), torch.zeros((1, channels(SIDE), GRID, GRID))
-    left[:, :, 10, 10] = 3.0
-    distance = squared_distance(left)
-    assert distance[0, 10, 10] == pytest.approx(9.0)
-    found = familiarity.strangeness(left)
-    around = (9 + 8 * LEAST_DISTANCE) / 9
-    assert found[0, 9, 11].item() == pytest.approx(RARE + DISTANCE_WEIGHT * math.log(around), abs=1e-3)
-    assert found[0, 20, 20] < -20
+def test_strangeness_is_what_the_judge_says_and_how_far_the_nearest_examples_are() -> None:
+    familiarity, found = Familiarity(SIDE), torch.zeros((1, RESIDUALS, channels(SIDE), GRID, GRID))
+    found[:, :, :, 10, 10] = torch.tensor([2.0, 3.0, 6.0])[:, None]
+    assert squared_distance(found)[0, :, 10, 10].tolist() == pytest.approx([4, 9, 36])
+    opinions = familiarity.opinions(found)
+    around = [math.log((square + 8 * LEAST_DISTANCE) / 9) for square in (9, 36)]
+    assert opinions[0, :, 9, 11].tolist() == pytest.approx([RARE, *around], abs=1e-3)
+    familiarity.usual_distance, familiarity.distance_spread = torch.tensor([0.5, -1]), torch.tensor([0.2, 2])
+    strangeness = familiarity.strangeness(opinions)
+    for (y, x), (shown, left) in (((9, 11), around), ((20, 20), [math.log(LEAST_DISTANCE)] * 2)):
+        beyond = math.exp((shown - 0.5) / 0.2 - LESS_AS_SHOWN) + math.exp((left + 1) / 2)
+        assert strangeness[0, y, x].item() == pytest.approx(RARE + math.log(beyond), abs=1e-2)
 
 
 def test_images_without_any_difference_are_no_trouble() -> None:

@@ -1,12 +1,12 @@
 """Familiarity: how well each place of an image fits in with what normal images show there, given the rest of the image.
 
 A segmenter of pixels has learnt from pseudo-anomalies alone. In what a good part looks like, no pseudo-anomaly has any
-part: normal images give a Gaussian of what each place shows. Far from it is unfamiliar, and a small network that has
-seen what pseudo-anomalies leave of it says which of that is an anomaly. The segmenter and they judge, and a pixel is
-anomalous where one or the other says so.
+part: normal images give a Gaussian of what each place shows, and examples of what places show anywhere. What is far
+from all of them is unfamiliar, and a small network that has seen what pseudo-anomalies leave of them says which of that
+is an anomaly. The segmenter and they judge, and a pixel is anomalous where one or the other says so.
 
-Letters in shapes: N images, C responses and colours, G places a side, K components of an image's code, D numbers of its
-miniature.
+Letters in shapes: N images, R residuals of a place, C responses and colours, G places a side, K components of an
+image's code, D numbers of its miniature, M places known by example.
 """
 
 from __future__ import annotations
@@ -18,21 +18,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffad_ray.detectors.gabor import GRID, MINIATURE, Described, channels, described, gabor_filters
-from diffad_ray.detectors.patch_gaussian import PatchGaussian, unexplained
+from diffad_ray.detectors.known_places import KnownPlaces
+from diffad_ray.detectors.normality import RESIDUALS, Normality, residuals
+from diffad_ray.detectors.patch_gaussian import PatchGaussian
 from diffad_ray.networks.residual_segmenter import squared_distance, untaught
 
-DISTANCE_WEIGHT = 3.0
-"Of log distances beside the network's log odds: what is like no pseudo-anomaly counts, too."
 NEIGHBOURHOOD = 3
-"Places a side over which both are averaged."
-LEAST_SPREAD = 0.5
-"How far the strangeness of one normal image in ten lies above the usual one, at least."
+"Places a side over which odds and distances are averaged."
+LEAST_DISTANCE_SPREAD, LEAST_SPREAD = 0.2, 0.5
+"How far the log distance, and the strangeness, of one normal image in ten lie above the usual one, at least."
+LESS_AS_SHOWN = 1.0
+"""Spreads of log distances: so much less counts the distance from examples as an image shows them. New lots differ in
+these rather than in what the Gaussian, which knows the image as a whole, leaves unexplained."""
 MOST_ODDS = 12.0
 "Log odds at most, so that a probability stays below 1."
 
 
 class Familiarity(nn.Module):
-    """Gaussians of normal images, a judge of what they leave unexplained, and what that says of the odds.
+    """Statistics of normal images, a judge of what they leave unexplained, and what that says of the odds.
 
     Before `learn` it knows nothing: its statistics have no elements. Its network is not for the training of the others.
 
@@ -40,6 +43,10 @@ class Familiarity(nn.Module):
         image_size: S.
     """
 
+    usual_distance: Tensor
+    "[R-1]: the usual log distance, from examples of each kind, of a normal image's place that is farthest from them"
+    distance_spread: Tensor
+    "[R-1]: how far that of one normal image in ten lies above the usual one"
     usual_strangeness: Tensor
     "[1]: the usual strangeness of a normal image's least familiar place"
     usual_evidence: Tensor
@@ -51,7 +58,7 @@ class Familiarity(nn.Module):
         super().__init__()
         self.image_size = image_size
         count = channels(image_size)
-        # None is the number of components, which depends on the images.
+        # None is the number of components or of examples, which depend on the images.
         self.shapes: dict[str, list[int | None]] = {
             "miniature_mean": [3 * MINIATURE**2],
             "basis": [3 * MINIATURE**2, None],
@@ -61,6 +68,12 @@ class Familiarity(nn.Module):
             "whitening": [GRID**2, count, count],
             "exposure_mean": [2],
             "exposure_spread": [2],
+            "common_mean": [count],
+            "common_whitening": [count, count],
+            "shown": [None, count],
+            "left": [None, count],
+            "usual_distance": [RESIDUALS - 1],
+            "distance_spread": [RESIDUALS - 1],
             "usual_strangeness": [1],
             "usual_evidence": [1],
             "slope": [1],
@@ -70,39 +83,59 @@ class Familiarity(nn.Module):
         self.gabor: Tensor
         # Kept with the statistics: other filters would make other scores of them.
         self.register_buffer("gabor", gabor_filters())
-        self.judge = untaught(count, 0).requires_grad_(False)
+        self.judge = untaught(RESIDUALS, count, 0).requires_grad_(False)
 
     @property
     def is_fitted(self) -> bool:
         return self.slope.numel() > 0
 
     @property
-    def gaussian(self) -> PatchGaussian:
+    def normality(self) -> Normality:
         """Of all normal images."""
-        return PatchGaussian(*(getattr(self, name) for name in PatchGaussian._fields))
+        gaussian = PatchGaussian(*(getattr(self, name) for name in PatchGaussian._fields))
+        return Normality(gaussian, KnownPlaces(*(getattr(self, name) for name in KnownPlaces._fields)))
 
     def describe(self, images: Tensor) -> Described:
         """What is looked at of images [N,3,S,S] in [0,1]."""
         return described(images, self.gabor)
 
-    def learn(self, gaussian: PatchGaussian, strangeness: Tensor, evidence: Tensor) -> None:
-        """Keep the Gaussian of normal images, and what strangeness says of the odds.
+    def opinions(self, residuals: Tensor) -> Tensor:
+        """Of what normal images do not explain [N,R,C,G,G], smoothed: [N,R,G,G].
+
+        First the log odds that the judge gives each place, then log distances from the nearest examples.
+        """
+        distances = smooth(squared_distance(residuals[:, 1:])).log()
+        return torch.cat([smooth(self.judge(residuals)[:, None]), distances], dim=1)
+
+    def learn(self, normal: Normality, opinions: Tensor, evidence: Tensor) -> None:
+        """Keep the statistics of normal images, and what opinions say of the odds.
 
         Args:
-            gaussian: of all normal images.
-            strangeness: [N] of normal squares' least familiar places, by Gaussians of others: its own are too near it.
-                What judges has seen them, though; where they are few, new ones are somewhat stranger.
+            normal: of all normal images.
+            opinions: [N,R,G,G] of normal squares by statistics of others: their own are too near them. What judges has
+                seen them, though; where they are few, new ones are somewhat stranger.
             evidence: [N] log odds of an anomaly that the segmenter gives them.
         """
+        farthest = opinions[:, 1:].flatten(2).amax(dim=2)
+        self.usual_distance = farthest.median(dim=0).values
+        self.distance_spread = (farthest.quantile(0.9, dim=0) - self.usual_distance).clamp(min=LEAST_DISTANCE_SPREAD)
+        strangeness = self.strangeness(opinions).flatten(1).amax(dim=1)
+        self.usual_strangeness, self.usual_evidence = strangeness.median()[None], evidence.median().float()[None]
         # Where normal images are all alike, nothing varies.
-        slope = 1 / (strangeness.quantile(0.9) - strangeness.median()).clamp(min=LEAST_SPREAD)
-        usual = {"usual_strangeness": strangeness.median()[None], "usual_evidence": evidence.median()[None]}
-        for name, value in (gaussian._asdict() | usual | {"slope": slope[None]}).items():
-            setattr(self, name, value if name == "effect" else value.float())
+        self.slope = 1 / (strangeness.quantile(0.9) - self.usual_strangeness).clamp(min=LEAST_SPREAD)
+        for part in normal:
+            for name, value in part._asdict().items():
+                setattr(self, name, value)
 
-    def strangeness(self, left: Tensor) -> Tensor:
-        """How strange what a Gaussian leaves unexplained, [N,C,G,G], makes each place: [N,G,G]."""
-        return smooth(self.judge(left)) + DISTANCE_WEIGHT * smooth(squared_distance(left)).log()
+    def strangeness(self, opinions: Tensor) -> Tensor:
+        """How strange opinions [N,R,G,G] make each place: [N,G,G].
+
+        What is like no pseudo-anomaly counts, too, by its distance from either kind of examples, in units of how far
+        those of normal images differ: which of the two tells defects depends on the product.
+        """
+        usual, spread = (values[:, None, None] for values in (self.usual_distance, self.distance_spread))
+        shown, left = ((opinions[:, 1:] - usual) / spread).unbind(dim=1)
+        return opinions[:, 0] + torch.logaddexp(shown - LESS_AS_SHOWN, left)
 
     def log_odds(self, images: Tensor, weight: float) -> Tensor:
         """Log odds [N,G,G] of an anomaly at each place of images [N,3,S,S] in [0,1].
@@ -110,7 +143,8 @@ class Familiarity(nn.Module):
         The largest ones of a normal image, or tile, are usually those that the segmenter gives it; those of one in ten
         lie `weight` above that.
         """
-        beyond = self.strangeness(unexplained(self.gaussian, self.describe(images))) - self.usual_strangeness
+        strangeness = self.strangeness(self.opinions(residuals(self.normality, self.describe(images))))
+        beyond = strangeness - self.usual_strangeness
         return (self.usual_evidence + weight * self.slope * beyond).clamp(max=MOST_ODDS)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
@@ -136,6 +170,5 @@ def either(probability: Tensor, log_odds: Tensor) -> Tensor:
 
 
 def smooth(places: Tensor) -> Tensor:
-    """Means of places [N,G,G] over their neighbourhoods."""
-    padded = F.pad(places[:, None], (NEIGHBOURHOOD // 2,) * 4, mode="replicate")
-    return F.avg_pool2d(padded, NEIGHBOURHOOD, stride=1).squeeze(1)
+    """Means of places [N,R,G,G] over their neighbourhoods."""
+    return F.avg_pool2d(F.pad(places, (NEIGHBOURHOOD // 2,) * 4, mode="replicate"), NEIGHBOURHOOD, stride=1)

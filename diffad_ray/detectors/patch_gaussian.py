@@ -78,16 +78,18 @@ def patch_gaussian(seen: Described, images: int) -> PatchGaussian:
 
 
 def unexplained(gaussian: PatchGaussian, seen: Described) -> Tensor:
-    """What the Gaussian leaves unexplained at each place, whitened: [N,C,G,G], of variance 1 in normal images.
-
-    In an image that is far darker, brighter, duller or harsher than all normal ones nothing is explained as well.
-    """
+    """What the Gaussian leaves unexplained at each place, whitened: [N,C,G,G], of variance 1 in normal images."""
     code = _code(seen.miniature, gaussian.miniature_mean, gaussian.basis)
     expected = gaussian.mean + (code @ gaussian.effect.float().flatten(1)).view_as(seen.responses)
     left = (seen.responses - expected) / gaussian.spread[:, None, None]
     whitened = gaussian.whitening @ left.flatten(2).permute(2, 1, 0)
+    return whitened.permute(2, 1, 0).reshape(left.shape)
+
+
+def exposed_otherwise(gaussian: PatchGaussian, seen: Described) -> Tensor:
+    """1 for an image with light and contrast as normal ones have them, [N]; more far outside of these."""
     beyond = ((seen.exposure - gaussian.exposure_mean) / gaussian.exposure_spread).abs().sub(FARTHEST).clamp(min=0)
-    return whitened.permute(2, 1, 0).reshape(left.shape) * (1 + beyond.sum(dim=1))[:, None, None, None]
+    return 1 + beyond.sum(dim=1)
 
 
 def _code(miniature: Tensor, mean: Tensor, basis: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A small network that segments what a model of normal images leaves unexplained."""
+"""A small network that segments what models of normal images leave unexplained."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ LEAST_DISTANCE = 1e-3
 
 
 class ResidualSegmenter(nn.Module):
-    """Log odds of an anomaly from whitened residuals: [N,C,G,G] -> [N,G,G].
+    """Log odds of an anomaly from whitened residuals: [N,R,C,G,G] -> [N,G,G].
 
     Residuals have one meaning whatever the product is, so that little is left to learn of each (SimpleNet, Liu et al.
     2023, and ResAD, Yao et al. 2024, judge features of pretrained networks by such a part).
 
     Args:
+        kinds: R, of residuals.
         channels: C.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, kinds: int, channels: int):
         super().__init__()
-        self.channels = channels
-        self.into = nn.Conv2d(channels + 1, WIDTH, 1)
+        self.into = nn.Conv2d(kinds * (channels + 1), WIDTH, 1)
         self.blocks = nn.ModuleList(_Block(dilation) for dilation in DILATIONS)
         self.out = nn.Conv2d(WIDTH, 1, 1)
         for parameter, value in zip(self.out.parameters(), (0.0, RARE), strict=True):
             nn.init.constant_(parameter, value)
 
-    def forward(self, left: Tensor) -> Tensor:
-        seen = torch.cat([left, squared_distance(left)[:, None].log()], dim=1)
+    def forward(self, residuals: Tensor) -> Tensor:
+        seen = torch.cat([residuals.flatten(1, 2), squared_distance(residuals).log()], dim=1)
         # Strong anomalies leave residuals of a hundred times the usual ones.
         h = self.into(seen.sign() * seen.abs().log1p())
         for block in self.blocks:
@@ -43,16 +43,16 @@ class ResidualSegmenter(nn.Module):
         return self.out(F.silu(h)).squeeze(1)
 
 
-def squared_distance(left: Tensor) -> Tensor:
-    """Mean square over the channels of whitened residuals [N,C,G,G]: [N,G,G], 1 on average in normal images."""
-    return left.square().mean(dim=1).clamp(min=LEAST_DISTANCE)
+def squared_distance(residuals: Tensor) -> Tensor:
+    """Mean square over the channels of whitened residuals [N,R,C,G,G]: [N,R,G,G]."""
+    return residuals.square().mean(dim=2).clamp(min=LEAST_DISTANCE)
 
 
-def untaught(channels: int, seed: int) -> ResidualSegmenter:
+def untaught(kinds: int, channels: int, seed: int) -> ResidualSegmenter:
     """A network that knows nothing; its weights are a function of the seed, whatever else draws random numbers."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ResidualSegmenter(channels)
+        return ResidualSegmenter(kinds, channels)
 
 
 class _Block(nn.Module):

@@ -1,10 +1,10 @@
 """The end of a training of DiffusionAD: what normal images look like, and what anomalies make of that.
 
-Gaussians of normal images leave something unexplained of every new one. What an anomaly adds to that must be learnt
-from images that the Gaussian has not seen, and that are not like those it has seen, either: images of one lot are taken
-in a row and look alike, the next lot looks otherwise, and that is no defect. So images are sorted into groups that look
-alike, these into five parts, and samples of each part are given to the Gaussian of the four others. How strange images
-usually are is measured in parts drawn at random, as the held-back images of the threshold are.
+Statistics of normal images leave something unexplained of every new one. What an anomaly adds to that must be learnt
+from images that they have not seen, and that are not like those they have seen, either: images of one lot are taken in
+a row and look alike, the next lot looks otherwise, and that is no defect. So images are sorted into groups that look
+alike, these into five parts, and samples of each part are compared with the statistics of the four others. How strange
+images usually are is measured in parts drawn at random, as the held-back images of the threshold are.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
 from diffad_ray.detectors.engine import as_unit_tensor
-from diffad_ray.detectors.gabor import GRID, Described
-from diffad_ray.detectors.patch_gaussian import PatchGaussian, patch_gaussian, unexplained
+from diffad_ray.detectors.gabor import GRID, Described, channels
+from diffad_ray.detectors.normality import RESIDUALS, Normality, normality, residuals
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.networks.residual_segmenter import ResidualSegmenter, untaught
 from diffad_ray.synthesis.foreground import with_foregrounds
@@ -41,6 +41,8 @@ ANOMALOUS, NORMAL = 0.2, 0.02
 "Share of a place that an anomaly covers, from which the place is anomalous, and to which it is normal."
 REPORT_EVERY = 100
 OnStep = Callable[[int, int, float, float], None]
+Squares = Callable[[np.ndarray], Tensor]
+"Squares of these numbers: [N,C,S,S] in [0,1]; a fourth channel, if any, is the foreground."
 
 
 def familiarise(
@@ -68,26 +70,31 @@ def familiarise(
     images = len(np.unique(sources))
     if not detector.settings.familiarity or images < FEWEST_IMAGES:
         return
+
+    def squares(numbers: np.ndarray) -> Tensor:
+        return as_unit_tensor(normals[chosen[numbers]]).to(device)
+
     on_step(0, steps, 0.0, 0.0)
     detector.to(device).eval()
-    familiarity.judge.load_state_dict(untaught(familiarity.judge.channels, seed).state_dict())
+    generator = seeded_generator(device, seed, steps)
+    familiarity.judge.load_state_dict(untaught(RESIDUALS, channels(familiarity.image_size), seed).state_dict())
     with torch.no_grad():
-        seen, evidence = _looked_at(detector, normals, chosen, device)
+        seen, evidence = _looked_at(detector, squares, len(chosen))
         if not all(values.isfinite().all() for values in (*seen, evidence)):
             return
     if images >= FEWEST_TO_TEACH:
         with torch.no_grad():
-            fold = folds(seen.miniature, torch.from_numpy(sources).to(device), seeded_generator(device, seed))
-            gaussians, wanted = _gaussians(seen, sources, fold), -(-steps * BATCH // LOOKS)
-            left, masks = _samples(detector, normals, chosen, textures, fold, gaussians, wanted, seed, device)
-        teach(familiarity.judge, left, masks, steps, seed, on_step)
+            fold = folds(seen.miniature, torch.from_numpy(sources).to(device), generator)
+            others, wanted = _of_others(seen, sources, fold, generator), -(-steps * BATCH // LOOKS)
+            samples, masks = _samples(detector, squares, textures, fold, others, wanted, generator)
+        teach(familiarity.judge, samples, masks, steps, seed, on_step)
     with torch.no_grad():
-        strangeness, fold = torch.empty_like(evidence), _any_folds(sources, seed).to(device)
-        for part, gaussian in enumerate(_gaussians(seen, sources, fold)):
+        fold = _any_folds(sources, seed).to(device)
+        opinions = torch.empty((len(chosen), RESIDUALS, GRID, GRID), device=device)
+        for part, normal in enumerate(_of_others(seen, sources, fold, generator)):
             for rows in (fold == part).nonzero().squeeze(1).split(BATCH):
-                found = familiarity.strangeness(unexplained(gaussian, seen.those(rows)))
-                strangeness[rows] = found.flatten(1).amax(dim=1).to(evidence.dtype)
-        familiarity.learn(patch_gaussian(seen, images), strangeness, evidence)
+                opinions[rows] = familiarity.opinions(residuals(normal, seen.those(rows)))
+        familiarity.learn(normality(seen, images, generator), opinions, evidence)
 
 
 def folds(miniatures: Tensor, sources: Tensor, generator: torch.Generator) -> Tensor:
@@ -119,7 +126,7 @@ def folds(miniatures: Tensor, sources: Tensor, generator: torch.Generator) -> Te
 
 def teach(
     judge: ResidualSegmenter,
-    left: Tensor,
+    samples: Tensor,
     masks: Tensor,
     steps: int,
     seed: int,
@@ -128,19 +135,19 @@ def teach(
     """Train the network that judges; its averaged weights count.
 
     Args:
-        left: [M,C,G,G], what is unexplained of M samples.
+        samples: [M,R,C,G,G], what normal images do not explain of M samples.
         masks: [M,G,G], the share of each place that an anomaly covers.
     """
-    generator = seeded_generator(left.device, seed, steps)
+    generator = seeded_generator(samples.device, seed, steps)
     judge.train().requires_grad_(True)
     averaged = AveragedModel(judge, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
     optimizer = torch.optim.AdamW(judge.parameters(), LEARNING_RATE, weight_decay=1e-3)
     anomalous, counts = (masks > ANOMALOUS).float(), ((masks > ANOMALOUS) | (masks < NORMAL)).float()
     started = time.monotonic()
     for step in range(steps):
-        rows = torch.randint(len(left), (BATCH,), generator=generator, device=left.device)
+        rows = torch.randint(len(samples), (BATCH,), generator=generator, device=samples.device)
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP)
-        losses = F.binary_cross_entropy_with_logits(judge(left[rows].float()), anomalous[rows], reduction="none")
+        losses = F.binary_cross_entropy_with_logits(judge(samples[rows].float()), anomalous[rows], reduction="none")
         loss = (losses * counts[rows]).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -152,13 +159,11 @@ def teach(
     judge.eval().requires_grad_(False)
 
 
-def _looked_at(
-    detector: DiffusionAD, normals: np.ndarray, chosen: np.ndarray, device: torch.device
-) -> tuple[Described, Tensor]:
-    """What is looked at of the chosen squares, and the log odds [N] of an anomaly that the segmenter gives them."""
+def _looked_at(detector: DiffusionAD, squares: Squares, count: int) -> tuple[Described, Tensor]:
+    """What is looked at of so many squares, and the log odds [N] of an anomaly that the segmenter gives them."""
     seen, peaks = [], []
-    for start in range(0, len(chosen), BATCH):
-        images = as_unit_tensor(normals[chosen[start : start + BATCH], ..., :3]).to(device)
+    for numbers in np.array_split(np.arange(count), -(-count // BATCH)):
+        images = squares(numbers)[:, :3]
         seen.append(detector.familiarity.describe(images))
         peaks.append(detector.image_score(detector.by_segmenter(detector.mode.laid_out(images)).anomaly_map))
     return Described(*map(torch.cat, zip(*seen, strict=True))), torch.cat(peaks).double().logit(eps=1e-9)
@@ -170,36 +175,33 @@ def _any_folds(sources: np.ndarray, seed: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).permutation(len(images))[place] % FOLDS)
 
 
-def _gaussians(seen: Described, sources: np.ndarray, fold: Tensor) -> list[PatchGaussian]:
-    """For each part the Gaussian of all others."""
+def _of_others(seen: Described, sources: np.ndarray, fold: Tensor, generator: torch.Generator) -> list[Normality]:
+    """For each part the statistics of all others."""
     others = [fold != part for part in range(FOLDS)]
-    return [patch_gaussian(seen.those(rows), len(np.unique(sources[rows.cpu().numpy()]))) for rows in others]
+    return [normality(seen.those(rows), len(np.unique(sources[rows.cpu().numpy()])), generator) for rows in others]
 
 
 def _samples(
     detector: DiffusionAD,
-    normals: np.ndarray,
-    chosen: np.ndarray,
+    squares: Squares,
     textures: Tensor | None,
     fold: Tensor,
-    gaussians: list[PatchGaussian],
+    others: list[Normality],
     count: int,
-    seed: int,
-    device: torch.device,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """About `count` samples, some with pseudo-anomalies: what others' Gaussians leave of them, and their masks."""
-    generator = seeded_generator(device, seed, count)
-    left, masks, made = [], [], 0
-    for rows in _passes(fold.cpu().numpy(), seed):
-        images, foregrounds = with_foregrounds(as_unit_tensor(normals[chosen[rows]]).to(device))
+    """About `count` samples, some with pseudo-anomalies: what other images do not explain of them, and their masks."""
+    found, masks, made = [], [], 0
+    for numbers in _passes(fold.cpu().numpy(), generator.initial_seed()):
+        images, foregrounds = with_foregrounds(squares(numbers))
         samples = pseudo_anomalies(images, textures, generator, detector.settings.anomalies, foregrounds=foregrounds)
         seen = detector.familiarity.describe(samples.images)
-        left.append(unexplained(gaussians[int(fold[rows[0]])], seen).half())
+        found.append(residuals(others[int(fold[numbers[0]])], seen).half())
         masks.append(F.adaptive_avg_pool2d(samples.masks, GRID).squeeze(1))
-        made += len(rows)
+        made += len(numbers)
         if made >= count:
             break
-    return torch.cat(left), torch.cat(masks)
+    return torch.cat(found), torch.cat(masks)
 
 
 def _passes(fold: np.ndarray, seed: int) -> Iterator[np.ndarray]:
