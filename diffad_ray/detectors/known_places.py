@@ -23,9 +23,9 @@ ROUNDS = 8
 "In which they are chosen."
 SHRINKAGE = 0.1
 "Variance that a direction of channels has at least, as a share of a channel's: what hardly varies is noise."
-IMAGES_AT_ONCE, PRODUCTS_AT_ONCE = 16, {"cpu": 1 << 19}
-"Of a search: half a million distances stay in a processor's cache. Elsewhere it takes `MOST_PRODUCTS`."
-MOST_PRODUCTS = 1 << 26
+IMAGES_AT_ONCE = 16
+DISTANCES_AT_ONCE, ON_A_CPU = 1 << 26, 1 << 19
+"Half a million of them stay in a processor's cache."
 
 
 class KnownPlaces(NamedTuple):
@@ -100,6 +100,6 @@ def _from_nearest(places: Tensor, known: Tensor) -> Tensor:
     # The nearest one has the largest product less half its square: one product with one more channel finds it.
     known_and_half = torch.cat([known, -known.square().sum(dim=1, keepdim=True) / 2], dim=1).T.contiguous()
     places_and_one = torch.cat([places, torch.ones_like(places[:, :1])], dim=1)
-    at_once = max(1, PRODUCTS_AT_ONCE.get(places.device.type, MOST_PRODUCTS) // len(known))
+    at_once = max(1, (ON_A_CPU if places.device.type == "cpu" else DISTANCES_AT_ONCE) // len(known))
     nearest = torch.cat([(part @ known_and_half).argmax(dim=1) for part in places_and_one.split(at_once)])
     return places - known[nearest]
