@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffad_ray.detectors.gabor import Described
-from diffad_ray.detectors.patch_gaussian import LEAST_SPREAD, PatchGaussian, unexplained
+from diffad_ray.detectors.patch_gaussian import LEAST_SPREAD, PatchGaussian, inverse_root, unexplained
 
 MOST_PLACES, CANDIDATES = 4096, 61_440
 "How many places are kept, and from how many that are drawn at random they are chosen."
@@ -58,8 +58,7 @@ def known_places(seen: Described, gaussian: PatchGaussian, generator: torch.Gene
         for found, values in ((shown, places), (left, unexplained(gaussian, images).flatten(2))):
             found.append(values.gather(2, chosen).permute(0, 2, 1).flatten(0, 1))
     covariance /= seen.responses[:, 0].numel() * spread[:, None] * spread
-    variances, axes = torch.linalg.eigh(covariance + SHRINKAGE * torch.eye(len(mean), device=mean.device))
-    whitening = (axes * variances.rsqrt()) @ axes.T / spread
+    whitening = inverse_root(covariance + SHRINKAGE * torch.eye(len(mean), device=mean.device)) / spread
     kept = far_apart(torch.cat(shown) @ whitening.T, generator), far_apart(torch.cat(left), generator)
     return KnownPlaces(mean, whitening, *(places.half() for places in kept))
 

@@ -70,11 +70,16 @@ def patch_gaussian(seen: Described, images: int) -> PatchGaussian:
     for row in left.unbind(dim=2):
         places = row.permute(2, 1, 0)
         # The floor comes first: variances that are all but 0 have no axes.
-        variances, axes = torch.linalg.eigh(places @ places.transpose(1, 2) / len(left) + floor)
-        whitening.append((axes * variances.rsqrt()[:, None]) @ axes.transpose(1, 2))
+        whitening.append(inverse_root(places @ places.transpose(1, 2) / len(left) + floor))
     exposures = seen.exposure.mean(dim=0), seen.exposure.std(dim=0).clamp(min=LEAST_EXPOSURES)
     effect = effect.half().contiguous()
     return PatchGaussian(miniature_mean, basis, mean, effect, spread, torch.cat(whitening), *exposures)
+
+
+def inverse_root(covariances: Tensor) -> Tensor:
+    """What whitens numbers of these covariances [...,C,C]: symmetric, of the same shape."""
+    variances, axes = torch.linalg.eigh(covariances)
+    return (axes * variances.rsqrt()[..., None, :]) @ axes.transpose(-1, -2)
 
 
 def unexplained(gaussian: PatchGaussian, seen: Described) -> Tensor:
