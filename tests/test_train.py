@@ -17,6 +17,7 @@ from rich.console import Console
 
 from diffad_ray import UserError, load_detector, train
 from diffad_ray.analytics.report import print_training
+from diffad_ray.detectors.diffusion_ad import DiffusionAD
 from diffad_ray.training.normals import find_normals
 
 TINY = {"preset": "tiny", "image_size": 32, "batch_size": 4}
@@ -52,6 +53,9 @@ def test_two_workers_train_and_a_killed_training_goes_on(normals: Path, tmp_path
     bundle = train(normals, location, **TINY, steps=reached + 20, workers=2, overrides=often)
     assert bundle.facts["resumed"]
     assert bundle.facts["workers"] == 2
+    assert isinstance(bundle.detector, DiffusionAD)
+    # Of a worker's own nine images nothing would be learnt.
+    assert bundle.detector.familiarity.is_fitted
     steps = [json.loads(line)["step"] for line in (location / "training" / "losses.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
     assert steps[-1] == reached + 20

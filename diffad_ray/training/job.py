@@ -19,7 +19,7 @@ from diffad_ray.detectors.diffusion_ad import DiffusionAD
 from diffad_ray.detectors.views import pieces
 from diffad_ray.training.checkpoints import TrainingFolder
 from diffad_ray.training.defective import refuse_common
-from diffad_ray.training.familiarise import familiarise
+from diffad_ray.training.familiarise import MOST_SQUARES, familiarise
 from diffad_ray.training.finish import calibrated, settle_precision
 from diffad_ray.training.loop import Report, TrainingSettings, World, train_loop
 from diffad_ray.training.normals import load_normals, load_pieces, load_textures, read_images
@@ -121,6 +121,9 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
     settle_precision(detector, settings.precision, world.device)
     if isinstance(detector, DiffusionAD):
         steps, seed = settings.steps, settings.seed
+        if world.size > 1:
+            # A rank has its share of the images alone, and what is familiar must not depend on the number of ranks.
+            normals, sources, _ = load_normals(job.learnt, detector.settings, MOST_SQUARES, seed)
         familiarise(detector, normals, sources, textures, steps, seed, world.device, report_familiarity)
     unseen = read_images(job.held_back, problems)
     calibration = calibrated(detector, unseen, settings.false_alarm_rate, world.device)
