@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,26 @@ import torch.nn.functional as F
 from good_parts import SIDE, as_pixels, familiar, parts, peaks, smooth_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_detector import tiny_detector
+from tiny_detector import random_images, tiny_detector
 from torch import Tensor
 
 from diffad_ray import train
 from diffad_ray.detectors.bundle import Bundle
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
+from diffad_ray.detectors.engine import as_unit_tensor
 from diffad_ray.detectors.familiarity import Familiarity
-from diffad_ray.detectors.gabor import (
-    GRID,
-    channels,
-)
-from diffad_ray.detectors.normality import RESIDUALS, residuals
+from diffad_ray.detectors.gabor import GRID, Described, channels
+from diffad_ray.detectors.normality import RESIDUALS, Normality, normality, residuals
 from diffad_ray.networks.residual_segmenter import RARE, ResidualSegmenter
 from diffad_ray.synthesis.pseudo_anomalies import pseudo_anomalies
-from diffad_ray.training.familiarise import FEWEST_IMAGES, FEWEST_TO_TEACH, FOLDS, familiarise, folds, teach
+from diffad_ray.training.familiarise import FEWEST_IMAGES, FEWEST_TO_TEACH, FOLDS, LOOKS, familiarise, folds, teach
+from diffad_ray.training.finish import settle_precision
+
+
+def taught_steps(told: list[str]) -> list[tuple[int, int, float]]:
+    """Steps done, steps in all and the loss, of what was told of a network's training."""
+    found = [re.fullmatch(r"familiarity: step (\d+) of (\d+), loss ([\d.]+)", line) for line in told]
+    return [(int(step[1]), int(step[2]), float(step[3])) for step in found if step]
 
 
 @given(st.lists(st.integers(0, 30), min_size=FEWEST_IMAGES, max_size=80), st.integers(1, 4))
@@ -63,12 +69,13 @@ def test_what_judges_learns_what_an_anomaly_leaves() -> None:
         # By its size no stranger than others, but always of one sign.
         left[k, ..., y : y + 4, x : x + 4] = left[k, ..., y : y + 4, x : x + 4].abs()
     torch.manual_seed(0)
-    judge, told = ResidualSegmenter(1, 5), []
+    judge, lines = ResidualSegmenter(1, 5), list[str]()
     torch.testing.assert_close(judge(left), torch.full_like(masks, RARE))
-    teach(judge, left[::2].half(), masks[::2], 200, 0, lambda *step: told.append(step))
+    teach(judge, left[::2].half(), masks[::2], 200, torch.Generator().manual_seed(0), lines.append)
     found = judge(left[1::2])
     inside = masks[1::2] > 0
     assert found[inside].median() > found[~inside].quantile(0.99)
+    told = taught_steps(lines)
     assert [step[:2] for step in told] == [(100, 200), (200, 200)]
     assert told[1][2] < told[0][2] < 0.1
     assert not any(parameter.requires_grad for parameter in judge.parameters())
@@ -96,18 +103,19 @@ def test_a_detector_learns_at_its_end_what_anomalies_leave(monkeypatch: pytest.M
     inside = np.zeros((60, SIDE, SIDE, 1), np.uint8)
     inside[:, 4:-4, 4:-4] = 255
     squares = np.concatenate([as_pixels(parts(60, 0)), inside], axis=3)
-    textures, told = torch.rand((5, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(1)), []
+    textures, told = torch.rand((5, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(1)), list[str]()
     detector = tiny_detector(image_size=SIDE)
 
     def taught() -> Familiarity:
-        familiarise(
-            detector, squares, np.arange(60), textures, 100, 0, torch.device("cpu"), lambda *step: told.append(step)
-        )
+        familiarise(detector, squares, np.arange(60), textures, 100, 0, torch.device("cpu"), told.append)
         return detector.familiarity
 
     familiarity = taught()
-    assert [step[0] for step in told] == [0, 100, 200]
-    assert told[-1][2] < told[1][2]
+    looked, made = "familiarity: 60 of 60 good images looked at", "familiarity: 534 of 534 samples made"
+    steps = taught_steps(told)
+    assert [step[0] for step in steps] == [100, 200]
+    assert steps[-1][2] < steps[0][2]
+    assert 0 < told.index(looked) < told.index(made) < len(told) - 2
     x, lent, foregrounds = given[0]
     assert lent is textures
     assert foregrounds.shape == (len(x), 1, SIDE, SIDE)
@@ -126,6 +134,54 @@ def test_a_detector_learns_at_its_end_what_anomalies_leave(monkeypatch: pytest.M
     torch.manual_seed(7)
     again = taught().state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in before.items())
+
+
+def test_no_image_is_compared_with_statistics_that_have_seen_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = smooth_images(40, 0)
+    miniatures = tiny_detector().familiarity.describe(as_unit_tensor(images)).miniature
+    learnt_from: list[tuple[Normality, set[int]]] = []
+    compared: list[int] = []
+
+    def numbers(seen: Described) -> set[int]:
+        return set(torch.cdist(seen.miniature, miniatures).argmin(dim=1).tolist())
+
+    def unchanged(x: Tensor, *others: Any, **settings: Any) -> Any:
+        return pseudo_anomalies(x, *others, **settings)._replace(images=x)
+
+    def learning(seen: Described, images: int, generator: torch.Generator) -> Normality:
+        learnt_from.append((normality(seen, images, generator), numbers(seen)))
+        return learnt_from[-1][0]
+
+    def comparing(normal: Normality, seen: Described) -> Tensor:
+        (known,) = (known for statistics, known in learnt_from if statistics is normal)
+        assert not known & numbers(seen)
+        compared.append(len(seen.miniature))
+        return residuals(normal, seen)
+
+    for name, spy in (("pseudo_anomalies", unchanged), ("normality", learning), ("residuals", comparing)):
+        monkeypatch.setattr(f"diffad_ray.training.familiarise.{name}", spy)
+    assert familiar(tiny_detector(), images).familiarity.is_fitted
+    # Five parts sorted by their looks, five drawn at random, and all together, which no image is compared with here.
+    sizes = [len(known) for _, known in learnt_from]
+    assert sum(sizes[:FOLDS]) == sum(sizes[FOLDS:-1]) == 4 * 40
+    assert sizes[-1] == 40
+    assert sum(compared) > 40 + 20 * 16 // LOOKS
+
+
+def test_mostly_blank_images_and_a_few_parts_are_no_trouble() -> None:
+    few = np.zeros((57, 32, 32, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    detector = familiar(tiny_detector(), np.concatenate([few, noise]))
+    assert all(tensor.isfinite().all() for tensor in detector.familiarity.state_dict().values())
+    assert detector.score(as_unit_tensor(random_images(2))).isfinite().all()
+
+
+def test_what_is_familiar_is_learnt_in_the_precision_of_scoring() -> None:
+    for wanted in ("auto", "float32", "bfloat16"):
+        detector = tiny_detector()
+        settle_precision(detector, wanted, torch.device("cpu"))
+        assert detector.mode.precision == detector.settings.precision
+        assert wanted in ("auto", detector.settings.precision)
 
 
 def test_of_few_images_distances_alone_are_learnt() -> None:

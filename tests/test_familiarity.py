@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_bundle import saved
 from tiny_detector import random_images, tiny_detector
+from torch import Tensor
 
-from diffad_ray.detectors.bundle import DESCRIPTION, WEIGHTS, load_bundle
+from diffad_ray.detectors.bundle import DESCRIPTION, SCHEMA_VERSION, WEIGHTS, load_bundle
 from diffad_ray.detectors.diffusion_ad import DiffusionADSettings
 from diffad_ray.detectors.engine import as_unit_tensor
 from diffad_ray.detectors.familiarity import LEAST_SPREAD, LESS_AS_SHOWN, MOST_ODDS, Familiarity, either
@@ -244,12 +246,17 @@ def test_bundles_keep_it_and_older_ones_have_none(tmp_path: Path) -> None:
     weights = safetensors.torch.load_file(tmp_path / "old" / WEIGHTS)
     older = {name: tensor for name, tensor in weights.items() if not name.startswith("familiarity.")}
     assert len(older) == len(weights) - len(detector.familiarity.state_dict())
-    # Versions 4 to 6 had these, without elements where nothing was learnt.
+    # Versions 4 to 7 had these, without elements where nothing was learnt.
     older |= {f"familiarity.{name}": torch.empty(0) for name in ("mean", "whitening", "usual", "slope")}
     safetensors.torch.save_file(older, tmp_path / "old" / WEIGHTS)
     described = json.loads((tmp_path / "old" / DESCRIPTION).read_text())
     described["weights"]["sha256"] = hashlib.sha256((tmp_path / "old" / WEIGHTS).read_bytes()).hexdigest()
-    for version, weight, is_read in ((3, None, True), (4, 0.0, True), (4, 0.5, False), (6, 2.0, False)):
+    for version, weight, is_read in (
+        (3, None, True),
+        (4, 0.0, True),
+        (4, 0.5, False),
+        (SCHEMA_VERSION - 1, 2.0, False),
+    ):
         described["schema_version"] = version
         described["settings"].pop("familiarity", None)
         if weight is not None:
@@ -265,10 +272,48 @@ def test_bundles_keep_it_and_older_ones_have_none(tmp_path: Path) -> None:
         assert torch.equal(old.score(images), tiny_detector().score(images))
 
 
-def test_statistics_of_another_size_are_refused(tmp_path: Path) -> None:
-    saved(familiar(tiny_detector(), smooth_images(40, 0)), tmp_path / "bundle")
-    weights = safetensors.torch.load_file(tmp_path / "bundle" / WEIGHTS)
-    weights["familiarity.mean"] = weights["familiarity.mean"][1:].clone()
+@pytest.fixture(scope="module")
+def familiar_weights() -> dict[str, Tensor]:
+    return familiar(tiny_detector(), smooth_images(40, 0)).state_dict()
+
+
+def _with(tensor: Tensor, value: float) -> Tensor:
+    tensor = tensor.clone()
+    tensor.view(-1)[0] = value
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("name", "damaged"),
+    [
+        ("mean", lambda mean: mean[1:]),
+        ("mean", lambda mean: mean.double()),
+        ("slope", lambda slope: slope[:0]),
+        ("slope", lambda slope: -slope),
+        ("slope", lambda slope: _with(slope, torch.nan)),
+        ("shown", lambda shown: shown[:0]),
+        ("shown", lambda shown: shown[:, 0][:0]),
+        ("shown", lambda shown: shown.float()),
+        ("shown", lambda shown: _with(shown, torch.inf)),
+        ("shown", lambda shown: shown.repeat(2, 1)),
+        ("left", lambda left: left[1:]),
+        ("effect", lambda effect: effect[1:]),
+        ("spread", lambda spread: _with(spread, 0)),
+        ("usual_distance", lambda distance: distance.to(torch.complex64)),
+    ],
+)
+def test_statistics_that_cannot_be_are_refused(
+    familiar_weights: dict[str, Tensor], name: str, damaged: Callable[[Tensor], Tensor]
+) -> None:
     detector = tiny_detector()
-    with pytest.raises(RuntimeError, match=r"familiarity\.mean"):
-        detector.load_state_dict(weights)
+    detector.load_state_dict(familiar_weights)
+    assert detector.familiarity.is_fitted
+    weights = familiar_weights | {f"familiarity.{name}": damaged(familiar_weights[f"familiarity.{name}"])}
+    with pytest.raises(RuntimeError, match=rf"familiarity\.{name} (holds|has)"):
+        tiny_detector().load_state_dict(weights)
+
+
+def test_statistics_that_are_lost_but_for_one_are_refused(familiar_weights: dict[str, Tensor]) -> None:
+    emptied = {f"familiarity.{name}": torch.empty(0) for name in Familiarity(32).shapes if name != "slope"}
+    with pytest.raises(RuntimeError, match=r"familiarity\.miniature_mean has shape \[0\]"):
+        tiny_detector().load_state_dict(familiar_weights | emptied)

@@ -50,7 +50,8 @@ def test_rare_places_are_kept_and_common_ones_are_thinned_out() -> None:
 
 def test_places_of_normal_images_are_whitened_together() -> None:
     seen, generator = described(80, 0), torch.Generator().manual_seed(0)
-    known = known_places(seen, patch_gaussian(seen, 80), generator)
+    gaussian = patch_gaussian(seen, 80)
+    known = known_places(seen, gaussian, generator)
     offsets = seen.responses - known.common_mean[:, None, None]
     whitened = torch.einsum("dc,ncyx->dnyx", known.common_whitening, offsets).flatten(1)
     variances = torch.linalg.eigvalsh(whitened @ whitened.T / whitened.shape[1])
@@ -58,6 +59,11 @@ def test_places_of_normal_images_are_whitened_together() -> None:
     assert variances.min() >= 0
     assert known.shown.dtype == known.left.dtype == torch.float16
     assert known.shown.shape == known.left.shape == (MOST_PLACES, seen.responses.shape[1])
+    whitened, left = whitened.view(-1, *seen.responses.permute(1, 0, 2, 3).shape[1:]), unexplained(gaussian, seen)
+    for examples, places in ((known.shown, whitened.movedim(0, 3)), (known.left, left.permute(0, 2, 3, 1))):
+        distance, nearest = torch.cdist(examples.float(), places.reshape(-1, examples.shape[1])).min(dim=1)
+        assert (distance < 2e-3 * (1 + examples.float().norm(dim=1))).all(), "each is a place of a normal image"
+        assert len((nearest // GRID % GRID).unique()) == GRID, "and of all their rows some are"
 
 
 def test_a_part_that_lies_elsewhere_is_known_by_example_and_what_is_new_is_not() -> None:

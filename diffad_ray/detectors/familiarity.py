@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffad_ray.detectors.gabor import GRID, MINIATURE, Described, channels, described, gabor_filters
-from diffad_ray.detectors.known_places import KnownPlaces
+from diffad_ray.detectors.known_places import MOST_PLACES, KnownPlaces
 from diffad_ray.detectors.normality import RESIDUALS, Normality, residuals
 from diffad_ray.detectors.patch_gaussian import PatchGaussian
 from diffad_ray.networks.residual_segmenter import squared_distance, untaught
@@ -32,6 +32,8 @@ LESS_AS_SHOWN = 1.0
 these rather than in what the Gaussian, which knows the image as a whole, leaves unexplained."""
 MOST_ODDS = 12.0
 "Log odds at most, so that a probability stays below 1."
+HALVES, POSITIVE = ("effect", "shown", "left"), ("spread", "exposure_spread", "distance_spread", "slope")
+"Statistics in float16, and such as are larger than 0."
 
 
 class Familiarity(nn.Module):
@@ -58,20 +60,20 @@ class Familiarity(nn.Module):
         super().__init__()
         self.image_size = image_size
         count = channels(image_size)
-        # None is the number of components or of examples, which depend on the images.
-        self.shapes: dict[str, list[int | None]] = {
+        # K and M depend on the images.
+        self.shapes: dict[str, list[int | str]] = {
             "miniature_mean": [3 * MINIATURE**2],
-            "basis": [3 * MINIATURE**2, None],
+            "basis": [3 * MINIATURE**2, "K"],
             "mean": [count, GRID, GRID],
-            "effect": [None, count, GRID, GRID],
+            "effect": ["K", count, GRID, GRID],
             "spread": [count],
             "whitening": [GRID**2, count, count],
             "exposure_mean": [2],
             "exposure_spread": [2],
             "common_mean": [count],
             "common_whitening": [count, count],
-            "shown": [None, count],
-            "left": [None, count],
+            "shown": ["M", count],
+            "left": ["M", count],
             "usual_distance": [RESIDUALS - 1],
             "distance_spread": [RESIDUALS - 1],
             "usual_strangeness": [1],
@@ -147,19 +149,48 @@ class Familiarity(nn.Module):
         beyond = strangeness - self.usual_strangeness
         return (self.usual_evidence + weight * self.slope * beyond).clamp(max=MOST_ODDS)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
         # A detector from before familiarity, or an imported one, has nothing of it: that is no damage.
         if not any(name.startswith(prefix) for name in state_dict):
             state_dict |= {prefix + name: tensor for name, tensor in Familiarity(self.image_size).state_dict().items()}
+        given = {name: state_dict[prefix + name] for name in self.shapes if prefix + name in state_dict}
         # Fitted or not, and with how many components, is up to what is loaded.
-        for name, shape in self.shapes.items():
-            given = state_dict.get(prefix + name, torch.empty(0))
-            fits = len(given.shape) == len(shape) and all(
-                wanted in (None, length) for wanted, length in zip(shape, given.shape, strict=True)
+        if wrong := self._damage(given):
+            error_msgs.append(prefix + wrong)
+            return
+        for name, tensor in given.items():
+            setattr(self, name, torch.empty_like(tensor, device=getattr(self, name).device))
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def _damage(self, given: dict[str, Tensor]) -> str | None:
+        """Which of the statistics can't be, and why: they come from a file, and must not fail as images are scored."""
+        if all(list(tensor.shape) == [0] for tensor in given.values()):
+            return None
+        lengths: dict[int | str, int] = {}
+        for name, tensor in given.items():
+            expected = torch.float16 if name in HALVES else torch.float32
+            if tensor.dtype != expected:
+                return f"{name} holds {tensor.dtype}, not {expected}"
+            fits = len(tensor.shape) == len(self.shapes[name]) and all(
+                length == (lengths.setdefault(letter, length) if isinstance(letter, str) else letter)
+                for letter, length in zip(self.shapes[name], tensor.shape, strict=True)
             )
-            if fits or list(given.shape) == [0]:
-                setattr(self, name, torch.empty_like(given, device=getattr(self, name).device))
-        super()._load_from_state_dict(state_dict, prefix, *others)
+            if not fits or not 0 < lengths.get("M", 1) <= MOST_PLACES:
+                return f"{name} has shape {list(tensor.shape)}"
+            if not tensor.isfinite().all() or (name in POSITIVE and (tensor <= 0).any()):
+                return f"{name} holds numbers that can't be"
+        return None
 
 
 def either(probability: Tensor, log_odds: Tensor) -> Tensor:

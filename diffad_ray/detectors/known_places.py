@@ -76,18 +76,21 @@ def far_apart(places: Tensor, generator: torch.Generator) -> Tensor:
     distance = torch.full((len(places),), torch.inf, device=places.device)
     for _ in range(ROUNDS - 1):
         distance = distance.minimum(_from_nearest(places, places[chosen[-1]]).square().sum(dim=1))
-        distance[chosen[-1]] = 0
         # Where places are all alike any is as good as another.
         chance = distance / distance.mean().clamp(min=1e-12) + 1e-6
         chosen.append(torch.multinomial(chance, each, generator=generator))
     return places[torch.cat(chosen)]
 
 
-def unlike_known(known: KnownPlaces, seen: Described, unexplained: Tensor) -> tuple[Tensor, Tensor]:
-    """What is left of each place [N,C,G,G] when the most similar known one is taken away: as shown, as unexplained."""
+def unlike_known(known: KnownPlaces, seen: Described, left: Tensor) -> tuple[Tensor, Tensor]:
+    """What is left of each place when the most similar known one is taken away: as shown, as unexplained.
+
+    Args:
+        left: [N,C,G,G], what the Gaussian leaves unexplained; both results have this shape.
+    """
     shown = torch.einsum("dc,ncyx->ndyx", known.common_whitening, seen.responses - known.common_mean[:, None, None])
     found = []
-    for places, those in ((shown, known.shown), (unexplained, known.left)):
+    for places, those in ((shown, known.shown), (left, known.left)):
         rows = places.flatten(2).permute(0, 2, 1).flatten(0, 1)
         difference = _from_nearest(rows, those.float()).view(len(places), -1, places.shape[1])
         found.append(difference.permute(0, 2, 1).reshape(places.shape))

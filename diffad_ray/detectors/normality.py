@@ -34,7 +34,7 @@ def normality(seen: Described, images: int, generator: torch.Generator) -> Norma
 def residuals(normal: Normality, seen: Described) -> Tensor:
     """What normal images do not explain of each place, [N,RESIDUALS,C,G,G], whitened.
 
-    In an image that is far darker, brighter, duller or harsher than all normal ones nothing is explained.
+    They are larger everywhere in an image that is far darker, brighter, duller or harsher than all normal ones.
     """
     left = unexplained(normal.gaussian, seen)
     shown, left_of_left = unlike_known(normal.places, seen, left)

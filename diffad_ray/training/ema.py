@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
-from diffad_ray.detectors.base import Detector, Part
+from diffad_ray.detectors.base import Part
+
+M = TypeVar("M", bound=nn.Module)
 
 
-class Ema:
+class Ema(Generic[M]):
     """Exponential moving average of a model's weights and statistics; early averages forget faster.
 
     Args:
@@ -19,7 +22,7 @@ class Ema:
         starts: by name of a weight, the step from which it learns, where that is not 0.
     """
 
-    def __init__(self, model: Detector, decay: float, starts: dict[str, int]):
+    def __init__(self, model: M, decay: float, starts: dict[str, int]):
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.starts = starts

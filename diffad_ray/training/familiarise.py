@@ -9,14 +9,12 @@ images usually are is measured in parts drawn at random, as the held-back images
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
 from diffad_ray.detectors.engine import as_unit_tensor
@@ -26,6 +24,7 @@ from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.networks.residual_segmenter import ResidualSegmenter, untaught
 from diffad_ray.synthesis.foreground import with_foregrounds
 from diffad_ray.synthesis.pseudo_anomalies import pseudo_anomalies
+from diffad_ray.training.ema import Ema
 
 MOST_SQUARES = 1500
 FEWEST_IMAGES = 10
@@ -39,8 +38,11 @@ MOST_STEPS, BATCH, LOOKS = 800, 16, 6
 LEARNING_RATE, WARMUP, EMA_DECAY = 2e-3, 50, 0.99
 ANOMALOUS, NORMAL = 0.2, 0.02
 "Share of a place that an anomaly covers, from which the place is anomalous, and to which it is normal."
+MOST_LEFT = 6e4
+"Unexplained in a sample: where most good images are blank, a picture of anything leaves more than float16 holds."
 REPORT_EVERY = 100
-OnStep = Callable[[int, int, float, float], None]
+Tell = Callable[[str], None]
+"Is told now and then what is done, and how far that is."
 Squares = Callable[[np.ndarray], Tensor]
 "Squares of these numbers: [N,C,S,S] in [0,1]; a fourth channel, if any, is the foreground."
 
@@ -53,7 +55,7 @@ def familiarise(
     steps: int,
     seed: int,
     device: torch.device,
-    on_step: OnStep = lambda step, steps, loss, rate: None,
+    tell: Tell = lambda doing: None,
 ) -> None:
     """Teach a detector whose networks are trained what is familiar; of a handful of images it learns nothing.
 
@@ -62,7 +64,6 @@ def familiarise(
         sources: [N], the number of the image that each square is of: it has several where it is cut into tiles.
         textures: that lend pseudo-anomalies their appearance, see `TrainingBatch`.
         steps: of the training before; the network that judges takes twice as many, at most `MOST_STEPS`.
-        on_step: called now and then with the number of steps done, of all, the loss and the squares a second.
     """
     familiarity, steps = detector.familiarity, min(MOST_STEPS, 2 * steps)
     chosen = np.random.default_rng(seed).permutation(len(normals))[:MOST_SQUARES]
@@ -74,20 +75,19 @@ def familiarise(
     def squares(numbers: np.ndarray) -> Tensor:
         return as_unit_tensor(normals[chosen[numbers]]).to(device)
 
-    on_step(0, steps, 0.0, 0.0)
     detector.to(device).eval()
     generator = seeded_generator(device, seed, steps)
     familiarity.judge.load_state_dict(untaught(RESIDUALS, channels(familiarity.image_size), seed).state_dict())
     with torch.no_grad():
-        seen, evidence = _looked_at(detector, squares, len(chosen))
+        seen, evidence = _looked_at(detector, squares, len(chosen), tell)
         if not all(values.isfinite().all() for values in (*seen, evidence)):
             return
     if images >= FEWEST_TO_TEACH:
         with torch.no_grad():
             fold = folds(seen.miniature, torch.from_numpy(sources).to(device), generator)
             others, wanted = _of_others(seen, sources, fold, generator), -(-steps * BATCH // LOOKS)
-            samples, masks = _samples(detector, squares, textures, fold, others, wanted, generator)
-        teach(familiarity.judge, samples, masks, steps, seed, on_step)
+            samples, masks = _samples(detector, squares, textures, fold, others, wanted, generator, tell)
+        teach(familiarity.judge, samples, masks, steps, generator, tell)
     with torch.no_grad():
         fold = _any_folds(sources, seed).to(device)
         opinions = torch.empty((len(chosen), RESIDUALS, GRID, GRID), device=device)
@@ -129,8 +129,8 @@ def teach(
     samples: Tensor,
     masks: Tensor,
     steps: int,
-    seed: int,
-    on_step: OnStep = lambda step, steps, loss, rate: None,
+    generator: torch.Generator,
+    tell: Tell = lambda doing: None,
 ) -> None:
     """Train the network that judges; its averaged weights count.
 
@@ -138,12 +138,11 @@ def teach(
         samples: [M,R,C,G,G], what normal images do not explain of M samples.
         masks: [M,G,G], the share of each place that an anomaly covers.
     """
-    generator = seeded_generator(samples.device, seed, steps)
     judge.train().requires_grad_(True)
-    averaged = AveragedModel(judge, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
+    averaged = Ema(judge, EMA_DECAY, {})
     optimizer = torch.optim.AdamW(judge.parameters(), LEARNING_RATE, weight_decay=1e-3)
     anomalous, counts = (masks > ANOMALOUS).float(), ((masks > ANOMALOUS) | (masks < NORMAL)).float()
-    started = time.monotonic()
+    total = torch.zeros((), device=samples.device)
     for step in range(steps):
         rows = torch.randint(len(samples), (BATCH,), generator=generator, device=samples.device)
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP)
@@ -152,20 +151,23 @@ def teach(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        averaged.update_parameters(judge)
+        averaged.update(judge, step)
+        total += loss.detach()
         if (step + 1) % REPORT_EVERY == 0:
-            on_step(step + 1, steps, loss.item(), (step + 1) * BATCH / (time.monotonic() - started))
-    judge.load_state_dict(averaged.module.state_dict())
+            tell(f"familiarity: step {step + 1} of {steps}, loss {total.item() / REPORT_EVERY:.4f}")
+            total.zero_()
+    judge.load_state_dict(averaged.model.state_dict())
     judge.eval().requires_grad_(False)
 
 
-def _looked_at(detector: DiffusionAD, squares: Squares, count: int) -> tuple[Described, Tensor]:
+def _looked_at(detector: DiffusionAD, squares: Squares, count: int, tell: Tell) -> tuple[Described, Tensor]:
     """What is looked at of so many squares, and the log odds [N] of an anomaly that the segmenter gives them."""
     seen, peaks = [], []
     for numbers in np.array_split(np.arange(count), -(-count // BATCH)):
         images = squares(numbers)[:, :3]
         seen.append(detector.familiarity.describe(images))
         peaks.append(detector.image_score(detector.by_segmenter(detector.mode.laid_out(images)).anomaly_map))
+        tell(f"familiarity: {numbers[-1] + 1} of {count} good images looked at")
     return Described(*map(torch.cat, zip(*seen, strict=True))), torch.cat(peaks).double().logit(eps=1e-9)
 
 
@@ -189,19 +191,27 @@ def _samples(
     others: list[Normality],
     count: int,
     generator: torch.Generator,
+    tell: Tell,
 ) -> tuple[Tensor, Tensor]:
     """About `count` samples, some with pseudo-anomalies: what other images do not explain of them, and their masks."""
-    found, masks, made = [], [], 0
+    most, device = count + BATCH, detector.familiarity.gabor.device
+    # In one piece, since it is large: a list of pieces would be there twice as they are put together.
+    found = torch.empty(
+        (most, RESIDUALS, channels(detector.settings.image_size), GRID, GRID), dtype=torch.float16, device=device
+    )
+    masks, made = torch.empty((most, GRID, GRID), device=device), 0
     for numbers in _passes(fold.cpu().numpy(), generator.initial_seed()):
         images, foregrounds = with_foregrounds(squares(numbers))
         samples = pseudo_anomalies(images, textures, generator, detector.settings.anomalies, foregrounds=foregrounds)
         seen = detector.familiarity.describe(samples.images)
-        found.append(residuals(others[int(fold[numbers[0]])], seen).half())
-        masks.append(F.adaptive_avg_pool2d(samples.masks, GRID).squeeze(1))
+        rows = slice(made, made + len(numbers))
+        found[rows] = residuals(others[int(fold[numbers[0]])], seen).clamp(-MOST_LEFT, MOST_LEFT)
+        masks[rows] = F.adaptive_avg_pool2d(samples.masks, GRID).squeeze(1)
         made += len(numbers)
+        tell(f"familiarity: {min(made, count)} of {count} samples made")
         if made >= count:
             break
-    return torch.cat(found), torch.cat(masks)
+    return found[:made], masks[:made]
 
 
 def _passes(fold: np.ndarray, seed: int) -> Iterator[np.ndarray]:

@@ -115,8 +115,8 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
         "versions": {"diffad-ray": version("diffad-ray"), "torch": torch.__version__},
     }
 
-    def report_familiarity(step: int, steps: int, loss: float, rate: float) -> None:
-        on_report(Report(settings.steps, {f"familiarity, step {step} of {steps}:": loss}, 0.0, rate, ""))
+    def tell(afterwards: str) -> None:
+        on_report(Report(settings.steps, {}, 0.0, 0.0, "", afterwards))
 
     settle_precision(detector, settings.precision, world.device)
     if isinstance(detector, DiffusionAD):
@@ -124,8 +124,12 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
         if world.size > 1:
             # A rank has its share of the images alone, and what is familiar must not depend on the number of ranks.
             normals, sources, _ = load_normals(job.learnt, detector.settings, MOST_SQUARES, seed)
-        familiarise(detector, normals, sources, textures, steps, seed, world.device, report_familiarity)
+        familiarise(detector, normals, sources, textures, steps, seed, world.device, tell)
     unseen = read_images(job.held_back, problems)
-    calibration = calibrated(detector, unseen, settings.false_alarm_rate, world.device)
+
+    def scored(count: int) -> None:
+        tell(f"threshold: {count} of {len(job.held_back)} good images scored")
+
+    calibration = calibrated(detector, unseen, settings.false_alarm_rate, world.device, scored)
     save_bundle(Bundle(detector, calibration, facts), job.location)
     folder.finish()

@@ -105,6 +105,8 @@ class Report(NamedTuple):
     images_per_second: float
     mode: str
     "memory format and precision in which the networks run"
+    afterwards: str = ""
+    "what is done once all steps are, and how far that is"
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float) -> float:

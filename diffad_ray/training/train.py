@@ -178,7 +178,7 @@ def train_as(
 
         def on_report(report: Report) -> None:
             losses = "  ".join(f"{name} {value:.4f}" for name, value in report.losses.items())
-            bar.update(report.step, f"{losses}  {report.images_per_second:.1f} images/s")
+            bar.update(report.step, report.afterwards or f"{losses}  {report.images_per_second:.1f} images/s")
 
         if workers == 0:
             device = default_device()
