@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from diffad_ray.demo.surfaces import defective, normal
 from diffad_ray.detectors.bundle import Bundle
 from diffad_ray.detectors.engine import Engine
 from diffad_ray.errors import UserError
+from diffad_ray.evaluation.evaluate import _at_size
 from diffad_ray.evaluation.figures import ScoredImage, figures_of
 from diffad_ray.evaluation.pixels import PixelCounts
 from diffad_ray.images import decode_image, network_input, resized
@@ -139,8 +141,8 @@ def test_products_by_themselves_and_their_mean(detector: Path, tmp_path: Path) -
     assert alone[2].image_auroc is None
     assert alone[2].recall is not None
     notes = " ".join(found.notes)
-    assert "c has no good images: only the recall" in notes
-    assert "the mean image_auroc is over the 2 of 3 products" in notes
+    assert "c has no good images: of the figures of images only the recall is defined" in notes
+    assert "means are over the 2 of 3 products that have the figure: image auroc, image ap," in notes
     output = StringIO()
     print_evaluation(found, Console(file=output, width=80))
     lines = [line.split() for line in output.getvalue().splitlines()]
@@ -148,16 +150,56 @@ def test_products_by_themselves_and_their_mean(detector: Path, tmp_path: Path) -
     assert any(line[:3] == ["mean", "of", "products"] for line in lines)
 
 
-def test_masks_must_fit_their_images(detector: Path, tmp_path: Path) -> None:
-    lay_out(tmp_path, {"good": 2, "hole": 2})
-    write_image(tmp_path / "ground_truth" / "hole" / "1_mask.png", np.zeros((64, 32, 3), np.uint8))
-    with pytest.raises(UserError, match=r"the mask .*1_mask.png has 32 x 64 pixels, its image .*1.png has 64 x 64"):
-        evaluate(detector, tmp_path)
-    (tmp_path / "ground_truth" / "hole" / "1_mask.png").write_bytes(b"")
+@pytest.mark.parametrize(
+    ("mask", "because"),
+    [
+        (np.full((64, 32, 3), 255, np.uint8), r"1\.png: its mask .*1_mask\.png has 32 x 64 pixels, the image 64 x 64"),
+        (b"no image", r"1\.png: its mask .*1_mask\.png can't be read"),
+        (np.zeros((64, 64, 3), np.uint8), r"1\.png: its mask .*1_mask\.png is empty, though the label says hole"),
+        (None, r"1\.png: there is no mask of it"),
+    ],
+)
+def test_a_mask_that_says_nothing_leaves_pixels_undefined_and_the_image_counted(
+    mask: np.ndarray | bytes | None, because: str, detector: Path, tmp_path: Path
+) -> None:
+    lay_out(tmp_path, {"good": 2, "hole": 2, "stain": 1})
+    before = evaluate(detector, tmp_path)
+    place = tmp_path / "ground_truth" / "hole" / "1_mask.png"
+    place.unlink()
+    if isinstance(mask, bytes):
+        place.write_bytes(mask)
+    elif mask is not None:
+        write_image(place, mask)
     found = evaluate(detector, tmp_path)
-    assert "1_mask.png can't be read" in found.unreadable[str(tmp_path / "test" / "hole" / "1.png")]
-    write_image(tmp_path / "ground_truth" / "hole" / "1_mask.png", np.zeros((64, 64, 3), np.uint8))
-    assert "1 masks of defective images hold no defect" in evaluate(detector, tmp_path).notes[0]
+    said = rf".*, hole: no figures of pixels, since masks are missing of 1 images: .*{because}.*"
+    assert re.fullmatch(said, found.notes[0])
+    assert not found.unreadable
+    for name, figures in found.figures.items():
+        known = before.figures[name]
+        assert (figures.images, figures.image_auroc, figures.recall) == (known.images, known.image_auroc, known.recall)
+        assert figures.aupro == (known.aupro if name == "stain" else None)
+        assert known.aupro is not None
+
+
+def test_a_defect_smaller_than_a_pixel_of_the_map_is_one(detector: Path, tmp_path: Path) -> None:
+    lay_out(tmp_path, {"good": 2, "hole": 1})
+    mask = np.zeros((64, 64, 3), np.uint8)
+    mask[9, 31] = 255
+    write_image(tmp_path / "ground_truth" / "hole" / "0_mask.png", mask)
+    tiny = _at_size(mask[..., 0] / np.float32(255), 32, 32)
+    assert np.argwhere(tiny).tolist() == [[4, 15]]
+    assert not _at_size(np.zeros((64, 64), np.float32), 32, 32).any()
+    found = evaluate(detector, tmp_path)
+    assert found.figures["hole"].pixel_auroc is not None
+    assert not [note for note in found.notes if "mask" in note]
+
+
+def test_a_threshold_is_a_number(dataset: Path, detector: Path) -> None:
+    with pytest.raises(UserError, match="must be a number, not nan"):
+        evaluate(detector, dataset, threshold=float("nan"))
+    found = evaluate(detector, dataset, threshold=7.0)
+    assert found.figures["overall"].recall == 0
+    assert any("no image reaches the threshold, the highest score is 0." in note for note in found.notes)
 
 
 def test_masks_may_hold_numbers_of_classes(detector: Path, tmp_path: Path) -> None:

@@ -123,6 +123,9 @@ def test_tables_of_labels(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("uri,label,product\n007.png,true,nut\n")
     (label,) = read_labels(str(tmp_path / "labels.csv"))
     assert (label.uri, label.kind, label.product) == ("007.png", "defect", "nut")
+    (tmp_path / "labels.csv").write_bytes('\ufeffuri,label\r\n"a, b.png",ok\r\n\r\n'.encode())
+    (label,) = read_labels(str(tmp_path / "labels.csv"))
+    assert (label.uri, label.kind) == ("a, b.png", "good"), "as a spreadsheet writes it"
 
 
 @pytest.mark.parametrize(
@@ -133,6 +136,8 @@ def test_tables_of_labels(tmp_path: Path) -> None:
         ("uri,label\na.png,good\na.png,bad\n", "lists a.png twice"),
         ("uri,label\n", "has no rows"),
         ('uri,label\n"a.png,good\nb.png', "no table of labels"),
+        ("uri,label\na.png,good\n\nb.png,good,mask.png\n", "line 4 has 3 fields, the header 2"),
+        ("uri;label\na.png;good\n", "has no column uri and no column label, only uri;label"),
         ("", "no table of labels"),
     ],
 )

@@ -55,7 +55,7 @@ def test_products_and_undefined_figures(table: Path, tmp_path: Path) -> None:
     assert mean.image_auroc == second.image_auroc
     assert mean.false_alarm_rate == pytest.approx((3 / 9 + 2 / 8) / 2)
     assert "line1 has no defective images" in " ".join(found.notes)
-    assert "image_auroc is over the 1 of 2 products" in " ".join(found.notes)
+    assert "means are over the 1 of 2 products that have the figure: image auroc," in " ".join(found.notes)
 
 
 def test_labels_that_fit_no_image_or_too_many(table: Path, tmp_path: Path) -> None:

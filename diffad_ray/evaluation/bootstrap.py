@@ -67,8 +67,9 @@ def resampled(scores: np.ndarray, labels: np.ndarray, called: np.ndarray) -> dic
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """The bounds of 95 % of resampled values [R], not all of them NaN."""
-    low, high = np.nanquantile(values, LEVELS)
+    """The bounds of 95 % of resampled values [R] in [0,1], not all of them NaN."""
+    # Means of resamples can be rounded past 1.
+    low, high = np.nanquantile(values, LEVELS).clip(0, 1)
     return float(low), float(high)
 
 

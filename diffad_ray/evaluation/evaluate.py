@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -36,8 +37,9 @@ def evaluate(
         threshold: replaces the calibrated one.
 
     Raises:
-        UserError: the dataset is not as it must be, has no readable image, or a mask of another size than its image.
+        UserError: the dataset is not as it must be, has no readable image, or the threshold is no number.
     """
+    check_threshold(threshold)
     found = read_dataset(dataset)
     bundle = load_bundle(str(detector))
     with ProgressBar("evaluating", len(found.images), show_progress) as bar:
@@ -58,18 +60,23 @@ def evaluate_bundle(
     images, settings = found.images, bundle.detector.settings
     threshold = bundle.calibration.threshold if threshold is None else threshold
     unreadable: dict[str, str] = {}
+    without_mask: dict[tuple[str, str], dict[str, str]] = {}
 
     def load(image: LabelledImage) -> tuple[np.ndarray, np.ndarray | None] | None:
         try:
             pixels = decode_image(storage.read(image.uri)).pixels
             check_side(pixels)
-            mask = _mask(image, *pixels.shape[:2])
         except (ImageError, OSError) as error:
             unreadable[image.uri] = str(error)
             return None
-        # As numbers, not as int() of a blurred mask, which would erode it.
+        mask = None
+        try:
+            mask = _mask(image, *pixels.shape[:2])
+        except (ImageError, OSError) as error:
+            # The image still tells what the detector does with it; what it should have marked is unknown.
+            without_mask.setdefault((image.product, image.kind), {})[image.uri] = str(error)
         height, width = grid_of(pixels.shape[0], pixels.shape[1], settings).map_size
-        return pixels, None if mask is None else resized(mask, width, height) >= 0.5
+        return pixels, None if mask is None else _at_size(mask, height, width)
 
     in_flight: deque[tuple[LabelledImage, np.ndarray | None]] = deque()
 
@@ -83,29 +90,22 @@ def evaluate_bundle(
 
     scored: list[ScoredImage] = []
     counts: dict[tuple[str, str], PixelCounts] = {}
-    without_mask: dict[tuple[str, str], int] = {}
-    vanished = 0
     for detection in engine.detect_images(readable(), with_reconstruction=False):
         image, mask = in_flight.popleft()
         tail = float(bundle.calibration.tail_probability(np.array([detection.score]))[0])
         scored.append(
             ScoredImage(image.uri, image.product, image.kind, detection.score, threshold, tail, image.mask_uri)
         )
-        key = (image.product, image.kind)
-        if mask is None:
-            without_mask[key] = without_mask.get(key, 0) + 1
-        else:
-            counts.setdefault(key, PixelCounts()).add(detection.anomaly_map, mask)
-            vanished += image.is_anomalous and not mask.any()
+        if mask is not None:
+            counts.setdefault((image.product, image.kind), PixelCounts()).add(detection.anomaly_map, mask)
     on_image(len(images))
     if not scored:
         raise UserError(f"none of the {len(images)} test images can be used: {first_reasons(unreadable)}")
     notes = [
-        f"{product}, {kind}: {number} defective images have no mask, so that the kind has no pixel figures"
-        for (product, kind), number in without_mask.items()
+        f"{product}, {kind}: no figures of pixels, since masks are missing of {len(reasons)} images: "
+        f"{first_reasons(dict(sorted(reasons.items())))}"
+        for (product, kind), reasons in sorted(without_mask.items())
     ]
-    if vanished:
-        notes.append(f"{vanished} masks of defective images hold no defect, or none that is left at the maps' size")
     return conclude(
         scored,
         {**counts, **dict.fromkeys(without_mask)},
@@ -131,21 +131,39 @@ def supervision(bundle: Bundle, tested: Sequence[str]) -> list[str]:
     return notes
 
 
-def _mask(image: LabelledImage, height: int, width: int) -> np.ndarray | None:
-    """Ground truth [H,W] float32 of an image of height x width, 1 where it is defective; None where it has no mask."""
+def check_threshold(threshold: float | None) -> None:
+    """Raise UserError if a threshold is given and is no number that a score can reach or miss."""
+    if threshold is not None and not math.isfinite(threshold):
+        raise UserError(f"the threshold must be a number, not {threshold}")
+
+
+def _mask(image: LabelledImage, height: int, width: int) -> np.ndarray:
+    """Ground truth [H,W] float32 of an image of height x width, 1 where it is defective.
+
+    Raises:
+        ImageError, OSError: a defective image has no mask, or none that can be used.
+    """
     if not image.is_anomalous:
         return np.zeros((height, width), np.float32)
     if image.mask_uri is None:
-        return None
+        raise ImageError("unreadable", "there is no mask of it")
     try:
         pixels = decode_image(storage.read(image.mask_uri)).pixels.max(axis=2)
     except (ImageError, OSError) as error:
         raise ImageError("unreadable", f"its mask {image.mask_uri} can't be read: {error}") from error
     if pixels.shape != (height, width):
-        raise UserError(
-            f"the mask {image.mask_uri} has {pixels.shape[1]} x {pixels.shape[0]} pixels, "
-            f"its image {image.uri} has {width} x {height}: they must be alike"
-        )
+        size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels, the image {width} x {height}"
+        raise ImageError("unreadable", f"its mask {image.mask_uri} has {size}: they must be alike")
+    if not pixels.any():
+        raise ImageError("unreadable", f"its mask {image.mask_uri} is empty, though the label says {image.kind}")
     share = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
     # Masks such as VisA's hold numbers of classes, from 1 up, instead of white.
     return share if share.max() >= 0.5 else (pixels > 0).astype(np.float32)
+
+
+def _at_size(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A mask [H,W] of numbers in [0,1] at the size of a map, bool; a defect smaller than a pixel there is one pixel."""
+    # As numbers, not as int() of a blurred mask, which would erode it.
+    share = resized(mask, width, height)
+    largest = float(share.max())
+    return share >= min(0.5, largest) if largest > 0 else np.zeros((height, width), bool)

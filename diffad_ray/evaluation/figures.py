@@ -94,13 +94,18 @@ def figures_of(
             if counts is not None and counts.dropped_bits:
                 notes.append(f"{product}, {kind}: pixel figures are of values cut to {23 - counts.dropped_bits} bits")
         products[product] = ProductFigures(int((kinds == GOOD).sum()), figures)
-        notes += _notes(product, kinds, scores)
+        notes += _notes(product, kinds, scores, thresholds)
     mean = _mean([one.figures[OVERALL] for one in products.values()], replicates)
     if len(products) > 1:
+        over: dict[int, list[str]] = {}
         for name in METRICS:
             defined = sum(getattr(one.figures[OVERALL], name) is not None for one in products.values())
             if 0 < defined < len(products):
-                notes.append(f"the mean {name} is over the {defined} of {len(products)} products that have one")
+                over.setdefault(defined, []).append(name.replace("_", " "))
+        notes += [
+            f"means are over the {defined} of {len(products)} products that have the figure: {', '.join(names)}"
+            for defined, names in over.items()
+        ]
     return products, mean, notes
 
 
@@ -142,15 +147,21 @@ def _mean(products: list[Figures], replicates: list[dict[str, np.ndarray]]) -> F
     return Figures(sum(one.images for one in products), **means, intervals=bounds)
 
 
-def _notes(product: str, kinds: np.ndarray, scores: np.ndarray) -> list[str]:
+def _notes(product: str, kinds: np.ndarray, scores: np.ndarray, thresholds: np.ndarray) -> list[str]:
     """What a reader of a product's figures must know."""
     notes = []
-    if not (kinds == GOOD).any():
-        notes.append(f"{product} has no good images: only the recall is defined")
-    elif (kinds == GOOD).all():
+    good, defective = int((kinds == GOOD).sum()), int((kinds != GOOD).sum())
+    if good == 0:
+        notes.append(f"{product} has no good images: of the figures of images only the recall is defined")
+    elif defective == 0:
         notes.append(f"{product} has no defective images: only the false-alarm rate is defined")
     elif scores.min() == scores.max():
         notes.append(
             f"{product}: all {len(scores)} images have the score {scores[0]:.6g}, so that no figure says anything"
         )
+    if defective and (scores < thresholds).all():
+        notes.append(f"{product}: no image reaches the threshold, the highest score is {scores.max():.6g}")
+    if min(good, defective) == 1:
+        one = "good" if good == 1 else "defective"
+        notes.append(f"{product} has one {one} image: figures of images have no intervals, and say little")
     return notes

@@ -12,7 +12,7 @@ import pyarrow as pa
 from diffad_ray import storage
 from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.errors import UserError
-from diffad_ray.evaluation.evaluate import supervision
+from diffad_ray.evaluation.evaluate import check_threshold, supervision
 from diffad_ray.evaluation.figures import ScoredImage
 from diffad_ray.evaluation.result import Evaluation, conclude
 from diffad_ray.labels.tables import Label, read_labels
@@ -38,6 +38,7 @@ def evaluate_table(
     Raises:
         UserError: there is no table or no labels, no label fits, or one fits several images or detectors.
     """
+    check_threshold(threshold)
     wanted = read_labels(str(labels))
     location = storage.normalised(labels)
     bundle = None if detector is None else load_bundle(str(detector))

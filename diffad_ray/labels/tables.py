@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from diffad_ray import storage
@@ -50,16 +50,15 @@ def read_labels(location: str) -> list[Label]:
     Raises:
         UserError: the file is not there or not such a table, a label is empty, or an image is listed twice.
     """
-    table = _read(storage.normalised(location))
-    if missing := [name for name in COLUMNS[:2] if name not in table.column_names]:
+    columns = _columns(storage.normalised(location))
+    if missing := [name for name in COLUMNS[:2] if name not in columns]:
         raise UserError(
             f"the table of labels {location} has no column {' and no column '.join(missing)}, only "
-            f"{', '.join(table.column_names)}: it needs uri and label, and may have mask_uri and product"
+            f"{', '.join(columns)}: it needs uri and label, and may have mask_uri and product"
         )
-    columns = {name: table[name].cast(pa.string()).to_pylist() for name in COLUMNS if name in table.column_names}
     name = location.rsplit("/", 1)[-1].rpartition(".")[0]
     labels: dict[str, Label] = {}
-    for row in range(len(table)):
+    for row in range(len(columns["uri"])):
         uri, text, mask, product = ((columns[c][row] or "").strip() if c in columns else "" for c in COLUMNS)
         if not uri or not text:
             raise UserError(f"row {row + 1} of {location} has no {'label' if uri else 'uri'}")
@@ -73,7 +72,8 @@ def read_labels(location: str) -> list[Label]:
     return list(labels.values())
 
 
-def _read(location: str) -> pa.Table:
+def _columns(location: str) -> dict[str, list[str | None]]:
+    """The columns of a table by name, as texts: 007 is a name and no number."""
     try:
         data = storage.read(location)
     except FileNotFoundError:
@@ -82,13 +82,28 @@ def _read(location: str) -> pa.Table:
         raise UserError(f"the table of labels {location} can't be read: {error}") from error
     try:
         if location.lower().endswith(".parquet"):
-            return pq.read_table(io.BytesIO(data))
-        delimiter = "\t" if location.lower().endswith(".tsv") else ","
-        # As texts: 007 is a name and no number.
-        options = pa.csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
-        return pa.csv.read_csv(io.BytesIO(data), None, pa.csv.ParseOptions(delimiter=delimiter), options)
-    except (pa.ArrowException, OSError) as error:
+            # Without Arrow's threads: a process that ends by an error message as they start aborts now and then.
+            file = pq.ParquetFile(io.BytesIO(data), pre_buffer=False)
+            table = file.read([name for name in file.schema_arrow.names if name in COLUMNS], use_threads=False)
+            texts = {name: table[name].cast(pa.string()).to_pylist() for name in table.column_names}
+            return {name: texts.get(name, []) for name in file.schema_arrow.names}
+        return _columns_of_text(data.decode("utf-8-sig"), "\t" if location.lower().endswith(".tsv") else ",")
+    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{location} is no table of labels: {error}") from error
+
+
+def _columns_of_text(text: str, delimiter: str) -> dict[str, list[str | None]]:
+    """The columns of a CSV or TSV with a header; empty lines are no rows."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    header, rows = next(reader, None), []
+    if not header:
+        raise csv.Error("it has no header")
+    for row in reader:
+        if row and len(row) != len(header):
+            raise csv.Error(f"line {reader.line_num} has {len(row)} fields, the header {len(header)}")
+        if row:
+            rows.append(row)
+    return {name: [row[k] for row in rows] for k, name in enumerate(header)}
 
 
 def _beside(table: str, place: str) -> str:
