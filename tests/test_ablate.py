@@ -48,7 +48,7 @@ def test_methods_and_sweeps_side_by_side(
     assert found["images"] == 15
     lines = {(line["group"], line["name"]): line for line in found["variants"]}
     assert list(lines) == [
-        *(("method", name) for name in ("autoencoder", "iterative", "one-step", "norm-guided")),
+        *(("method", name) for name in ("autoencoder", "iterative", "one-step", "norm-guided", "with familiarity")),
         *(("t_small", name) for name in ("5", "30")),
         *(("guidance", name) for name in ("0.0", "1.0")),
         *(("noise_seed", name) for name in ("0", "1")),
@@ -57,7 +57,8 @@ def test_methods_and_sweeps_side_by_side(
     assert any("familiarity" in note for note in found["notes"])
     calls = [lines["method", name]["network_calls"] for name in ("autoencoder", "iterative", "one-step", "norm-guided")]
     assert calls == [1, 13, 1, 2]
-    whole, by_pixels = lines["familiarity", "2.0"], lines["method", "norm-guided"]
+    whole, by_pixels = lines["method", "with familiarity"], lines["method", "norm-guided"]
+    assert whole["aupro"] == pytest.approx(lines["familiarity", "2.0"]["aupro"], abs=1e-4)
     plain = evaluate(quick, dataset).figures["overall"]
     # Each engine finds its memory format by a trial, and formats round differently.
     assert (whole["image_auroc"], whole["aupro"]) == pytest.approx((plain.image_auroc, plain.aupro), abs=1e-4)
@@ -83,9 +84,14 @@ def test_methods_and_sweeps_side_by_side(
         ("preset=paper", "can't be swept in a diffusion-ad: take one of"),
     ):
         fails(monkeypatch, capsys, "ablate", quick, dataset, "--sweep", sweep, because=because)
+    fails(monkeypatch, capsys, "ablate", quick, dataset, "--method", "ddim", because="no method 'ddim' of this diffusi")
+    fails(monkeypatch, capsys, "ablate", quick, dataset, "--autoencoder", quick, because="and no autoencoder: name a")
 
 
 def test_few_images_of_each_kind(quick: Path, dataset: Path) -> None:
     found = ablate(quick, dataset, images=2)
     assert found.images == 6
-    assert [variant.name for variant in found.variants] == ["iterative", "one-step", "norm-guided"]
+    every = ["iterative", "one-step", "norm-guided", "with familiarity"]
+    assert [variant.name for variant in found.variants] == every
+    chosen = ablate(quick, dataset, images=2, methods=["norm-guided", "one-step"], sweeps={"t_big": [30]})
+    assert [variant.name for variant in chosen.variants] == ["one-step", "norm-guided", "30"]

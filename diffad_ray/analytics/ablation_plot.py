@@ -15,6 +15,8 @@ from diffad_ray.evaluation.ablate import METHOD, Ablation, Variant
 ACCURACY = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 COLOURS = ("#1f5fa8", "#d9822b", "#3c8f5a")
 ERROR_COLOUR = "#8a8f98"
+UNORDERED = "noise_seed"
+"A setting whose values have no order: no line leads from one to the next."
 
 
 def write_ablation_plot(ablation: Ablation, output: str) -> None:
@@ -47,7 +49,9 @@ def _draw_accuracy(axes: Axes, methods: Sequence[Variant]) -> None:
         places = [k + (offset - 1) * width for k in range(len(methods))]
         axes.bar_label(axes.bar(places, heights, width, label=label, color=colour), fmt="%.2f", fontsize=7)
     axes.set_xticks(range(len(methods)), [variant.name for variant in methods])
-    axes.set_ylim(0, 1.12)
+    # Above the bars there is room for the legend.
+    axes.set_ylim(0, 1.25)
+    axes.set_yticks([k / 5 for k in range(6)])
     axes.set_title("accuracy", fontsize=10)
     axes.legend(fontsize=7, loc="upper left", ncols=3)
 
@@ -65,11 +69,16 @@ def _draw_price(axes: Axes, methods: Sequence[Variant]) -> None:
 
 def _draw_sweep(axes: Axes, name: str, variants: Sequence[Variant]) -> None:
     values = [float(variant.name) for variant in variants]
+    line, dashes = ("", "") if name == UNORDERED else ("-", "--")
     for (metric, label), colour in zip(ACCURACY.items(), COLOURS, strict=True):
-        axes.plot(values, [getattr(variant, metric) for variant in variants], "o-", label=label, color=colour)
+        axes.plot(values, [getattr(variant, metric) for variant in variants], f"o{line}", label=label, color=colour)
     axes.set_xlabel(name.replace("_", " "))
+    if name == UNORDERED:
+        axes.set_xticks(values)
     errors = axes.twinx()
-    errors.plot(values, [variant.normal_error for variant in variants], "s--", color=ERROR_COLOUR, label="error, right")
+    shown = [variant.normal_error for variant in variants]
+    errors.plot(values, shown, f"s{dashes}", color=ERROR_COLOUR, label="error, right")
     errors.set_ylabel("squared error of good images", fontsize=8, color=ERROR_COLOUR)
     lines = axes.get_lines() + errors.get_lines()
-    axes.legend(lines, [str(line.get_label()) for line in lines], fontsize=7)
+    labels = [str(line.get_label()) for line in lines]
+    axes.legend(lines, labels, fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from diffad_ray.analytics.history import RunState
     from diffad_ray.analytics.summary import DetectorSummary
     from diffad_ray.detectors.bundle import Bundle
+    from diffad_ray.detectors.calibration import Calibration
     from diffad_ray.evaluation.ablate import Ablation
     from diffad_ray.evaluation.result import Evaluation
     from diffad_ray.table.compact import CompactSummary
@@ -41,15 +43,8 @@ def print_training(bundle: Bundle, location: str, console: Console) -> None:
         f"{bundle.name} {bundle.fingerprint}",
         f"  trained {facts['settings']['steps']} steps on {images} in {facts['seconds']} s "
         f"({facts['mode']}), losses in {location}/training/losses.png",
-        f"  threshold {calibration.threshold:.4f}: {calibration.false_alarm_rate:.1%} of good parts may score higher, "
-        f"judged by {judges}; scores in {settings.precision}",
+        *_threshold(calibration, facts["settings"]["false_alarm_rate"], f"{judges}; scores in {settings.precision}"),
     ]
-    asked = facts["settings"]["false_alarm_rate"]
-    if calibration.false_alarm_rate > asked:
-        lines.append(
-            f"  these are too few for the {asked:.1%} that were asked for, so the threshold lies just above their "
-            "highest score; more images of good parts make it better"
-        )
     if calibration.threshold > SATURATED * bundle.detector.highest_score:
         lines.append(
             "  some of these score as high as any defect could, and defects won't be told from them: learn from images "
@@ -67,12 +62,27 @@ def print_import(bundle: Bundle, location: str, console: Console) -> None:
     calibration, unreadable = bundle.calibration, bundle.facts["unreadable"]
     lines = [
         f"{bundle.name} {bundle.fingerprint}",
-        f"  threshold {calibration.threshold:.4f}: {calibration.false_alarm_rate:.1%} of good parts may score higher, "
-        f"judged by {calibration.images} images",
+        *_threshold(calibration, calibration.false_alarm_rate, f"{calibration.images} images"),
         *(f"  could not be read: {uri}: {reason}" for uri, reason in unreadable.items()),
         f"Next: diffad-ray score ARCHIVE --detector {location} --table TABLE",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+
+
+def _threshold(calibration: Calibration, asked: float, judges: str) -> Iterator[str]:
+    """What the threshold promises, and how far that can be believed."""
+    rate = calibration.false_alarm_rate
+    yield f"  threshold {calibration.threshold:.4f}: {rate:.1%} of good parts may score higher, judged by {judges}"
+    if rate > asked:
+        yield (
+            f"  these are too few for the {asked:.1%} that were asked for, so the threshold lies just above their "
+            "highest score; more images of good parts make it better"
+        )
+    elif (enough := math.ceil(1 / rate) - 1) > calibration.images:
+        yield (
+            f"  these are too few to see {rate:.1%}: the threshold lies where the tail of their scores would go on; "
+            f"with {enough} images or more it is measured"
+        )
 
 
 def print_run(run: Run, console: Console) -> None:

@@ -163,6 +163,9 @@ def ablate(
     autoencoder: Annotated[
         str | None, typer.Option(help="Folder or URI of an autoencoder to compare; trained like the detector, if new.")
     ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Only this one, such as one-step. Repeatable. [default: all]")
+    ] = None,
     images: Annotated[int | None, typer.Option(min=1, help="At most so many of each kind. [default: all]")] = None,
     sweep: Annotated[
         list[str] | None,
@@ -175,7 +178,7 @@ def ablate(
 
     Copy: `diffad-ray ablate detectors/part parts --autoencoder detectors/part-autoencoder --images 20 --plot part.png`
 
-    Copy: `diffad-ray ablate detectors/part parts --sweep t_small=50,100,200 --sweep guidance=0,1,2`
+    Copy: `diffad-ray ablate detectors/part parts --method norm-guided --sweep t_small=50,100,200`
     """
     from diffad_ray.analytics.report import print_ablation
     from diffad_ray.evaluation.ablate import ablate as run
@@ -188,6 +191,7 @@ def ablate(
         detector,
         dataset,
         autoencoder=autoencoder,
+        methods=method or None,
         images=images,
         sweeps=sweeps,
         show_progress=True,
