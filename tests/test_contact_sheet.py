@@ -81,7 +81,17 @@ def test_the_command(
     fails(monkeypatch, capsys, *command, "--set", "training.steps=1", because="detector.KEY")
     fails(monkeypatch, capsys, *command, "--image-size", 33, because="take 32")
     fails(monkeypatch, capsys, "contact-sheet", tmp_path, "--output", output, because="holds 0 images")
-    assert not output.exists()
+    (tmp_path / "textures").mkdir()
+    lent = ("--textures", tmp_path / "textures")
+    fails(monkeypatch, capsys, *command, *lent, because="textures holds no images that could lend pseudo-anomalies")
+    wrong = (*command[:3], output.with_suffix(".jpg"), *command[4:])
+    fails(monkeypatch, capsys, *wrong, because="written as PNG, not as jpg")
+    assert not list(tmp_path.glob("new/*"))
+    (tmp_path / "training.toml").write_text("[detector]\nimage_size = 64\n[detector.anomalies]\nspots = 0\n")
+    other = contact_sheet(normals, image_size=SIDE, count=3, overrides=["detector.anomalies.spots=0"])
+    assert run(monkeypatch, *command, "--settings", tmp_path / "training.toml") == 0
+    assert np.array_equal(cv2.imread(str(output))[..., ::-1], other)
+    capsys.readouterr()
     assert run(monkeypatch, *command) == 0
     assert "sheet.png" in capsys.readouterr().out
     picture = cv2.imread(str(output))

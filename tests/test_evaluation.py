@@ -171,7 +171,7 @@ def test_a_mask_that_says_nothing_leaves_pixels_undefined_and_the_image_counted(
     elif mask is not None:
         write_image(place, mask)
     found = evaluate(detector, tmp_path)
-    said = rf".*, hole: no figures of pixels, since masks are missing of 1 images: .*{because}.*"
+    said = rf".*, hole: no figures of pixels, since 1 of its masks can't be used: .*{because}.*"
     assert re.fullmatch(said, found.notes[0])
     assert not found.unreadable
     for name, figures in found.figures.items():

@@ -145,5 +145,7 @@ def test_tables_that_are_none(tmp_path: Path, text: str, because: str) -> None:
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(UserError, match=because):
         read_labels(str(tmp_path / "labels.csv"))
+    with pytest.raises(UserError, match=r"no table of labels: its name must end with one of \.csv, \.tsv, \.parquet"):
+        read_labels(str(tmp_path))
     with pytest.raises(UserError, match="there is no table of labels"):
         read_labels(str(tmp_path / "other.csv"))

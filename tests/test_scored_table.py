@@ -60,7 +60,8 @@ def test_products_and_undefined_figures(table: Path, tmp_path: Path) -> None:
 
 def test_labels_that_fit_no_image_or_too_many(table: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels.csv"
-    with pytest.raises(UserError, match=r"none of the 1 labels .* the table's first image is /archive/line1/00.png"):
+    first = "the table's first image is /archive/line1/00.png, and it has scores of weave"
+    with pytest.raises(UserError, match=rf"none of the 1 labels .* {first}"):
         evaluate_table(table, write_labels(labels, {"x.png": "good"}))
     with pytest.raises(UserError, match=r"2 images of the table are called 03.png, such as /archive/line1/03.png and"):
         evaluate_table(table, write_labels(labels, {"03.png": "good"}))

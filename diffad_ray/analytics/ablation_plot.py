@@ -57,7 +57,7 @@ def _draw_accuracy(axes: Axes, methods: Sequence[Variant]) -> None:
 
 
 def _draw_price(axes: Axes, methods: Sequence[Variant]) -> None:
-    names = [f"{variant.name}\n{variant.network_calls:g} calls" for variant in methods]
+    names = [f"{variant.name}\nnetwork calls: {variant.network_calls:g}" for variant in methods]
     bars = axes.barh(names, [variant.images_per_second for variant in methods], color=COLOURS[0])
     axes.bar_label(bars, fmt=" %.3g", fontsize=8)
     axes.set_xscale("log")

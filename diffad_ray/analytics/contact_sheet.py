@@ -14,7 +14,7 @@ from diffad_ray.detectors.diffusion_ad import DiffusionADSettings
 from diffad_ray.detectors.engine import as_unit_tensor
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.errors import UserError
-from diffad_ray.settings import build, merged, parse_overrides
+from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
 from diffad_ray.synthesis.foreground import with_foregrounds
 from diffad_ray.synthesis.pseudo_anomalies import pseudo_anomalies
 from diffad_ray.training.normals import find_normals, load_normals, load_textures
@@ -30,6 +30,7 @@ def contact_sheet(
     image_size: int | None = None,
     count: int = 8,
     seed: int = 0,
+    settings_file: str | None = None,
     overrides: Sequence[str] = (),
 ) -> np.ndarray:
     """Normal image, the same with a pseudo-anomaly, and its mask: [H,W,3] uint8, a row a sample.
@@ -43,6 +44,7 @@ def contact_sheet(
         image_size: side in pixels of what the networks see; by default 128.
         count: rows.
         seed: of the choice of images and of the anomalies.
+        settings_file: TOML of a training, of which `[detector]` counts; arguments win over it.
         overrides: `detector.key=value`, such as `detector.anomalies.strokes=0`, as training takes them.
 
     Raises:
@@ -53,7 +55,9 @@ def contact_sheet(
     override = parse_overrides(overrides)
     if unknown := override.keys() - {"detector"}:
         raise UserError(f"{min(unknown)!r} changes nothing on this sheet: write detector.KEY=...")
-    settings = build(DiffusionADSettings, merged({"image_size": image_size}, override.get("detector", {})), "detector")
+    from_file = read_settings_file(settings_file) if settings_file else {}
+    values = merged(from_file.get("detector", {}), {"image_size": image_size}, override.get("detector", {}))
+    settings = build(DiffusionADSettings, values, "detector")
     found = find_normals(storage.normalised(normals), 0.0, count, seed)
     squares, _, _ = load_normals([*found.held_back, *found.learnt], settings, count, seed)
     inputs = as_unit_tensor(squares[np.arange(count) % len(squares)])

@@ -47,8 +47,11 @@ def write_png(picture: np.ndarray, output: str) -> None:
     """Write a picture [H,W,3] to a file or object.
 
     Raises:
+        UserError: its name is another format's.
         OSError: it can't be written.
     """
+    if (ending := Path(output).suffix.lower()) not in ("", ".png"):
+        raise UserError(f"{output}: pictures are written as PNG, not as {ending[1:]}: name it .png")
     encoded, data = cv2.imencode(".png", picture[..., ::-1])
     if not encoded:
         raise ValueError(f"a picture of {picture.shape[1]} x {picture.shape[0]} pixels can't be written as PNG")

@@ -104,6 +104,7 @@ def contact_sheet(
     image_size: Annotated[int | None, typer.Option(help="Side in pixels that networks see. [default: 128]")] = None,
     count: Annotated[int, typer.Option(min=1, help="Samples to show.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the images and anomalies.")] = 0,
+    settings: Settings = None,
     override: Overrides = None,
 ) -> None:
     """Draw what the networks are taught: rows of a normal image, its pseudo-anomaly and the mask.
@@ -113,7 +114,15 @@ def contact_sheet(
     from diffad_ray.analytics.contact_sheet import contact_sheet as run
     from diffad_ray.analytics.overlay import write_png
 
-    sheet = run(normals, textures=textures, image_size=image_size, count=count, seed=seed, overrides=override or ())
+    sheet = run(
+        normals,
+        textures=textures,
+        image_size=image_size,
+        count=count,
+        seed=seed,
+        settings_file=settings,
+        overrides=override or (),
+    )
     write_png(sheet, output)
     say(f"wrote {output}")
 

@@ -102,7 +102,7 @@ def evaluate_bundle(
     if not scored:
         raise UserError(f"none of the {len(images)} test images can be used: {first_reasons(unreadable)}")
     notes = [
-        f"{product}, {kind}: no figures of pixels, since masks are missing of {len(reasons)} images: "
+        f"{product}, {kind}: no figures of pixels, since {len(reasons)} of its masks can't be used: "
         f"{first_reasons(dict(sorted(reasons.items())))}"
         for (product, kind), reasons in sorted(without_mask.items())
     ]

@@ -45,11 +45,13 @@ def evaluate_table(
     fingerprint = None if bundle is None else bundle.fingerprint
     rows = _rows(str(table), wanted, location, fingerprint)
     if not rows:
-        of = "" if detector is None else f" of the detector {detector} ({fingerprint})"
-        (example,) = read_views(str(table), lambda views: views.execute("SELECT min(image_uri) FROM scores").fetchall())
+        sql = "SELECT min(image_uri), list(DISTINCT detector || ' (' || detector_fingerprint || ')') FROM scores"
+        ((example, scorers_there),) = read_views(str(table), lambda views: views.execute(sql).fetchall())
+        wrong = "" if detector is None else f" of the detector {detector} ({fingerprint})"
         raise UserError(
-            f"none of the {len(wanted)} labels of {labels} names an image of the table {table} with a score{of}: the "
-            f"first label is {wanted[0].uri}, the table's first image is {example[0]}"
+            f"none of the {len(wanted)} labels of {labels} names an image of the table {table} with a score{wrong}: "
+            f"the first label is {wanted[0].uri}, the table's first image is {example}, and it has scores of "
+            f"{', '.join(sorted(scorers_there))}"
         )
     images: dict[str, ScoredImage] = {}
     unreadable, names = {}, {}

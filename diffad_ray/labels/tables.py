@@ -74,6 +74,8 @@ def read_labels(location: str) -> list[Label]:
 
 def _columns(location: str) -> dict[str, list[str | None]]:
     """The columns of a table by name, as texts: 007 is a name and no number."""
+    if not is_label_file(location):
+        raise UserError(f"{location} is no table of labels: its name must end with one of {', '.join(SUFFIXES)}")
     try:
         data = storage.read(location)
     except FileNotFoundError:

@@ -26,6 +26,7 @@ READERS = 16
 FEWEST_IMAGES = 4
 FEWEST_HELD_BACK = 60
 MOST_TEXTURES = 500
+RECOGNISED = "Images are recognised by their names' endings, such as .png, .jpg, .tif"
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,8 @@ def find_normals(
         files = [f for f in files if f.uri not in both]
     if len(files) < FEWEST_IMAGES:
         raise UserError(
-            f"{folder} holds {len(files)} images{' beside those to calibrate on' if calibrate_on else ''}; training "
-            f"needs {FEWEST_IMAGES} at the very least, and some hundreds to be good. Images are recognised by their "
-            "names' endings, such as .png, .jpg, .tif"
+            f"{folder} holds {len(files)} images{' beside those to calibrate on' if calibrate_on else ''}; good parts "
+            f"must be {FEWEST_IMAGES} at the very least, and some hundreds to be learnt well. {RECOGNISED}"
         )
     chosen = [files[i] for i in rng.permutation(len(files))[:max_images]]
     if calibrate_on:
@@ -166,10 +166,22 @@ def load_normals(
     return squares, sources, problems
 
 
+def find_textures(folder: str, seed: int) -> list[str]:
+    """Up to 500 images of a folder or prefix, chosen at random.
+
+    Raises:
+        UserError: no folder, no access, or no image.
+    """
+    files = _images_in(folder)
+    if not files:
+        raise UserError(f"{folder} holds no images that could lend pseudo-anomalies their textures. {RECOGNISED}")
+    return [files[k].uri for k in np.random.default_rng(seed).permutation(len(files))[:MOST_TEXTURES]]
+
+
 def load_textures(folder: str, image_size: int, seed: int) -> Tensor:
-    """Up to 500 images [K,3,S,S] in [0,1] of a folder or prefix that lend pseudo-anomalies their appearance."""
-    found = find_normals(folder, 0.0, MOST_TEXTURES, seed)
-    textures, _ = load_pieces(found.learnt, lambda pixels: [network_input(pixels, image_size)], MOST_TEXTURES, seed)
+    """Images [K,3,S,S] in [0,1], those of `find_textures`, that lend pseudo-anomalies their appearance."""
+    found = find_textures(folder, seed)
+    textures, _ = load_pieces(found, lambda pixels: [network_input(pixels, image_size)], MOST_TEXTURES, seed)
     return as_unit_tensor(textures)
 
 

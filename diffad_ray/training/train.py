@@ -20,7 +20,7 @@ from diffad_ray.training.checkpoints import TrainingFolder
 from diffad_ray.training.defective import find_defective
 from diffad_ray.training.job import TrainingJob, run_job
 from diffad_ray.training.loop import Report, TrainingSettings, World
-from diffad_ray.training.normals import find_normals, load_pieces, require_readable, versions_hash
+from diffad_ray.training.normals import find_normals, find_textures, load_pieces, require_readable, versions_hash
 
 MEASURED_IMAGES = 256
 "Normal images, and squares seen of them, on which mean and standard deviation are measured."
@@ -144,7 +144,7 @@ def train_as(
     sample, _ = load_pieces(found.learnt[:MEASURED_IMAGES], view, MEASURED_IMAGES, training.seed)
     settings = settings.measured_on(as_unit_tensor(sample))
     if textures:
-        find_normals(textures, 0.0, 1, 0)
+        find_textures(textures, training.seed)
     defective = find_defective(defects, {*found.learnt, *found.held_back})
     labelled = {"defects": sorted(defects), "defects_fingerprint": versions_hash(defective)} if defects else {}
     job = TrainingJob(
