@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from good_parts import SIDE, familiar, parts, peaks, smooth_images
+from good_parts import SIDE, as_pixels, familiar, parts, peaks, smooth_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_bundle import saved
@@ -161,6 +161,19 @@ def test_strangeness_is_what_the_judge_says_and_how_far_the_nearest_examples_are
         assert strangeness[0, y, x].item() == pytest.approx(RARE + math.log(beyond), abs=1e-2)
 
 
+def test_what_lies_beside_a_scratch_is_not_strange() -> None:
+    generator = torch.Generator().manual_seed(0)
+    grain = (0.5 + 0.03 * torch.randn((102, 1, SIDE, SIDE), generator=generator)).expand(-1, 3, -1, -1)
+    squares = as_pixels(grain[:100])
+    detector = familiar(tiny_detector(image_size=SIDE), squares)
+    scratched = grain[100:].clone()
+    scratched[0, :, 40:42, 8:32] = 0.05
+    odds = detector.familiarity.log_odds(scratched, 2.0) - detector.familiarity.usual_evidence
+    across, far = odds[0, 20, 5:15], odds[0, :14]
+    assert across.min() > 4
+    assert far.quantile(0.9) < 0, "less than the least familiar place of a normal image usually is"
+
+
 def test_images_without_any_difference_are_no_trouble() -> None:
     same = np.repeat(smooth_images(1, 0), 20, axis=0)
     detector = familiar(tiny_detector(), same)
@@ -246,7 +259,7 @@ def test_bundles_keep_it_and_older_ones_have_none(tmp_path: Path) -> None:
     weights = safetensors.torch.load_file(tmp_path / "old" / WEIGHTS)
     older = {name: tensor for name, tensor in weights.items() if not name.startswith("familiarity.")}
     assert len(older) == len(weights) - len(detector.familiarity.state_dict())
-    # Versions 4 to 7 had these, without elements where nothing was learnt.
+    # Versions 4 to 8 had these, without elements where nothing was learnt.
     older |= {f"familiarity.{name}": torch.empty(0) for name in ("mean", "whitening", "usual", "slope")}
     safetensors.torch.save_file(older, tmp_path / "old" / WEIGHTS)
     described = json.loads((tmp_path / "old" / DESCRIPTION).read_text())

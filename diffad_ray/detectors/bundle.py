@@ -18,9 +18,9 @@ from diffad_ray.detectors.diffusion_ad import DiffusionAD
 from diffad_ray.detectors.semantic_diffgan import SemanticDiffGAN
 from diffad_ray.errors import UserError
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """Bundles of version 1 do not say what the denoiser predicts: it was the noise. Version 3 came with more kinds of
-detectors and of noise, and is read as it is. DiffusionAD has the present familiarity since version 8; versions 4 to 7,
+detectors and of noise, and is read as it is. DiffusionAD has the present familiarity since version 9; versions 4 to 8,
 which no release wrote, had others."""
 WEIGHTS, DESCRIPTION = "model.safetensors", "detector.json"
 DETECTORS: dict[str, type[Detector]] = {detector.kind: detector for detector in (DiffusionAD, AnoDDPM, SemanticDiffGAN)}

@@ -25,7 +25,7 @@ WAVELENGTH, WIDTH, ASPECT, RADIUS = 4.0, 1.4, 0.7, 3
 COLOURS = 3
 "Grey level and two differences of colours."
 LEAST_CONTRAST, LEAST_STRENGTH = 0.02, 5e-4
-"Of an image in [0, 1]: standard deviation of its grey levels, and mean strength of an octave's waves. Less is noise."
+"Of an image in [0, 1]: usual deviation of its grey levels, and mean strength of an octave's waves. Less is noise."
 WEAK = 0.05
 """Strengths are compared by their roots, which vary alike where they are weak and strong; below this share of the
 image's mean they are noise."""
@@ -78,7 +78,7 @@ def described(images: Tensor, gabor: Tensor) -> Described:
 
     Octave by octave how strong the waves of each Gabor filter are, on average and, where a place has several pixels,
     before that at most, which a speck or a hairline sets, in shares of the image's mean of this octave; then the
-    colours, in standard deviations of the image's grey level.
+    colours, in usual deviations of the image's grey level.
     """
     images = images.float()
     if images.shape[-1] > SIDE:
@@ -92,10 +92,20 @@ def described(images: Tensor, gabor: Tensor) -> Described:
             found += [F.adaptive_max_pool2d(strengths, GRID), F.adaptive_avg_pool2d(strengths, GRID)]
         else:
             found.append(F.interpolate(strengths, (GRID, GRID), mode="bilinear"))
-    light, contrast = grey.mean(dim=(2, 3), keepdim=True), grey.std(dim=(2, 3), keepdim=True).clamp(min=LEAST_CONTRAST)
+    light = grey.mean(dim=(2, 3), keepdim=True)
+    contrast = _deviation(grey - light).clamp(min=LEAST_CONTRAST)
     exposure = torch.cat([light.clamp(min=LEAST_CONTRAST), contrast], dim=1).flatten(1).log()
     images = (images - light) / contrast
     red, green, blue = F.adaptive_avg_pool2d(images, GRID).split(1, dim=1)
     colours = [(red + green + blue) / 3, red - green, (red + green) / 2 - blue]
     responses = torch.cat([(torch.cat(found, dim=1) + WEAK).sqrt(), *colours], dim=1)
     return Described(responses, F.adaptive_avg_pool2d(images, MINIATURE).flatten(1), exposure)
+
+
+def _deviation(grey: Tensor) -> Tensor:
+    """Usual deviation [N,1,1,1] of grey levels [N,1,H,W] of mean 0: the standard one, were they normally distributed.
+
+    The standard deviation itself follows a strong scratch, beside which all of a smooth image, or tile, would look
+    strange. The square of the mean root does so far less.
+    """
+    return 1.48 * grey.abs().sqrt().mean(dim=(2, 3), keepdim=True).square()
