@@ -85,6 +85,8 @@ def test_methods_and_sweeps_side_by_side(
     ):
         fails(monkeypatch, capsys, "ablate", quick, dataset, "--sweep", sweep, because=because)
     fails(monkeypatch, capsys, "ablate", quick, dataset, "--method", "ddim", because="no method 'ddim' of this diffusi")
+    lost = "no method 'autoencoder' of this diffusion-ad (autoencoder: with --autoencoder FOLDER)"
+    fails(monkeypatch, capsys, "ablate", quick, dataset, "--method", "autoencoder", because=lost)
     fails(monkeypatch, capsys, "ablate", quick, dataset, "--autoencoder", quick, because="and no autoencoder: name a")
 
 
@@ -95,3 +97,14 @@ def test_few_images_of_each_kind(quick: Path, dataset: Path) -> None:
     assert [variant.name for variant in found.variants] == every
     chosen = ablate(quick, dataset, images=2, methods=["norm-guided", "one-step"], sweeps={"t_big": [30]})
     assert [variant.name for variant in chosen.variants] == ["one-step", "norm-guided", "30"]
+
+
+def test_methods_that_are_not_there_have_no_row(quick: Path, dataset: Path, bundle: Bundle, tmp_path: Path) -> None:
+    own = tmp_path / "autoencoder"
+    chosen = ablate(quick, dataset, images=1, autoencoder=own, methods=["autoencoder"])
+    assert [variant.name for variant in chosen.variants] == ["autoencoder"]
+    untaught = DiffusionAD(load_detector(str(quick)).detector.settings)
+    save_bundle(dataclasses.replace(bundle, detector=untaught.eval()), str(tmp_path / "untaught"))
+    found = ablate(tmp_path / "untaught", dataset, images=1)
+    assert [variant.name for variant in found.variants] == ["iterative", "one-step", "norm-guided"]
+    assert not [note for note in found.notes if "familiarity" in note]

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
+from tiny_detector import tiny_detector
 
+from diffad_ray.analytics.report import print_import
+from diffad_ray.detectors.bundle import Bundle
 from diffad_ray.detectors.calibration import Calibration
 
 # Not as close to each other as floats can be: interpolation has no digits left there.
@@ -116,3 +121,21 @@ def test_an_impossible_budget_is_refused(rate: float) -> None:
 def test_it_survives_json() -> None:
     calibration = Calibration.from_scores(np.random.default_rng(0).normal(size=50))
     assert Calibration(**json.loads(json.dumps(asdict(calibration)))) == calibration
+
+
+@pytest.mark.parametrize(
+    ("images", "highest", "because"),
+    [
+        (5, 0.91, "16.7% of good parts may score higher.*too few for the 1.0% that were asked for"),
+        (48, 0.91, "2.0% of good parts may score higher.*too few for the 1.0% that were asked for"),
+        (45, 9.0, "1.0% of good parts may score higher.*too few to see 1.0%.*with 99 images or more it is measured"),
+        (99, 9.0, "1.0% of good parts may score higher, judged by 99 images\nNext"),
+    ],
+)
+def test_a_user_is_told_what_a_threshold_is_worth(images: int, highest: float, because: str) -> None:
+    calibration = Calibration.from_scores(np.linspace(0.5, 0.9, images), highest=highest)
+    said = Console(record=True, width=1000)
+    print_import(Bundle(tiny_detector(), calibration, {"unreadable": {}}, "part"), "detectors/part", said)
+    text = said.export_text()
+    assert re.search(because, text, re.DOTALL)
+    assert text.count("too few") == ("too few" in because)

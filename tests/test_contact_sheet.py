@@ -85,10 +85,14 @@ def test_the_command(
     lent = ("--textures", tmp_path / "textures")
     fails(monkeypatch, capsys, *command, *lent, because="textures holds no images that could lend pseudo-anomalies")
     wrong = (*command[:3], output.with_suffix(".jpg"), *command[4:])
-    fails(monkeypatch, capsys, *wrong, because="written as PNG, not as jpg")
+    fails(monkeypatch, capsys, *wrong, because="give it a name that ends with .png")
     assert not list(tmp_path.glob("new/*"))
-    (tmp_path / "training.toml").write_text("[detector]\nimage_size = 64\n[detector.anomalies]\nspots = 0\n")
-    other = contact_sheet(normals, image_size=SIDE, count=3, overrides=["detector.anomalies.spots=0"])
+    (tmp_path / "training.toml").write_text(
+        "[detector]\nimage_size = 64\n[detector.anomalies]\nperlin = 0\nstrokes = 0\n"
+    )
+    less = ["detector.anomalies.perlin=0", "detector.anomalies.strokes=0"]
+    other = contact_sheet(normals, image_size=SIDE, count=3, overrides=less)
+    assert not np.array_equal(other, contact_sheet(normals, image_size=SIDE, count=3))
     assert run(monkeypatch, *command, "--settings", tmp_path / "training.toml") == 0
     assert np.array_equal(cv2.imread(str(output))[..., ::-1], other)
     capsys.readouterr()

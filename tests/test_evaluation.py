@@ -6,6 +6,7 @@ import re
 from io import StringIO
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from conftest import SIDE, write_image
@@ -156,7 +157,7 @@ def test_products_by_themselves_and_their_mean(detector: Path, tmp_path: Path) -
         (np.full((64, 32, 3), 255, np.uint8), r"1\.png: its mask .*1_mask\.png has 32 x 64 pixels, the image 64 x 64"),
         (b"no image", r"1\.png: its mask .*1_mask\.png can't be read"),
         (np.zeros((64, 64, 3), np.uint8), r"1\.png: its mask .*1_mask\.png is empty, though the label says hole"),
-        (None, r"1\.png: there is no mask of it"),
+        (None, r"1\.png: no mask is there"),
     ],
 )
 def test_a_mask_that_says_nothing_leaves_pixels_undefined_and_the_image_counted(
@@ -171,7 +172,9 @@ def test_a_mask_that_says_nothing_leaves_pixels_undefined_and_the_image_counted(
     elif mask is not None:
         write_image(place, mask)
     found = evaluate(detector, tmp_path)
-    said = rf".*, hole: no figures of pixels, since 1 of its masks can't be used: .*{because}.*"
+    said = (
+        rf".*, hole: neither .* figures of pixels, since 1 of its images have no mask that can be used: .*{because}.*"
+    )
     assert re.fullmatch(said, found.notes[0])
     assert not found.unreadable
     for name, figures in found.figures.items():
@@ -181,17 +184,24 @@ def test_a_mask_that_says_nothing_leaves_pixels_undefined_and_the_image_counted(
         assert known.aupro is not None
 
 
-def test_a_defect_smaller_than_a_pixel_of_the_map_is_one(detector: Path, tmp_path: Path) -> None:
-    lay_out(tmp_path, {"good": 2, "hole": 1})
-    mask = np.zeros((64, 64, 3), np.uint8)
-    mask[9, 31] = 255
-    write_image(tmp_path / "ground_truth" / "hole" / "0_mask.png", mask)
-    tiny = _at_size(mask[..., 0] / np.float32(255), 32, 32)
-    assert np.argwhere(tiny).tolist() == [[4, 15]]
+def test_no_region_of_a_mask_is_lost_at_the_size_of_a_map() -> None:
+    mask = np.zeros((512, 512), np.float32)
+    cv2.circle(mask, (100, 100), 30, 1.0, -1)
+    mask[300, 400:402] = mask[403:406, 100:103] = 1
+    cv2.line(mask, (200, 20), (500, 150), 1.0, 1)
+    found = _at_size(mask, 128, 128)
+    assert found[75, 100]
+    assert found[75].sum() == 1, "a speck covers one pixel"
+    assert found[100:102, 25:26].any()
+    assert found[15:35, 15:35].sum() == (resized(mask, 128, 128)[15:35, 15:35] >= 0.5).sum(), (
+        "a blob is none the larger"
+    )
+    hairline = found[:60, 48:]
+    assert hairline.any(axis=0)[2:-4].mean() > 0.8
+    count, _ = cv2.connectedComponents(found.astype(np.uint8), connectivity=8)
+    assert count < 12, "nor does it fall to bits"
     assert not _at_size(np.zeros((64, 64), np.float32), 32, 32).any()
-    found = evaluate(detector, tmp_path)
-    assert found.figures["hole"].pixel_auroc is not None
-    assert not [note for note in found.notes if "mask" in note]
+    assert np.array_equal(_at_size(mask, 512, 512), mask >= 0.5)
 
 
 def test_a_threshold_is_a_number(dataset: Path, detector: Path) -> None:

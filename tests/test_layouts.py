@@ -123,7 +123,7 @@ def test_tables_of_labels(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("uri,label,product\n007.png,true,nut\n")
     (label,) = read_labels(str(tmp_path / "labels.csv"))
     assert (label.uri, label.kind, label.product) == ("007.png", "defect", "nut")
-    (tmp_path / "labels.csv").write_bytes('\ufeffuri,label\r\n"a, b.png",ok\r\n\r\n'.encode())
+    (tmp_path / "labels.csv").write_bytes('\ufeffuri, label\r\n"a, b.png",ok\r\n  \r\n'.encode())
     (label,) = read_labels(str(tmp_path / "labels.csv"))
     assert (label.uri, label.kind) == ("a, b.png", "good"), "as a spreadsheet writes it"
 
@@ -137,6 +137,8 @@ def test_tables_of_labels(tmp_path: Path) -> None:
         ("uri,label\n", "has no rows"),
         ('uri,label\n"a.png,good\nb.png', "no table of labels"),
         ("uri,label\na.png,good\n\nb.png,good,mask.png\n", "line 4 has 3 fields, the header 2"),
+        ("uri, label,uri\na.png,good,b.png\n", "has the column uri twice"),
+        ("\n  \n", "it has no header"),
         ("uri;label\na.png;good\n", "has no column uri and no column label, only uri;label"),
         ("", "no table of labels"),
     ],

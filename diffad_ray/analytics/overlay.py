@@ -20,6 +20,7 @@ LONGEST_SIDE = 2000
 "Larger images are reduced to this, in pixels."
 MOST_LABELS = 20
 "Regions beyond it are drawn without their peak; the highest peaks come first."
+OTHER_PICTURES = (".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".pdf", ".svg")
 OUTLINE, BOX, INK, PAPER = (255, 45, 45), (255, 214, 10), (255, 255, 255), (0, 0, 0)
 
 
@@ -43,15 +44,18 @@ def original_and_regions(table: str | Path, image: str) -> tuple[np.ndarray, lis
     return read_original(row["image_uri"], (row["width"], row["height"])), regions
 
 
+def check_png(output: str) -> None:
+    """Raise UserError if the name of a picture to come is another format's."""
+    if output.lower().endswith(OTHER_PICTURES):
+        raise UserError(f"{output}: pictures are written as PNG: give it a name that ends with .png")
+
+
 def write_png(picture: np.ndarray, output: str) -> None:
     """Write a picture [H,W,3] to a file or object.
 
     Raises:
-        UserError: its name is another format's.
         OSError: it can't be written.
     """
-    if (ending := Path(output).suffix.lower()) not in ("", ".png"):
-        raise UserError(f"{output}: pictures are written as PNG, not as {ending[1:]}: name it .png")
     encoded, data = cv2.imencode(".png", picture[..., ::-1])
     if not encoded:
         raise ValueError(f"a picture of {picture.shape[1]} x {picture.shape[0]} pixels can't be written as PNG")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from diffad_ray.detectors.calibration import FALSE_ALARM_RATE
 from diffad_ray.evaluation.figures import METRICS
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def print_import(bundle: Bundle, location: str, console: Console) -> None:
     calibration, unreadable = bundle.calibration, bundle.facts["unreadable"]
     lines = [
         f"{bundle.name} {bundle.fingerprint}",
-        *_threshold(calibration, calibration.false_alarm_rate, f"{calibration.images} images"),
+        *_threshold(calibration, FALSE_ALARM_RATE, f"{calibration.images} images"),
         *(f"  could not be read: {uri}: {reason}" for uri, reason in unreadable.items()),
         f"Next: diffad-ray score ARCHIVE --detector {location} --table TABLE",
     ]
@@ -78,10 +79,10 @@ def _threshold(calibration: Calibration, asked: float, judges: str) -> Iterator[
             f"  these are too few for the {asked:.1%} that were asked for, so the threshold lies just above their "
             "highest score; more images of good parts make it better"
         )
-    elif (enough := math.ceil(1 / rate) - 1) > calibration.images:
+    elif rate * (calibration.images + 1) < 1:
         yield (
             f"  these are too few to see {rate:.1%}: the threshold lies where the tail of their scores would go on; "
-            f"with {enough} images or more it is measured"
+            f"with {math.ceil(1 / rate) - 1} images or more it is measured"
         )
 
 

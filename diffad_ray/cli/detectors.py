@@ -112,8 +112,9 @@ def contact_sheet(
     Copy: `diffad-ray contact-sheet parts/good --output sheet.png`
     """
     from diffad_ray.analytics.contact_sheet import contact_sheet as run
-    from diffad_ray.analytics.overlay import write_png
+    from diffad_ray.analytics.overlay import check_png, write_png
 
+    check_png(output)
     sheet = run(
         normals,
         textures=textures,

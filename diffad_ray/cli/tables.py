@@ -132,9 +132,10 @@ def overlay(
 
     Copy: `diffad-ray overlay scores 000123.png --output overlay.png`
     """
+    from diffad_ray.analytics.overlay import check_png, write_png
     from diffad_ray.analytics.overlay import overlay as run
-    from diffad_ray.analytics.overlay import write_png
 
+    check_png(output)
     write_png(run(table, image), output)
     say(f"wrote {output}")
 

@@ -12,6 +12,7 @@ TAIL_SHARE = 0.1
 "Share of the normal scores, the largest, whose excesses tell how the tail goes on."
 KEPT_SCORES = 500
 FEWEST_SCORES = 2
+FALSE_ALARM_RATE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,9 @@ class Calibration:
         object.__setattr__(self, "ranks", tuple(self.ranks))
 
     @classmethod
-    def from_scores(cls, scores: np.ndarray, false_alarm_rate: float = 0.01, highest: float = math.inf) -> Self:
+    def from_scores(
+        cls, scores: np.ndarray, false_alarm_rate: float = FALSE_ALARM_RATE, highest: float = math.inf
+    ) -> Self:
         """Calibrate on the scores [K] of normal images, K >= 2.
 
         Where so few images put the threshold for the rate beyond `highest`, the largest score that there is, nothing

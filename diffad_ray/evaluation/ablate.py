@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from diffad_ray.training.normals import read_images
 from diffad_ray.training.train import train_as
 
 METHOD = "method"
+AUTOENCODER: Final = "autoencoder"
 WITH_FAMILIARITY = "with familiarity"
 "The detector as it scores: the methods are compared without what judges beside them."
 TRIAL_SQUARES = 16
@@ -119,11 +120,17 @@ def ablate(
         raise UserError(f"{detector} holds a {bundle.detector.kind}: only a diffusion-ad is compared to an autoencoder")
     by_pixels = _by_pixels_alone(settings)
     every = {method: dataclasses.replace(by_pixels, reconstruction=method) for method in settings.methods}  # type: ignore[call-arg]
-    if by_pixels != settings:
+    is_familiar = isinstance(bundle.detector, DiffusionAD) and bundle.detector.familiarity.is_fitted
+    if is_familiar and by_pixels != settings:
         every[WITH_FAMILIARITY] = settings
+    if autoencoder is not None:
+        every = {AUTOENCODER: settings, **every}
     if unknown := [method for method in methods or () if method not in every]:
-        raise UserError(f"no method {unknown[0]!r} of this {bundle.detector.kind}: take one of {', '.join(every)}")
-    plans = [(METHOD, method, changed) for method, changed in every.items() if methods is None or method in methods]
+        where = " (autoencoder: with --autoencoder FOLDER)" if unknown[0] == AUTOENCODER else ""
+        raise UserError(
+            f"no method {unknown[0]!r} of this {bundle.detector.kind}{where}: take one of {', '.join(every)}"
+        )
+    plans = [(METHOD, method, changed) for method, changed in every.items() if not methods or method in methods]
     for field, values in (sweeps or {}).items():
         if field not in settings.sweepable:
             raise UserError(
@@ -136,11 +143,10 @@ def ablate(
     found = _thinned(read_dataset(dataset), images)
     squares = _good_squares(bundle, found)
     own: dict[str, Bundle] = {}
-    if autoencoder is not None:
+    if autoencoder is not None and (METHOD, AUTOENCODER, settings) in plans:
         trained = _autoencoder(bundle, str(autoencoder), show_progress)
         assert isinstance(trained.detector.settings, DiffusionSettings)
-        own["autoencoder"] = _with_settings(trained, _by_pixels_alone(trained.detector.settings))
-        plans.insert(0, (METHOD, "autoencoder", settings))
+        own[AUTOENCODER] = _with_settings(trained, _by_pixels_alone(trained.detector.settings))
 
     variants = []
     with ProgressBar("ablation", len(plans) * len(found.images), show_progress) as bar:
@@ -159,7 +165,7 @@ def ablate(
     on_gpu = default_device().type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
     notes = supervision(bundle, [image.uri for image in found.images])
-    if by_pixels != settings:
+    if is_familiar and by_pixels != settings:
         notes.append("familiarity sees no reconstruction: it judges in the row that says so and where it is swept")
     return Ablation(storage.normalised(detector), found.location, len(found.images), device, variants, notes)
 
@@ -182,7 +188,7 @@ def _autoencoder(bundle: Bundle, location: str, show_progress: bool) -> Bundle:
     assert isinstance(settings, DiffusionADSettings)
     if storage.exists(f"{storage.normalised(location)}/{DESCRIPTION}"):
         found = load_description(location)
-        if found["settings"].get("reconstruction") != "autoencoder":
+        if found["settings"].get("reconstruction") != AUTOENCODER:
             raise UserError(
                 f"{location} holds a {found['kind']} and no autoencoder: name a folder where one can be put"
             )
@@ -192,7 +198,7 @@ def _autoencoder(bundle: Bundle, location: str, show_progress: bool) -> Bundle:
         facts["data"]["normals"],
         storage.normalised(location),
         bundle.detector.kind,
-        dataclasses.replace(settings, reconstruction="autoencoder", familiarity=0.0),
+        dataclasses.replace(settings, reconstruction=AUTOENCODER, familiarity=0.0),
         TrainingSettings(**facts["settings"]),
         textures=facts["data"].get("textures"),
         calibrate_on=facts["data"].get("calibrate_on"),

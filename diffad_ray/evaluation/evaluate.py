@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from diffad_ray import storage
@@ -102,8 +103,8 @@ def evaluate_bundle(
     if not scored:
         raise UserError(f"none of the {len(images)} test images can be used: {first_reasons(unreadable)}")
     notes = [
-        f"{product}, {kind}: no figures of pixels, since {len(reasons)} of its masks can't be used: "
-        f"{first_reasons(dict(sorted(reasons.items())))}"
+        f"{product}, {kind}: neither the kind nor overall has figures of pixels, since {len(reasons)} of its images "
+        f"have no mask that can be used: {first_reasons(dict(sorted(reasons.items())))}"
         for (product, kind), reasons in sorted(without_mask.items())
     ]
     return conclude(
@@ -146,7 +147,7 @@ def _mask(image: LabelledImage, height: int, width: int) -> np.ndarray:
     if not image.is_anomalous:
         return np.zeros((height, width), np.float32)
     if image.mask_uri is None:
-        raise ImageError("unreadable", "there is no mask of it")
+        raise ImageError("unreadable", "no mask is there")
     try:
         pixels = decode_image(storage.read(image.mask_uri)).pixels.max(axis=2)
     except (ImageError, OSError) as error:
@@ -162,8 +163,18 @@ def _mask(image: LabelledImage, height: int, width: int) -> np.ndarray:
 
 
 def _at_size(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A mask [H,W] of numbers in [0,1] at the size of a map, bool; a defect smaller than a pixel there is one pixel."""
+    """A mask [H,W] of numbers in [0,1] at the size of a map, bool; no region of it is lost, however thin or small."""
     # As numbers, not as int() of a blurred mask, which would erode it.
-    share = resized(mask, width, height)
-    largest = float(share.max())
-    return share >= min(0.5, largest) if largest > 0 else np.zeros((height, width), bool)
+    found = resized(mask, width, height) >= 0.5
+    _, region_of = cv2.connectedComponents((mask >= 0.5).astype(np.uint8), connectivity=8)
+    y, x = region_of.nonzero()
+    cells = y * height // mask.shape[0] * width + x * width // mask.shape[1]
+    # How many pixels each region has in each cell of the map.
+    pairs, counts = np.unique(np.stack([region_of[y, x], cells]), axis=1, return_counts=True)
+    regions, cells = pairs
+    most, is_left = np.zeros(regions.max(initial=0) + 1), np.zeros(regions.max(initial=0) + 1, bool)
+    np.maximum.at(most, regions, counts)
+    is_left[regions[found.ravel()[cells]]] = True
+    # Of one that covers half of no cell, the cells that it covers most.
+    found.ravel()[cells[~is_left[regions] & (counts >= most[regions] / 2)]] = True
+    return found

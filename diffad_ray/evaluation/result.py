@@ -20,7 +20,8 @@ class Evaluation:
         table: the scored table, if its scores were used.
         image_size, view: of the detector. Pixel figures are taken at the size of the maps: image_size x image_size in
             the view `whole`, that of the (shrunk) image, up to 4 megapixels, in the view `tiles`. Masks are resized to
-            it by area means and binarised at 0.5. None for a table, whose images have no pixel figures.
+            it by area means and binarised at 0.5; a region that would be lost keeps the pixels that it covers most.
+            None for a table, whose images have no pixel figures.
         threshold: the score from which an image is called anomalous; None where images have different ones.
         good: number of good images.
         figures: `overall`, which is the mean over products, and by kind of defect if there is one product.

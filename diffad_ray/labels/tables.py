@@ -86,8 +86,9 @@ def _columns(location: str) -> dict[str, list[str | None]]:
         if location.lower().endswith(".parquet"):
             # Without Arrow's threads: a process that ends by an error message as they start aborts now and then.
             file = pq.ParquetFile(io.BytesIO(data), pre_buffer=False)
-            table = file.read([name for name in file.schema_arrow.names if name in COLUMNS], use_threads=False)
-            texts = {name: table[name].cast(pa.string()).to_pylist() for name in table.column_names}
+            known = [name for name in _each_once(file.schema_arrow.names) if name in COLUMNS]
+            table = file.read(known, use_threads=False)
+            texts = {name: table[name].cast(pa.string()).to_pylist() for name in known}
             return {name: texts.get(name, []) for name in file.schema_arrow.names}
         return _columns_of_text(data.decode("utf-8-sig"), "\t" if location.lower().endswith(".tsv") else ",")
     except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
@@ -97,15 +98,23 @@ def _columns(location: str) -> dict[str, list[str | None]]:
 def _columns_of_text(text: str, delimiter: str) -> dict[str, list[str | None]]:
     """The columns of a CSV or TSV with a header; empty lines are no rows."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header, rows = next(reader, None), []
-    if not header:
-        raise csv.Error("it has no header")
+    rows: list[list[str]] = []
     for row in reader:
-        if row and len(row) != len(header):
-            raise csv.Error(f"line {reader.line_num} has {len(row)} fields, the header {len(header)}")
-        if row:
+        if len(row) > 1 or (row and row[0].strip()):
+            if rows and len(row) != len(rows[0]):
+                raise csv.Error(f"line {reader.line_num} has {len(row)} fields, the header {len(rows[0])}")
             rows.append(row)
-    return {name: [row[k] for row in rows] for k, name in enumerate(header)}
+    if not rows:
+        raise csv.Error("it has no header")
+    names = _each_once([name.strip() for name in rows[0]])
+    return {name: [row[k] for row in rows[1:]] for k, name in enumerate(names)}
+
+
+def _each_once(names: list[str]) -> list[str]:
+    """Names of columns; of those that count none may be there twice."""
+    if twice := [name for name in COLUMNS if names.count(name) > 1]:
+        raise csv.Error(f"it has the column {twice[0]} twice")
+    return names
 
 
 def _beside(table: str, place: str) -> str:

@@ -122,7 +122,7 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
     if isinstance(detector, DiffusionAD):
         steps, seed = settings.steps, settings.seed
         if world.size > 1:
-            # A rank has its share of the images alone, and what is familiar must not depend on the number of ranks.
+            # A rank has its share of the images alone: with many ranks too few to tell what is familiar.
             normals, sources, _ = load_normals(job.learnt, detector.settings, MOST_SQUARES, seed)
         familiarise(detector, normals, sources, textures, steps, seed, world.device, tell)
     unseen = read_images(job.held_back, problems)
