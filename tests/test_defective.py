@@ -93,11 +93,13 @@ def test_every_kind_is_trained_scored_and_evaluated_by_the_same_commands(
     capsys.readouterr()
     assert run(monkeypatch, "ablate", location, tmp_path / "weave", "--images", 2, "--json") == 0
     methods = [line["name"] for line in json.loads(capsys.readouterr().out)["variants"]]
-    assert methods == list(bundle.detector.settings.methods)
+    assert methods == [*bundle.detector.settings.methods, *(["with familiarity"] if kind == "diffusion-ad" else [])]
     labels = tmp_path / "labels.csv"
     good = "".join(f"{path},good\n" for path in sorted(normals.iterdir())[:3])
     labels.write_text(f"uri,label\n{good}{cuts}/0.png,cut\n{tmp_path}/weave/test/cut/1.png,cut\n")
-    notes = [note for note in evaluate(location, labels).notes if "mask" not in note]
+    # Twelve steps of training may find nothing.
+    others = ("mask", "no image reaches the threshold")
+    notes = [note for note in evaluate(location, labels).notes if not any(other in note for other in others)]
     assert notes == (
         [
             "weakly supervised: the detector has learnt from 6 defective images",
