@@ -172,9 +172,7 @@ def test_a_mask_that_says_nothing_leaves_pixels_undefined_and_the_image_counted(
     elif mask is not None:
         write_image(place, mask)
     found = evaluate(detector, tmp_path)
-    said = (
-        rf".*, hole: neither .* figures of pixels, since 1 of its images have no mask that can be used: .*{because}.*"
-    )
+    said = rf".*, hole: neither .* figures of pixels; images without a usable mask: 1, .*{because}.*"
     assert re.fullmatch(said, found.notes[0])
     assert not found.unreadable
     for name, figures in found.figures.items():

@@ -103,8 +103,8 @@ def evaluate_bundle(
     if not scored:
         raise UserError(f"none of the {len(images)} test images can be used: {first_reasons(unreadable)}")
     notes = [
-        f"{product}, {kind}: neither the kind nor overall has figures of pixels, since {len(reasons)} of its images "
-        f"have no mask that can be used: {first_reasons(dict(sorted(reasons.items())))}"
+        f"{product}, {kind}: neither the kind nor overall has figures of pixels; images without a usable mask: "
+        f"{len(reasons)}, {first_reasons(dict(sorted(reasons.items())))}"
         for (product, kind), reasons in sorted(without_mask.items())
     ]
     return conclude(
