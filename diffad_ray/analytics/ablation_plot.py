@@ -69,15 +69,15 @@ def _draw_price(axes: Axes, methods: Sequence[Variant]) -> None:
 
 def _draw_sweep(axes: Axes, name: str, variants: Sequence[Variant]) -> None:
     values = [float(variant.name) for variant in variants]
-    line, dashes = ("", "") if name == UNORDERED else ("-", "--")
+    solid, dashed = ("", "") if name == UNORDERED else ("-", "--")
     for (metric, label), colour in zip(ACCURACY.items(), COLOURS, strict=True):
-        axes.plot(values, [getattr(variant, metric) for variant in variants], f"o{line}", label=label, color=colour)
+        axes.plot(values, [getattr(variant, metric) for variant in variants], f"o{solid}", label=label, color=colour)
     axes.set_xlabel(name.replace("_", " "))
     if name == UNORDERED:
         axes.set_xticks(values)
     errors = axes.twinx()
     shown = [variant.normal_error for variant in variants]
-    errors.plot(values, shown, f"s{dashes}", color=ERROR_COLOUR, label="error, right")
+    errors.plot(values, shown, f"s{dashed}", color=ERROR_COLOUR, label="error, right")
     errors.set_ylabel("squared error of good images", fontsize=8, color=ERROR_COLOUR)
     lines = axes.get_lines() + errors.get_lines()
     labels = [str(line.get_label()) for line in lines]

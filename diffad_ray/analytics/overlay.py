@@ -12,7 +12,7 @@ import numpy as np
 from diffad_ray import storage
 from diffad_ray.analytics.originals import read_original
 from diffad_ray.errors import UserError
-from diffad_ray.images import for_display
+from diffad_ray.images import IMAGE_SUFFIXES, for_display
 from diffad_ray.scoring.masks import mask_from_runs
 from diffad_ray.table.reading import read_views
 
@@ -20,7 +20,7 @@ LONGEST_SIDE = 2000
 "Larger images are reduced to this, in pixels."
 MOST_LABELS = 20
 "Regions beyond it are drawn without their peak; the highest peaks come first."
-OTHER_PICTURES = (".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".pdf", ".svg")
+OTHER_PICTURES = (*(IMAGE_SUFFIXES - {".png"}), ".pdf", ".svg")
 OUTLINE, BOX, INK, PAPER = (255, 45, 45), (255, 214, 10), (255, 255, 255), (0, 0, 0)
 
 

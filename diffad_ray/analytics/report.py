@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from diffad_ray.detectors.calibration import FALSE_ALARM_RATE
+from diffad_ray.detectors.calibration import FALSE_ALARM_RATE, Calibration
 from diffad_ray.evaluation.figures import METRICS
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from diffad_ray.analytics.history import RunState
     from diffad_ray.analytics.summary import DetectorSummary
     from diffad_ray.detectors.bundle import Bundle
-    from diffad_ray.detectors.calibration import Calibration
     from diffad_ray.evaluation.ablate import Ablation
     from diffad_ray.evaluation.result import Evaluation
     from diffad_ray.table.compact import CompactSummary

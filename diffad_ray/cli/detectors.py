@@ -201,7 +201,7 @@ def ablate(
         detector,
         dataset,
         autoencoder=autoencoder,
-        methods=method or None,
+        methods=method,
         images=images,
         sweeps=sweeps,
         show_progress=True,

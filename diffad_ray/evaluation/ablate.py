@@ -120,8 +120,8 @@ def ablate(
         raise UserError(f"{detector} holds a {bundle.detector.kind}: only a diffusion-ad is compared to an autoencoder")
     by_pixels = _by_pixels_alone(settings)
     every = {method: dataclasses.replace(by_pixels, reconstruction=method) for method in settings.methods}  # type: ignore[call-arg]
-    is_familiar = isinstance(bundle.detector, DiffusionAD) and bundle.detector.familiarity.is_fitted
-    if is_familiar and by_pixels != settings:
+    is_taught = isinstance(bundle.detector, DiffusionAD) and bundle.detector.familiarity.is_fitted
+    if is_familiar := is_taught and by_pixels != settings:
         every[WITH_FAMILIARITY] = settings
     if autoencoder is not None:
         every = {AUTOENCODER: settings, **every}
@@ -143,7 +143,7 @@ def ablate(
     found = _thinned(read_dataset(dataset), images)
     squares = _good_squares(bundle, found)
     own: dict[str, Bundle] = {}
-    if autoencoder is not None and (METHOD, AUTOENCODER, settings) in plans:
+    if autoencoder is not None and any(name == AUTOENCODER for _, name, _ in plans):
         trained = _autoencoder(bundle, str(autoencoder), show_progress)
         assert isinstance(trained.detector.settings, DiffusionSettings)
         own[AUTOENCODER] = _with_settings(trained, _by_pixels_alone(trained.detector.settings))
@@ -165,7 +165,7 @@ def ablate(
     on_gpu = default_device().type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
     notes = supervision(bundle, [image.uri for image in found.images])
-    if is_familiar and by_pixels != settings:
+    if is_familiar:
         notes.append("familiarity sees no reconstruction: it judges in the row that says so and where it is swept")
     return Ablation(storage.normalised(detector), found.location, len(found.images), device, variants, notes)
 

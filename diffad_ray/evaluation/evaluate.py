@@ -73,7 +73,7 @@ def evaluate_bundle(
         mask = None
         try:
             mask = _mask(image, *pixels.shape[:2])
-        except (ImageError, OSError) as error:
+        except ImageError as error:
             # The image still tells what the detector does with it; what it should have marked is unknown.
             without_mask.setdefault((image.product, image.kind), {})[image.uri] = str(error)
         height, width = grid_of(pixels.shape[0], pixels.shape[1], settings).map_size
@@ -142,7 +142,7 @@ def _mask(image: LabelledImage, height: int, width: int) -> np.ndarray:
     """Ground truth [H,W] float32 of an image of height x width, 1 where it is defective.
 
     Raises:
-        ImageError, OSError: a defective image has no mask, or none that can be used.
+        ImageError: a defective image has no mask, or none that can be used.
     """
     if not image.is_anomalous:
         return np.zeros((height, width), np.float32)
@@ -166,15 +166,19 @@ def _at_size(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """A mask [H,W] of numbers in [0,1] at the size of a map, bool; no region of it is lost, however thin or small."""
     # As numbers, not as int() of a blurred mask, which would erode it.
     found = resized(mask, width, height) >= 0.5
-    _, region_of = cv2.connectedComponents((mask >= 0.5).astype(np.uint8), connectivity=8)
-    y, x = region_of.nonzero()
+    y, x = (mask >= 0.5).nonzero()
     cells = y * height // mask.shape[0] * width + x * width // mask.shape[1]
-    # How many pixels each region has in each cell of the map.
-    pairs, counts = np.unique(np.stack([region_of[y, x], cells]), axis=1, return_counts=True)
-    regions, cells = pairs
-    most, is_left = np.zeros(regions.max(initial=0) + 1), np.zeros(regions.max(initial=0) + 1, bool)
-    np.maximum.at(most, regions, counts)
-    is_left[regions[found.ravel()[cells]]] = True
-    # Of one that covers half of no cell, the cells that it covers most.
-    found.ravel()[cells[~is_left[regions] & (counts >= most[regions] / 2)]] = True
+    if found.flat[cells].all():
+        # Nothing is lost, as in good images, where nothing is marked.
+        return found
+    count, region_of = cv2.connectedComponents((mask >= 0.5).astype(np.uint8), connectivity=8)
+    regions, is_lost = region_of[y, x].astype(np.int64), np.ones(count, bool)
+    is_lost[regions[found.flat[cells]]] = False
+    mine = is_lost[regions]
+    # How many pixels each lost region has in each cell of the map: it keeps those that it covers most.
+    keys, sizes = np.unique(regions[mine] * found.size + cells[mine], return_counts=True)
+    regions, cells = np.divmod(keys, found.size)
+    most = np.zeros(count)
+    np.maximum.at(most, regions, sizes)
+    found.flat[cells[sizes >= most[regions] / 2]] = True
     return found

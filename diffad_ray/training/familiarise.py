@@ -194,7 +194,7 @@ def _samples(
     tell: Tell,
 ) -> tuple[Tensor, Tensor]:
     """About `count` samples, some with pseudo-anomalies: what other images do not explain of them, and their masks."""
-    most, device = count + BATCH, detector.familiarity.gabor.device
+    most, device = count + BATCH, generator.device
     # In one piece, since it is large: a list of pieces would be there twice as they are put together.
     found = torch.empty(
         (most, RESIDUALS, channels(detector.settings.image_size), GRID, GRID), dtype=torch.float16, device=device

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from diffad_ray.detectors.acceleration import fastest_mode
 from diffad_ray.detectors.base import Detector, Mode, Precision, TrainingBatch
+from diffad_ray.detectors.calibration import FALSE_ALARM_RATE
 from diffad_ray.detectors.engine import as_unit_tensor
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.errors import UserError
@@ -62,7 +63,7 @@ class TrainingSettings:
     gradient_clip: float = 1.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     held_back: float = 0.1
-    false_alarm_rate: float = 0.01
+    false_alarm_rate: float = FALSE_ALARM_RATE
     max_images: int = 20_000
     checkpoint_seconds: float = 120.0
     report_every: int = 10
