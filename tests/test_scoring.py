@@ -13,10 +13,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import write_image
 
 from diffad_ray import query, score, storage, train
 from diffad_ray.detectors.bundle import Bundle, load_bundle
 from diffad_ray.detectors.engine import Engine
+from diffad_ray.errors import UserError
 from diffad_ray.images import decode_image, network_input
 from diffad_ray.scoring.masks import mask_from_runs
 
@@ -195,3 +197,30 @@ def test_archive_detector_and_table_on_s3(s3: str, archive: Path, detector: Path
     assert there == pytest.approx(here, rel=0, abs=1e-6), "the same images got other scores"
     (row,) = rows(place, "SELECT mask_uri FROM scores WHERE mask_uri IS NOT NULL LIMIT 1")
     assert decode_image(storage.read(row["mask_uri"])).pixels.shape == (64, 64, 3)
+
+
+def test_a_detector_keeps_the_white_of_its_normal_images(tmp_path: Path) -> None:
+    normals = tmp_path / "normals"
+    rng = np.random.default_rng(0)
+    for k in range(12):
+        numbers = rng.integers(1000, 4000, (40, 40)).astype(np.uint16)
+        write_image(normals / f"{k}.png", numbers[..., None])
+    trained = train(
+        normals,
+        tmp_path / "detector",
+        preset="tiny",
+        image_size=32,
+        steps=1,
+        workers=0,
+        overrides=["training.batch_size=4", "training.precision=float32"],
+    )
+    assert trained.detector.settings.white == 4095
+    write_image(normals / "beyond.png", numbers[..., None] * 16)
+    score(normals, table=tmp_path / "table", detector=tmp_path / "detector")
+    rows = query(
+        tmp_path / "table", "SELECT status, count(*) n, min(error) e FROM scores GROUP BY 1 ORDER BY 1"
+    ).to_pylist()
+    assert [(row["status"], row["n"]) for row in rows] == [("ok", 12), ("unreadable", 1)]
+    assert "white is 4095" in rows[1]["e"]
+    with pytest.raises(UserError, match=r"white. is 1023, and the detector .* was trained with 4095"):
+        score(normals, table=tmp_path / "t2", detector=tmp_path / "detector", overrides=["images.white=1023"])

@@ -14,10 +14,11 @@ from diffad_ray.detectors.diffusion_ad import DiffusionADSettings
 from diffad_ray.detectors.engine import as_unit_tensor
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.errors import UserError
+from diffad_ray.images.settings import ImageSettings
 from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
 from diffad_ray.synthesis.foreground import with_foregrounds
 from diffad_ray.synthesis.pseudo_anomalies import pseudo_anomalies
-from diffad_ray.training.normals import find_normals, load_normals, load_textures
+from diffad_ray.training.normals import find_normals, find_white, load_normals, load_textures
 
 GAP = 4
 "White pixels around each image."
@@ -53,12 +54,16 @@ def contact_sheet(
     if count < 1:
         raise UserError(f"a sheet shows at least 1 sample, not {count}")
     override = parse_overrides(overrides)
-    if unknown := override.keys() - {"detector"}:
+    if unknown := override.keys() - {"detector", "images"}:
         raise UserError(f"{min(unknown)!r} changes nothing on this sheet: write detector.KEY=...")
     from_file = read_settings_file(settings_file) if settings_file else {}
-    values = merged(from_file.get("detector", {}), {"image_size": image_size}, override.get("detector", {}))
+    numbers = build(ImageSettings, merged(from_file.get("images", {}), override.get("images", {})), "images")
+    white = {"white": numbers.white}
+    values = merged(white, from_file.get("detector", {}), {"image_size": image_size}, override.get("detector", {}))
     settings = build(DiffusionADSettings, values, "detector")
     found = find_normals(storage.normalised(normals), 0.0, count, seed)
+    if settings.white is None:
+        settings = dataclasses.replace(settings, white=find_white([*found.held_back, *found.learnt]))
     squares, _, _ = load_normals([*found.held_back, *found.learnt], settings, count, seed)
     inputs = as_unit_tensor(squares[np.arange(count) % len(squares)])
     images, foregrounds = with_foregrounds(inputs)

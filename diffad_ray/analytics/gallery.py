@@ -70,7 +70,7 @@ def worst_images(table: str | Path, detector: str | Path, count: int) -> Worst:
     def originals() -> Iterator[np.ndarray]:
         for uri, score, threshold, width, height in rows:
             try:
-                image = read_original(uri, (width, height))
+                image = read_original(uri, (width, height), bundle.detector.settings)
             except UserError as error:
                 left_out.append(str(error))
                 continue

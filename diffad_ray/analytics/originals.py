@@ -8,25 +8,28 @@ from typing import TypeAlias
 import numpy as np
 
 from diffad_ray import storage
+from diffad_ray.detectors.base import DetectorSettings
 from diffad_ray.errors import UserError
-from diffad_ray.images import DEFAULT_MAX_PIXELS, ImageError, decode_image
+from diffad_ray.images import DEFAULT_MAX_PIXELS, ImageError, read_stored, shown, usual_white
 from diffad_ray.table.reading import read_views
 
 Size: TypeAlias = tuple[int, int]
 "Width and height in pixels."
 
 
-def read_original(uri: str, size: Size | None) -> np.ndarray:
+def read_original(uri: str, size: Size | None, detector: DetectorSettings | None = None) -> np.ndarray:
     """The pixels [H,W,3] of an image that was scored.
 
     Args:
         size: as the table has it; None where no table knows the image.
+        detector: whose value of white is taken; without one, an image is as bright as its brightest value allows.
 
     Raises:
         UserError: its file is gone, can't be read, or is another.
     """
     try:
-        pixels = decode_image(storage.read(uri), max_pixels(size)).pixels
+        stored = read_stored(storage.read(uri), max_pixels(size))
+        pixels = shown(stored, detector.white if detector else usual_white([stored])).pixels
     except FileNotFoundError as error:
         raise UserError(f"the image {uri} is gone since it was scored") from error
     except OSError as error:

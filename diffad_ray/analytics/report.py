@@ -50,6 +50,8 @@ def print_training(bundle: Bundle, location: str, console: Console) -> None:
             "  some of these score as high as any defect could, and defects won't be told from them: learn from images "
             "of their lots as well, or leave out those that are no good parts"
         )
+    if settings.white is not None:
+        lines.append(f"  white is {settings.white}: images of more than 8 bits that go beyond it will be refused")
     if problems := facts["unreadable"]:
         lines.append(f"  {len(problems)} images could not be read and were left out:")
         lines += [f"    {uri}: {reason}" for uri, reason in list(problems.items())[:MOST_REASONS]]
@@ -106,7 +108,7 @@ def print_run(run: Run, console: Console) -> None:
             say("  " + ", ".join(f"{escape(d.name or 'no detector')} {d.images}" for d in plan.detectors))
         if record.modes:
             say(f"  networks ran in {', '.join(record.modes)}")
-    for note in plan.notes:
+    for note in (*plan.notes, *record.findings):
         say(f"  [yellow]note[/] {escape(note)}")
     say(f"  table {escape(plan.table)}" + (f", run {plan.run_id}" if plan.images else ""))
     sql = "SELECT image_uri, score FROM scores WHERE is_anomalous ORDER BY score DESC LIMIT 20"

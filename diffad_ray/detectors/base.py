@@ -94,6 +94,8 @@ class DetectorSettings(ABC):
         tile_scale: factor in (0, 1] by which an image is shrunk before it is cut.
         scales: sizes, as shares of the squares', in (0, 1], at which they are looked at; training draws one a step, and
             in scoring the maps are averaged. Smaller ones show large smooth defects. The reconstruction is the first's.
+        white: the value of white in files that have room for more, such as 4095 where 12 bits of a camera are stored in
+            16. None takes the largest value that a file can hold. Files of 8 bits are read as they are.
         precision: arithmetic of the networks in scoring. Part of the detector, because scores depend on it.
     """
 
@@ -102,6 +104,7 @@ class DetectorSettings(ABC):
     tile_overlap: float = 0.25
     tile_scale: float = 1.0
     scales: tuple[float, ...] = (1.0,)
+    white: int | None = None
     precision: Precision = "float32"
 
     part_names: ClassVar[tuple[str, ...]] = (NETWORKS,)
@@ -113,6 +116,8 @@ class DetectorSettings(ABC):
             raise ValueError(f"tile_overlap {self.tile_overlap} must lie in [0, 0.9)")
         if not 0 < self.tile_scale <= 1:
             raise ValueError(f"tile_scale {self.tile_scale} must lie in (0, 1]")
+        if self.white is not None and self.white < 1:
+            raise ValueError(f"white {self.white} must be the value of white, such as 4095")
         object.__setattr__(self, "scales", tuple(self.scales))
         if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
             raise ValueError(f"scales {self.scales} must be numbers in (0, 1], one at least")

@@ -226,7 +226,7 @@ def _good_squares(bundle: Bundle, found: Dataset) -> np.ndarray:
     """What the networks see of good images: [N,S,S,3], a batch of `TRIAL_SQUARES` at most, one of each image."""
     good = [image.uri for image in found.images if image.kind == GOOD]
     squares = []
-    for pixels in islice(read_images(good, {}), TRIAL_SQUARES):
+    for pixels in islice(read_images(good, {}, bundle.detector.settings.white), TRIAL_SQUARES):
         cut = pieces(pixels, bundle.detector.settings)
         squares.append(cut[len(cut) // 2])
     if not squares:

@@ -65,7 +65,7 @@ def evaluate_bundle(
 
     def load(image: LabelledImage) -> tuple[np.ndarray, np.ndarray | None] | None:
         try:
-            pixels = decode_image(storage.read(image.uri)).pixels
+            pixels = decode_image(storage.read(image.uri), white=settings.white).pixels
             check_side(pixels)
         except (ImageError, OSError) as error:
             unreadable[image.uri] = str(error)

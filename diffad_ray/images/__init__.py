@@ -5,10 +5,11 @@ decoded, and every failure becomes an `ImageError` that says what was found. No 
 many threads may decode at once.
 """
 
-from diffad_ray.images.decode import DecodedImage, decode_image
+from diffad_ray.images.decode import DecodedImage, decode_image, read_stored, shown
 from diffad_ray.images.limits import DEFAULT_MAX_PIXELS, SMALLEST_SIDE, ImageError
 from diffad_ray.images.names import IMAGE_SUFFIXES, is_named_image
 from diffad_ray.images.pixels import check_side, for_display, network_input, resized, same_depth
+from diffad_ray.images.samples import usual_white
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -21,6 +22,9 @@ __all__ = [
     "for_display",
     "is_named_image",
     "network_input",
+    "read_stored",
     "resized",
     "same_depth",
+    "shown",
+    "usual_white",
 ]

@@ -28,3 +28,8 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         raise ImageError("unreadable", f"has no pixels: {width} x {height}")
     if width * height > max_pixels:
         raise ImageError("too_large", f"{width} x {height} pixels, more than the limit of {max_pixels:,}")
+
+
+def unsupported(kind: str, advice: str = "convert it to an 8- or 16-bit PNG or TIFF") -> ImageError:
+    """The error of a whole file of a kind that is not read, such as "a 12-bit JPEG"."""
+    return ImageError("unreadable", f"{kind}, a kind that is not supported: {advice}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"}
-    | {".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k"}
+    | {".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k", ".avif"}
 )
 _SUFFIXES = tuple(IMAGE_SUFFIXES)
 

@@ -50,11 +50,17 @@ def network_input(pixels: np.ndarray, image_size: int) -> np.ndarray:
 
 
 def for_display(pixels: np.ndarray, longest: int) -> np.ndarray:
-    """An image [H,W,3] as a picture to look at or draw on: uint8, no side above `longest`; a copy."""
+    """An image [H,W,3] as a picture to look at or draw on: uint8, no side above `longest`; a copy.
+
+    Deep images are brightened by the power of two that brings their brightest value into the upper half: cameras use
+    10 or 12 of the 16 bits of a file, which would be shown nearly black.
+    """
     height, width = pixels.shape[:2]
     scale = min(1.0, longest / max(height, width))
     picture = resized(pixels, max(1, round(width * scale)), max(1, round(height * scale)))
-    return (picture >> 8).astype(np.uint8) if picture.dtype == np.uint16 else picture.copy()
+    if picture.dtype != np.uint16:
+        return picture.copy()
+    return (picture >> max(0, int(picture.max()).bit_length() - 8)).astype(np.uint8)
 
 
 def same_depth(images: Sequence[np.ndarray]) -> np.ndarray:
@@ -64,14 +70,33 @@ def same_depth(images: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack(images)
 
 
+ROUNDING = 2**-9
+"How far a float may lie outside of [0, white], as a share of white: half a level of 8 bits."
+
+
 def full_range(values: np.ndarray, white: float, bits: int) -> np.ndarray:
-    """Scale [0, white] to all of uint8 or uint16, within 1 of the exact value; a copy."""
-    low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= white):  # not-a-number fails too
-        raise ImageError("unreadable", f"holds values from {low:g} to {high:g}; only 0 to {white:g} can be shown")
+    """Scale [0, white] to all of uint8 (up to 8 bits) or uint16, within 1 of the exact value.
+
+    The result is writable; values that need no change are not copied.
+
+    Raises:
+        ImageError: values lie outside of [0, white], or what differs would be shown as one level.
+    """
     dtype = np.uint8 if bits <= 8 else np.uint16
     top = np.iinfo(dtype).max
-    return values.astype(dtype) if white == top else (values.astype(np.float32) * (top / white) + 0.5).astype(dtype)
+    if values.dtype.kind == "u" and white == top and values.dtype.itemsize == np.dtype(dtype).itemsize:
+        return values.astype(dtype, copy=not values.flags.writeable)
+    low, high = float(values.min()), float(values.max())
+    allowed = ROUNDING * white if values.dtype.kind == "f" else 0
+    if not (low >= -allowed and high <= white + allowed):  # not-a-number fails too
+        raise ImageError("unreadable", f"holds values from {low:g} to {high:g}; only 0 to {white:g} can be shown")
+    if white == top:
+        scaled = values.astype(dtype)
+    else:
+        scaled = (values.astype(np.float32) * (top / white) + 0.5).clip(0, top).astype(dtype)
+    if low < high and scaled.min() == scaled.max():
+        raise ImageError("unreadable", f"holds values from {low:g} to {high:g}, which are one level of 0 to {white:g}")
+    return scaled
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -1,74 +1,81 @@
-"""What a header says of the numbers in an opened file."""
+"""The numbers of an image as its file holds them, before they are scaled to a full range."""
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from PIL import ImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.PpmImagePlugin import PpmImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-
-from diffad_ray.images.containers import jpeg2000_size
-from diffad_ray.images.limits import ImageError, check_size
-
-_CHANNELS = {"P": "palette", "PA": "palette", "CMYK": "CMYK", "YCbCr": "YCbCr", "LAB": "LAB"}
-_PNG_CHANNELS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey+alpha", 6: "RGBA"}
-_CHANNELS |= {"LA": "grey+alpha", "La": "grey+alpha", "RGB": "RGB", "RGBA": "RGBA", "RGBX": "RGB", "RGBa": "RGBA"}
+import numpy as np
 
 
 class Samples(NamedTuple):
-    """What a header says of the numbers in a file."""
+    """What a file says of its numbers."""
 
     bits: int
+    "of a sample, as the file declares them"
     channels: str
+    'such as "grey", "RGB", "RGBA", "palette"'
     white: int
-    "the largest value that a sample can have"
+    "the largest value that a sample can have; 1 for floats"
     is_float: bool = False
     is_white_zero: bool = False
-    "the values are upside down, and Pillow leaves them so"
+    "0 is white and the largest value is black"
 
     @property
     def mode(self) -> str:
         return f"{'float' if self.is_float else f'{self.bits}-bit'} {self.channels}"
 
 
-def samples(image: ImageFile.ImageFile, data: bytes, max_pixels: int) -> Samples:
-    """Read depth and channels off an opened image; checks what Pillow doesn't look at.
+class Stored(NamedTuple):
+    """The picture of a file as it is stored."""
 
-    Raises:
-        ImageError: a size is too large, or the libraries would take the numbers for others than they are.
+    values: np.ndarray
+    "[H,W] grey or [H,W,3] RGB"
+    samples: Samples
+    orientation: int = 1
+    "1 (upright) to 8, as EXIF and TIFF count the turns"
+    note: str = ""
+    'what was left out, such as "page 1 of 2"'
+
+
+USUAL_BITS = (8, 10, 12, 14, 16, 20, 24, 32)
+"Depths of cameras and converters."
+
+
+def usual_white(images: Iterable[Stored]) -> int | None:
+    """The value of white of images whose files have room for more: the largest value of the fewest usual bits that hold
+    all of them. None where the files say it themselves, or the images need all of the room.
+
+    Example:
+        >>> dark = Stored(np.array([[17, 3000]], np.uint16), Samples(16, "grey", 65535))
+        >>> usual_white([dark])
+        4095
     """
-    channels = _CHANNELS.get(image.mode, "grey")
-    bits = 8
-    if isinstance(image, TiffImageFile):
-        tags = image.tag_v2
-        tile_width, tile_height = (max(1, int(tags.get(tag, 1))) for tag in (322, 323))
-        check_size(tile_width, tile_height, max_pixels)  # a tile can dwarf its image
-        bits, sample_format = max(tags.get(258, (1,))), tags.get(339, (1,))[0]
-        if sample_format == 2 and bits == 8:
-            raise ImageError("unreadable", "holds signed 8-bit values, which Pillow takes for unsigned ones")
-        if tags.get(284) == 2 and bits > 8 and channels != "grey":
-            raise ImageError("unreadable", f"holds {bits}-bit colours in separate planes, which no library here reads")
-        white = 2 ** (bits - 1) - 1 if sample_format == 2 else 1 if sample_format == 3 else 2**bits - 1
-        is_white_zero = tags.get(262) == 0 and image.mode[0] in "IF"
-        return Samples(bits, channels, white, sample_format == 3, is_white_zero)
-    if isinstance(image, PpmImageFile):
-        if image.mode == "1":
-            return Samples(1, channels, 1)
-        arguments = image.tile[0].args
-        white = arguments[1] if isinstance(arguments, tuple) else 65535 if arguments == "I;16B" else 255
-        return Samples(white.bit_length(), channels, white)
-    if isinstance(image, PngImageFile):
-        bits, channels = data[24], _PNG_CHANNELS[data[25]]
-    elif isinstance(image, BmpImageFile) and image.mode in "1P":
-        bits = data[28] if data[14] >= 40 else data[24]
-    elif isinstance(image, GifImageFile):
-        channels = "palette"
-    elif isinstance(image, Jpeg2KImageFile):
-        width, height, bits = jpeg2000_size(data)
-        check_size(width, height, max_pixels)  # the codestream decides, and the header around it may say less
-    return Samples(bits, channels, 2**bits - 1)
+    highest, declared = 0.0, 0
+    for image in images:
+        top = float(image.values.max())
+        if image.samples.is_float and not top > 1:
+            continue  # not-a-number, too
+        if image.samples.bits > 8:
+            highest, declared = max(highest, top), max(declared, image.samples.white)
+    white = next((2**bits - 1 for bits in USUAL_BITS if highest < 2**bits), None)
+    is_said = declared == white and declared < 2**32 - 1
+    return None if not declared or is_said else white
+
+
+def exif_orientation(exif: bytes) -> int:
+    """The EXIF orientation, 1 (upright) to 8; 1 where there is none or the EXIF is damaged."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    try:
+        (offset,) = struct.unpack_from(f"{order}I", exif, 4) if order else (len(exif),)
+        (count,) = struct.unpack_from(f"{order}H", exif, offset) if order else (0,)
+        for entry in range(count):
+            tag, kind = struct.unpack_from(f"{order}HH", exif, offset + 2 + 12 * entry)
+            if tag == 0x0112:
+                (value,) = struct.unpack_from(f"{order}{'I' if kind == 4 else 'H'}", exif, offset + 10 + 12 * entry)
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1

@@ -80,7 +80,7 @@ class DetectShard:
             engine = self._engine(fingerprint)
             mode = str(engine.detector.mode)
             if engine.detector.settings.view == "tiles":
-                images = self._decoded(files, found, block["shard"][0].as_py())
+                images = self._decoded(files, found, block["shard"][0].as_py(), engine.detector.settings.white)
             else:
                 side = engine.detector.settings.image_size
                 images = ((row, image_from_bytes(data, side)) for row, data in files.items())
@@ -110,14 +110,14 @@ class DetectShard:
         return detected.set_column(detected.column_names.index("seconds"), "seconds", pa.array(spent))
 
     def _decoded(
-        self, files: dict[int, pa.Buffer], found: dict[str, list[Any]], shard: int
+        self, files: dict[int, pa.Buffer], found: dict[str, list[Any]], shard: int, white: int | None
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Decode large images by row, one ahead of the networks; what can't be decoded is noted in `found`."""
         max_pixels = self.settings.max_pixels
 
         def decoded(data: pa.Buffer) -> LoadedImage:
             with dies_if_stuck(1):
-                return decode(data.to_pybytes(), max_pixels, isolated)
+                return decode(data.to_pybytes(), max_pixels, white, isolated)
 
         with decoder_for(self.attempts, shard, max_pixels) as isolated:
             for row, image in zip(files, read_ahead(decoded, files.values(), 1), strict=True):

@@ -61,7 +61,7 @@ class IsolatedDecoder:
         """The child, where one runs."""
         return self._process.pid if self._process else None
 
-    def decode(self, data: bytes) -> DecodedImage:
+    def decode(self, data: bytes, white: int | None = None) -> DecodedImage:
         """Decode an image file as `decode_image` does.
 
         Raises:
@@ -73,7 +73,7 @@ class IsolatedDecoder:
         requests, answers = _pipes(process)
         try:
             with _killed_after(self.timeout, process) as expired:
-                _send(requests, {"bytes": len(data)}, data)
+                _send(requests, {"bytes": len(data), "white": white}, data)
                 answer = _receive(answers)
                 pixels = _receive_pixels(answers, answer) if "shape" in answer else None
         except (EOFError, BrokenPipeError) as error:
@@ -208,9 +208,10 @@ def serve(max_pixels: int, memory_bytes: int) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone
         _send(answers, {"pid": os.getpid()})
         while True:
-            data = _exactly(requests, _receive(requests)["bytes"])
+            request = _receive(requests)
+            data = _exactly(requests, request["bytes"])
             try:
-                pixels, mode = decode_image(data, max_pixels)
+                pixels, mode = decode_image(data, max_pixels, request["white"])
             except ImageError as error:
                 _send(answers, {"status": error.status, "message": str(error)})
             else:

@@ -78,10 +78,14 @@ def _too_large(size_in_bytes: int) -> LoadedImage:
     return LoadedImage("too_large", f"the file has {size_in_bytes} bytes, more than {MAX_BYTES}")
 
 
-def decode(data: bytes, max_pixels: int, isolated: IsolatedDecoder | None) -> LoadedImage:
-    """Decode a file; in a process of its own where `isolated` is given, which then alone dies of the image."""
+def decode(data: bytes, max_pixels: int, white: int | None, isolated: IsolatedDecoder | None) -> LoadedImage:
+    """Decode a file; in a process of its own where `isolated` is given, which then alone dies of the image.
+
+    Args:
+        white: see `decode_image`.
+    """
     try:
-        image = decode_image(data, max_pixels) if isolated is None else isolated.decode(data)
+        image = decode_image(data, max_pixels, white) if isolated is None else isolated.decode(data, white)
         height, width = image.pixels.shape[:2]
         return LoadedImage("ok", None, width, height, image.mode, image.pixels)
     except ImageError as error:
@@ -90,6 +94,13 @@ def decode(data: bytes, max_pixels: int, isolated: IsolatedDecoder | None) -> Lo
         return LoadedImage("failed", str(error))
     except MemoryError:
         return LoadedImage("too_large", "decoding it needs more memory than the worker has")
+
+
+class WantedImage(NamedTuple):
+    """How a detector takes images: stretched to a side, None for those that see tiles, and their value of white."""
+
+    side: int | None
+    white: int | None
 
 
 class LoadShard:
@@ -101,7 +112,7 @@ class LoadShard:
 
     Args:
         pending: numbers of the shards to score; a block names one by its place among them.
-        sides: by fingerprint, the side S to which images are stretched, or None for detectors that see tiles.
+        wanted: by fingerprint, how images must be.
         attempts: counts how often a shard was begun. After two that ended with a dead worker, the images of the shard
             are decoded in a process of their own, so that the one that kills ends as a row `failed`.
     """
@@ -112,11 +123,11 @@ class LoadShard:
         settings: ScoringSettings,
         storage_settings: storage.StorageSettings,
         pending: np.ndarray,
-        sides: dict[str, int | None],
+        wanted: dict[str, WantedImage],
         attempts: Attempts,
     ):
         self.plan, self.settings, self.storage_settings = plan, settings, storage_settings
-        self.pending, self.sides, self.attempts = pending, sides, attempts
+        self.pending, self.wanted, self.attempts = pending, wanted, attempts
 
     def run(self, block: pa.Table) -> pa.Table:
         started = time.process_time()
@@ -140,7 +151,7 @@ class LoadShard:
         if not fingerprint:
             unrouted = LoadedImage("unrouted", "no route leads it to a detector")
             return [unrouted] * len(manifest), [None] * len(manifest)
-        side, max_pixels = self.sides[fingerprint], self.settings.max_pixels
+        (side, white), max_pixels = self.wanted[fingerprint], self.settings.max_pixels
         images: list[LoadedImage] = []
         data: list[bytes | None] = []
         if side is None:
@@ -152,7 +163,7 @@ class LoadShard:
             for group in self._fetched(manifest):
                 with dies_if_stuck(len(group)):
                     for file in group:
-                        found = file if isinstance(file, LoadedImage) else decode(file, max_pixels, isolated)
+                        found = file if isinstance(file, LoadedImage) else decode(file, max_pixels, white, isolated)
                         image, pixels = _stretched(found, side)
                         images.append(image)
                         data.append(pixels)

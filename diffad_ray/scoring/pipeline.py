@@ -20,6 +20,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 from diffad_ray import storage
 from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.errors import UserError
+from diffad_ray.images.settings import ImageSettings
 from diffad_ray.progress import ProgressBar
 from diffad_ray.scoring.commit import ShardSummary
 from diffad_ray.scoring.plan import WRITERS, make_plan, pending_shards, remove_half_plans
@@ -29,6 +30,7 @@ from diffad_ray.scoring.stages import run_shards
 from diffad_ray.scratch import scratch_folder
 from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
 from diffad_ray.table.compact import finish_compactions
+from diffad_ray.table.findings import findings
 from diffad_ray.table.layout import REGIONS, SCORES, parquet_bytes, quoted, shard_file
 from diffad_ray.table.lease import Lease
 from diffad_ray.table.reading import RowCounts, connect, count_rows
@@ -77,10 +79,11 @@ def score(
     if routes:
         given = [{"pattern": pattern, "detector": str(location)} for pattern, location in routes.items()]
         scoring = scoring | {"routes": given}
-    settings, storage_settings = _settings(settings_file, scoring, overrides)
+    settings, storage_settings, white = _settings(settings_file, scoring, overrides)
     storage.configure(storage_settings)
     archive, table = storage.normalised(archive), storage.normalised(table)
     detectors = _detectors(settings, detector)
+    _check_white(white, detectors)
     work = _work(archive, force, settings, detectors)
 
     def go_through(plan: Plan, resumed: bool) -> Run:
@@ -164,12 +167,31 @@ def _go_through(
 
 def _settings(
     settings_file: str | None, scoring: Mapping[str, Any], overrides: Sequence[str]
-) -> tuple[ScoringSettings, storage.StorageSettings]:
+) -> tuple[ScoringSettings, storage.StorageSettings, int | None]:
+    """What scoring and storage are set to, and the value of white that the settings name."""
     from_file = read_settings_file(settings_file) if settings_file else {}
-    override = parse_overrides(overrides, ("scoring", "storage"))
+    override = parse_overrides(overrides, ("scoring", "storage", "images"))
     of_scoring = merged(from_file.get("scoring", {}), scoring, override.get("scoring", {}))
     of_storage = merged(from_file.get("storage", {}), override.get("storage", {}))
-    return build(ScoringSettings, of_scoring, "scoring"), build(storage.StorageSettings, of_storage, "storage")
+    of_images = merged(from_file.get("images", {}), override.get("images", {}))
+    return (
+        build(ScoringSettings, of_scoring, "scoring"),
+        build(storage.StorageSettings, of_storage, "storage"),
+        build(ImageSettings, of_images, "images").white,
+    )
+
+
+def _check_white(white: int | None, detectors: Sequence[Routed]) -> None:
+    """Raise UserError where the settings name another value of white than a detector was trained with: a score depends
+    on it, so it is the detector's alone."""
+    for detector in detectors:
+        own = detector.bundle.detector.settings.white
+        if white is not None and own != white:
+            trained = "without one" if own is None else f"with {own}"
+            raise UserError(
+                f"`[images] white` is {white}, and the detector {detector.location} was trained {trained}: train it "
+                "with this setting, or leave the setting out"
+            )
 
 
 def _detectors(settings: ScoringSettings, default: str | Path | None) -> list[Routed]:
@@ -221,11 +243,12 @@ def _abandon(plan: Plan) -> None:
 
 def _count(plan: Plan, state: Literal["finished", "abandoned"]) -> RunRecord:
     """Count the run's rows in the table."""
-    counts = RowCounts()
+    counts, found = RowCounts(), list[str]()
     if plan.shards:
         files = quoted(f"{glob.escape(plan.table)}/scores/run_date={plan.run_date}/{plan.run_id}-*.parquet")
         with connect(plan.table) as connection:
-            counts = count_rows(connection, f"read_parquet({files}, hive_partitioning = false)")[plan.run_id]
+            rows = f"read_parquet({files}, hive_partitioning = false)"
+            counts, found = count_rows(connection, rows)[plan.run_id], findings(connection, rows)
     return RunRecord(
         run_id=plan.run_id,
         state=state,
@@ -238,4 +261,5 @@ def _count(plan: Plan, state: Literal["finished", "abandoned"]) -> RunRecord:
         seconds=0.0,
         resumed=False,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        findings=found,
     )

@@ -13,7 +13,7 @@ from diffad_ray.cluster import connect, cores, processors
 from diffad_ray.scoring.attempts import Attempts
 from diffad_ray.scoring.commit import CommitShard, Judge, ShardSummary
 from diffad_ray.scoring.detect import DetectShard
-from diffad_ray.scoring.load import LoadShard
+from diffad_ray.scoring.load import LoadShard, WantedImage
 from diffad_ray.scoring.selection import Routed
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.storage import StorageSettings
@@ -53,12 +53,12 @@ def run_shards(
     attempts = Attempts()
 
     judges: dict[str, Judge] = {}
-    sides: dict[str, int | None] = {}
+    wanted: dict[str, WantedImage] = {}
     for detector in detectors:
         bundle, own = detector.bundle, detector.bundle.detector.settings
         threshold = bundle.calibration.threshold if settings.threshold is None else settings.threshold
         judges[bundle.fingerprint] = Judge(bundle.name, bundle.calibration, threshold)
-        sides[bundle.fingerprint] = own.image_size if own.view == "whole" else None
+        wanted[bundle.fingerprint] = WantedImage(own.image_size if own.view == "whole" else None, own.white)
     locations = {detector.bundle.fingerprint: detector.location for detector in detectors}
     thresholds = {fingerprint: judge.threshold for fingerprint, judge in judges.items()}
 
@@ -66,7 +66,7 @@ def run_shards(
     stages = ray.data.range(len(pending), override_num_blocks=len(pending))
     # Without GPUs, Ray fuses loading into the actors that detect: the cores are busy then, and nothing is copied.
     # With GPUs, loading runs on the CPUs of all nodes, ahead of them.
-    load = LoadShard(plan, settings, storage_settings, numbers, sides, attempts)
+    load = LoadShard(plan, settings, storage_settings, numbers, wanted, attempts)
     stages = stages.map_batches(load.run, batch_size=None, batch_format="pyarrow", num_cpus=CPUS_A_STAGE)
     stages = stages.map_batches(
         DetectShard,

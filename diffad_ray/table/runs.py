@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from diffad_ray import storage
@@ -87,6 +87,7 @@ class RunRecord:
         seconds: of the last call; earlier, interrupted ones are not counted.
         resumed: whether an interrupted run was finished.
         processor_seconds: that the stages took in all workers, of the last call.
+        findings: what the user should know of the rows, in sentences.
     """
 
     run_id: str
@@ -101,6 +102,7 @@ class RunRecord:
     resumed: bool
     finished_at: str
     processor_seconds: float = 0.0
+    findings: list[str] = field(default_factory=list)
 
 
 class Run(NamedTuple):

@@ -82,7 +82,7 @@ def import_checkpoint(
     images = [*found.held_back, *found.learnt]
     with ProgressBar("calibrating", len(images), show_progress) as bar:
         scores = []
-        for detection in Engine(model, device).detect_images(read_images(images, unreadable), False):
+        for detection in Engine(model, device).detect_images(read_images(images, unreadable, None), False):
             scores.append(detection.score)
             bar.update(len(scores) + len(unreadable))
     try:

@@ -81,8 +81,10 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
     if job.defective:
         # All of them on every rank, as they are few; so each rank can tell them from its normal ones.
         view = partial(pieces, settings=detector.settings)
-        defective, unreadable = load_pieces(job.defective, view, settings.max_images, settings.seed)
-        held_back, _ = load_pieces(job.held_back, view, len(job.held_back), settings.seed)
+        defective, unreadable = load_pieces(
+            job.defective, view, settings.max_images, settings.seed, detector.settings.white
+        )
+        held_back, _ = load_pieces(job.held_back, view, len(job.held_back), settings.seed, detector.settings.white)
         problems |= unreadable
         refuse_common((normals, held_back), defective)
 
@@ -125,7 +127,7 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
             # A rank has its share of the images alone: with many ranks too few to tell what is familiar.
             normals, sources, _ = load_normals(job.learnt, detector.settings, MOST_SQUARES, seed)
         familiarise(detector, normals, sources, textures, steps, seed, world.device, tell)
-    unseen = read_images(job.held_back, problems)
+    unseen = read_images(job.held_back, problems, detector.settings.white)
 
     def scored(count: int) -> None:
         tell(f"threshold: {count} of {len(job.held_back)} good images scored")

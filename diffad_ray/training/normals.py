@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -17,7 +18,18 @@ from diffad_ray.detectors.calibration import FEWEST_SCORES
 from diffad_ray.detectors.engine import as_unit_tensor
 from diffad_ray.detectors.views import pieces
 from diffad_ray.errors import UserError, first_reasons
-from diffad_ray.images import ImageError, check_side, decode_image, is_named_image, network_input, resized, same_depth
+from diffad_ray.images import (
+    ImageError,
+    check_side,
+    decode_image,
+    is_named_image,
+    network_input,
+    read_stored,
+    resized,
+    same_depth,
+    usual_white,
+)
+from diffad_ray.images.samples import Stored
 from diffad_ray.read_ahead import read_ahead
 from diffad_ray.synthesis.foreground import CONSENT, GRID, foregrounds
 
@@ -26,6 +38,8 @@ READERS = 16
 FEWEST_IMAGES = 4
 FEWEST_HELD_BACK = 60
 MOST_TEXTURES = 500
+DEPTH_IMAGES = 16
+"Of which none has more than 8 bits where all have no more."
 RECOGNISED = "Images are recognised by their names' endings, such as .png, .jpg, .tif"
 
 
@@ -96,13 +110,29 @@ def _digest(files: Sequence[storage.FileInfo]) -> str:
     return versions_hash({f.uri: f.version for f in files})
 
 
-def read_images(locations: Sequence[str], problems: dict[str, str]) -> Iterator[np.ndarray]:
+def find_white(locations: Sequence[str]) -> int | None:
+    """The value of white of normal images, see `images.usual_white`; None too where a sample has 8 bits and less."""
+
+    def stored(location: str) -> Stored:
+        return read_stored(storage.read(location))
+
+    sample = locations[:: max(1, len(locations) // DEPTH_IMAGES)]
+    if not any(image.samples.bits > 8 for image in _readable(stored, sample, {})):
+        return None
+    return usual_white(_readable(stored, locations, {}))
+
+
+def read_images(locations: Sequence[str], problems: dict[str, str], white: int | None) -> Iterator[np.ndarray]:
     """Pixels [H,W,3] of the readable images in their order, uint8 or uint16; the others' reasons go to `problems`."""
-    return _readable(_pixels, locations, problems)
+    return _readable(partial(_pixels, white=white), locations, problems)
 
 
 def load_pieces(
-    locations: Sequence[str], cut: Callable[[np.ndarray], list[np.ndarray]], most: int, seed: int
+    locations: Sequence[str],
+    cut: Callable[[np.ndarray], list[np.ndarray]],
+    most: int,
+    seed: int,
+    white: int | None = None,
 ) -> tuple[np.ndarray, dict[str, str]]:
     """The squares [N,S,S,3] that `cut` makes of the readable images, and the reason for each image that is not.
 
@@ -112,19 +142,23 @@ def load_pieces(
     Raises:
         UserError: no image can be used.
     """
-    squares, _, problems = _drawn(locations, cut, most, seed)
+    squares, _, problems = _drawn(locations, cut, most, seed, white)
     return squares, problems
 
 
 def _drawn(
-    locations: Sequence[str], cut: Callable[[np.ndarray], list[np.ndarray]], most: int, seed: int
+    locations: Sequence[str],
+    cut: Callable[[np.ndarray], list[np.ndarray]],
+    most: int,
+    seed: int,
+    white: int | None,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
     """`load_pieces`, and the number [N] of the image that each square is of."""
     problems: dict[str, str] = {}
     kept: list[np.ndarray] = []
     sources: list[int] = []
     seen, rng = 0, np.random.default_rng(seed)
-    for source, squares in enumerate(_readable(lambda location: cut(_pixels(location)), locations, problems)):
+    for source, squares in enumerate(_readable(lambda location: cut(_pixels(location, white)), locations, problems)):
         for square in squares:
             # Reservoir sampling: how many there are is known only after the last image.
             place = seen if seen < most else int(rng.integers(seen + 1))
@@ -160,7 +194,7 @@ def load_normals(
             mask = np.full_like(mask, white)
         return pieces(np.dstack([pixels, mask]), settings)
 
-    squares, sources, problems = _drawn(locations, with_foreground, most, seed)
+    squares, sources, problems = _drawn(locations, with_foreground, most, seed, settings.white)
     if sum(votes) < CONSENT * len(votes):
         squares = np.ascontiguousarray(squares[..., :3])
     return squares, sources, problems
@@ -185,16 +219,16 @@ def load_textures(folder: str, image_size: int, seed: int) -> Tensor:
     return as_unit_tensor(textures)
 
 
-def _pixels(location: str) -> np.ndarray:
-    pixels = decode_image(storage.read(location)).pixels
+def _pixels(location: str, white: int | None) -> np.ndarray:
+    pixels = decode_image(storage.read(location), white=white).pixels
     check_side(pixels)
     return pixels
 
 
-def require_readable(locations: Sequence[str]) -> None:
+def require_readable(locations: Sequence[str], white: int | None) -> None:
     """Raise UserError if too few images of those that are to set a threshold can be read; only the first are tried."""
     problems: dict[str, str] = {}
-    readable = sum(1 for _ in islice(read_images(locations, problems), FEWEST_SCORES))
+    readable = sum(1 for _ in islice(read_images(locations, problems, white), FEWEST_SCORES))
     if readable < FEWEST_SCORES:
         raise UserError(
             f"of {len(locations)} images to set the threshold by {readable} can be read: {first_reasons(problems)}"

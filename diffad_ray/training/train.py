@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,21 @@ from diffad_ray.detectors.bundle import DESCRIPTION, Bundle, find_detector, load
 from diffad_ray.detectors.engine import as_unit_tensor, default_device
 from diffad_ray.detectors.views import pieces
 from diffad_ray.errors import UserError
+from diffad_ray.images.settings import ImageSettings
 from diffad_ray.progress import ProgressBar
 from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
 from diffad_ray.training.checkpoints import TrainingFolder
 from diffad_ray.training.defective import find_defective
 from diffad_ray.training.job import TrainingJob, run_job
 from diffad_ray.training.loop import Report, TrainingSettings, World
-from diffad_ray.training.normals import find_normals, find_textures, load_pieces, require_readable, versions_hash
+from diffad_ray.training.normals import (
+    find_normals,
+    find_textures,
+    find_white,
+    load_pieces,
+    require_readable,
+    versions_hash,
+)
 
 MEASURED_IMAGES = 256
 "Normal images, and squares seen of them, on which mean and standard deviation are measured."
@@ -64,7 +72,7 @@ def train(
             learnt from.
         workers: Ray Train workers, a GPU each where there are enough; 0 trains in this process without Ray.
         cpus_per_worker: CPUs of a worker; by default the cores of its machine, shared among the workers there.
-        settings_file: TOML with sections `[detector]` and `[training]`; arguments win over it.
+        settings_file: TOML with sections `[detector]`, `[training]` and `[images]`; arguments win over it.
         overrides: `section.key=value`, such as `training.learning_rate=1e-4`; these win over all.
         fresh: start over, deleting what an earlier training left at `detector`.
         show_progress: show a progress bar.
@@ -77,11 +85,13 @@ def train(
     calibrate_on = storage.normalised(calibrate_on) if calibrate_on else None
     defects = [storage.normalised(place) for place in defects]
     from_file = read_settings_file(settings_file) if settings_file else {}
-    override = parse_overrides(overrides, ("detector", "training"))
+    override = parse_overrides(overrides, ("detector", "training", "images"))
     detector_class = find_detector(kind)
     detector_values: dict[str, Any] = merged(
         from_file.get("detector", {}), {"preset": preset, "image_size": image_size}, override.get("detector", {})
     )
+    images = build(ImageSettings, merged(from_file.get("images", {}), override.get("images", {})), "images")
+    detector_values = merged({"white": images.white}, detector_values)
     training_values = merged(
         from_file.get("training", {}), {"steps": steps, "batch_size": batch_size}, override.get("training", {})
     )
@@ -139,9 +149,11 @@ def train_as(
             "other shares of them in [detector]"
         )
     found = find_normals(normals, training.held_back, training.max_images, training.seed, calibrate_on)
-    require_readable(found.held_back)
+    if settings.white is None:
+        settings = replace(settings, white=find_white([*found.learnt, *found.held_back]))
+    require_readable(found.held_back, settings.white)
     view = partial(pieces, settings=settings)
-    sample, _ = load_pieces(found.learnt[:MEASURED_IMAGES], view, MEASURED_IMAGES, training.seed)
+    sample, _ = load_pieces(found.learnt[:MEASURED_IMAGES], view, MEASURED_IMAGES, training.seed, settings.white)
     settings = settings.measured_on(as_unit_tensor(sample))
     if textures:
         find_textures(textures, training.seed)

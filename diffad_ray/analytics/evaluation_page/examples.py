@@ -68,7 +68,7 @@ def detected(images: list[ScoredImage], detector: str, table: str | None) -> lis
     def readable() -> Iterator[np.ndarray]:
         for image in images:
             try:
-                pixels = read_original(image.uri, sizes.get(image.uri))
+                pixels = read_original(image.uri, sizes.get(image.uri), engine.detector.settings)
                 check_side(pixels)
             except (ImageError, UserError) as error:
                 problems[image.uri] = str(error)
