@@ -139,7 +139,7 @@ def test_tables_of_labels(tmp_path: Path) -> None:
         ("uri,label\na.png,good\n\nb.png,good,mask.png\n", "line 4 has 3 fields, the header 2"),
         ("uri, label,uri\na.png,good,b.png\n", "has the column uri twice"),
         ("\n  \n", "it has no header"),
-        ("uri;label\na.png;good\n", "has no column uri and no column label, only uri;label"),
+        ('"uri;label"\n"a.png;good"\n', "has no column uri and no column label, only uri;label"),
         ("", "no table of labels"),
     ],
 )

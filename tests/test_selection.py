@@ -97,7 +97,7 @@ def test_a_table_within_its_archive_is_not_scored(two_lines: Path, bundle: Bundl
 def test_refused_settings(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no glob"):
         selected(two_lines, bundle, tmp_path, include=("[z-a].png",))
-    with pytest.raises(UserError, match="no images can be chosen"):
+    with pytest.raises(UserError, match="format '%Q' of day is none of strptime"):
         selected(two_lines, bundle, tmp_path, template="{day:%Q}.png")
     for wrong in ({"limit": 0}, {"sample": 0.0}, {"threshold": float("nan")}, {"shard_images": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -49,21 +49,21 @@ def encoding_of(head: bytes, told: str | None, subject: str) -> str:
 
     Args:
         head: its first bytes.
-        subject: begins the sentence of an error.
+        subject: what comes before the colon of an error.
 
     Raises:
         UserError: it is no text.
     """
     for magic, what in _OTHERS.items():
         if head.startswith(magic):
-            raise UserError(f"{subject} is {what}")
+            raise UserError(f"{subject}: it is {what}")
     for mark, encoding in _MARKS:
         if head.startswith(mark):
             return encoding
     if told is None and b"\0" in head[:1000]:
         where = head.index(b"\0")
         raise UserError(
-            f"{subject} has a NUL byte at byte {where + 1}, so it is damaged or UTF-16 without its mark: save it as "
+            f"{subject}: it has a NUL byte at byte {where + 1}, so it is damaged or UTF-16 without its mark: save it as "
             "UTF-8"
         )
     return told or "utf-8"
@@ -90,12 +90,12 @@ def undecodable(path: Path, encoding: str, subject: str, advice: str) -> UserErr
                 where = start - held + error.start + 1
                 byte = error.object[error.start]
                 return UserError(
-                    f"{subject} is not {encoding.upper()}: line {lines} holds the byte 0x{byte:02X} (byte {where} of "
+                    f"{subject}: it is not {encoding.upper()}, line {lines} holds the byte 0x{byte:02X} (byte {where} of "
                     f"the file). {advice}"
                 )
             start += len(chunk)
             if not chunk:
-                return UserError(f"{subject} is not {encoding.upper()}. {advice}")
+                return UserError(f"{subject}: it is not {encoding.upper()}. {advice}")
 
 
 def _line_ends(text: str) -> int:

@@ -10,6 +10,7 @@ from diffad_ray.lists.text import SEPARATORS
 from diffad_ray.sql import identifier, quoted
 
 _WINDOWS = r"^([A-Za-z]:[\\/]|\\|(?i:file:/+[a-z]:[\\/])|(?i:file://[^/]))"
+_FILE = r"^(?i:file:/+(localhost/+)?)"
 _THIS_MACHINE = r"^(?i:file://localhost/)"
 WINDOWS_ADVICE = (
     "write paths relative to the list's folder, as this machine sees them (/mnt/plant/...), or URIs such as s3://..."
@@ -19,6 +20,13 @@ WINDOWS_ADVICE = (
 def is_windows_path(place: str) -> bool:
     r"""Whether a place is a path of Windows (`C:\x`, `\\server\x`, `file:///C:/x`) or a file of another machine."""
     return re.match(_WINDOWS, place) is not None and re.match(_THIS_MACHINE, place) is None
+
+
+def with_slashes(place: str) -> str:
+    """A place with slashes for the backslashes of relative ones, and `file:///x` as the path that it is."""
+    if re.match(_FILE, place):
+        return re.sub(_FILE, "/", place)
+    return place if "://" in place or place.startswith(("/", "~")) else place.replace("\\", "/")
 
 
 def windows_sql(place: str) -> str:
@@ -60,8 +68,7 @@ def location_sql(place: str, folder: str) -> str:
     root = folder if folder.endswith("/") else f"{folder}/"
     return (
         f"CASE WHEN {windows_sql(place)} THEN {place} "
-        f"WHEN regexp_matches({place}, '^(?i:file:/)') "
-        f"THEN regexp_replace({place}, '^(?i:file:/+(localhost/+)?)', '/') "
+        f"WHEN regexp_matches({place}, {quoted(_FILE)}) THEN regexp_replace({place}, {quoted(_FILE)}, '/') "
         f"WHEN {scheme} <> '' THEN lower({scheme}) || substr({place}, length({scheme}) + 1) "
         f"WHEN contains({place}, '://') OR starts_with({place}, '/') THEN {place} "
         f"ELSE {quoted(root)} || {relative} END"

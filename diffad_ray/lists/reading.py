@@ -105,7 +105,10 @@ def _text_source(
 ) -> tuple[str, list[str], Broken]:
     """SQL that reads the rows of text files, once they are in a Parquet file, their columns, and lines left out."""
     copy = target.with_suffix(".copy")
-    described = ((local_file(file, copy), partitions(file.uri, location), f"the {what} {file.uri}") for file in files)
+    described = (
+        (local_file(file, copy), partitions(file.uri, location), f"{file.uri} is no {what} that can be read")
+        for file in files
+    )
     separator = "\t" if location.lower().endswith((".tsv", ".tsv.gz")) else ","
     table = write_text(described, target, separator, known, encoding, advice)
     copy.unlink(missing_ok=True)

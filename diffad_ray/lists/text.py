@@ -75,7 +75,7 @@ def write_text(
     """Write the rows of text files as one Parquet file.
 
     Args:
-        files: each with values for columns that its folders stand for, and with what begins the sentence of an error.
+        files: each with values for columns that its folders stand for, and with what comes before the colon of an error.
         separator: what is expected; the first lines may show another one.
         known: names of columns that tell a header from data, in small letters.
         encoding: of files without a mark; None takes UTF-8.
@@ -103,7 +103,7 @@ def write_text(
                         schema = pa.schema([(str(k), pa.string()) for k in range(len(table.names))])
                         writer = pq.ParquetWriter(target, schema, compression="zstd")
                     elif [*form.names, *constants] != table.names:
-                        raise UserError(f"{subject} has other folders of the form name=value than the first part")
+                        raise UserError(f"{subject}: it has other folders of the form name=value than the first part")
                     for rows in _batches(first, form, table.broken, subject):
                         arrays = [_column(values, subject) for values in rows]
                         arrays += [pa.array([value] * len(arrays[0]), pa.string()) for value in constants.values()]
@@ -112,9 +112,9 @@ def write_text(
                 except UnicodeDecodeError:
                     raise undecodable(path, found or "utf-8", subject, advice) from None
                 except csv.Error as error:
-                    raise UserError(f"{subject} is no table: {error}; close each quote that opens") from error
+                    raise UserError(f"{subject}: {error}; close each quote that opens") from error
                 except DAMAGED as error:
-                    raise UserError(f"{subject} is damaged: it is packed by gzip and not whole") from error
+                    raise UserError(f"{subject}: it is damaged, packed by gzip and not whole") from error
     finally:
         if writer is not None:
             writer.close()
@@ -142,7 +142,7 @@ def _form(
     names = next(_records(head, first.separator), (0, []))[1]
     has_header = [name.strip() for name in names] == first.names
     if not has_header and any(name.strip().lower() in known for name in names):
-        raise UserError(f"{subject} has the columns {', '.join(names)}, the first part {', '.join(first.names)}")
+        raise UserError(f"{subject}: it has the columns {', '.join(names)}, the first part {', '.join(first.names)}")
     return first._replace(skipped=1 if has_header else 0), lines
 
 
@@ -163,7 +163,7 @@ def sniffed(head: Sequence[str], expected: str, known: Set[str], subject: str) -
         skipped, candidates = 1, ["\t"]
     samples = {c: [row for _, row in islice(_records(head, c), skipped, skipped + SAMPLE_ROWS)] for c in candidates}
     if not samples[candidates[0]]:
-        raise UserError(f"{subject} has no rows: it has no header")
+        raise UserError(f"{subject}: it has no header")
     headers = {c: [name.strip() for name in rows[0]] for c, rows in samples.items()}
     counts = {c: sum(name.lower() in known for name in names) for c, names in headers.items()}
     whole = samples[candidates[0]][0]
@@ -212,7 +212,7 @@ def _batches(lines: Iterable[str], form: Form, broken: Broken, subject: str) -> 
         if rows:
             yield list(zip(*rows, strict=True))
     if not ended:
-        raise UserError(f"{subject} is no table: a quote opens below line {last}, and none closes it")
+        raise UserError(f"{subject}: a quote opens below line {last}, and none closes it")
 
 
 def _mended(rows: list[list[str]], width: int, before: int, broken: Broken) -> list[list[str]]:
@@ -240,6 +240,8 @@ def _column(values: Sequence[str], subject: str) -> pa.Array:
     array = pa.array(values, pa.string())
     if pc.any(pc.match_substring(array, "\0")).as_py():
         value = next(value for value in values if "\0" in value)
-        raise UserError(f"{subject} has a NUL character in {value.split(chr(0))[0]!r}: it is damaged, write it again")
+        raise UserError(
+            f"{subject}: it has a NUL character in {value.split(chr(0))[0]!r}: it is damaged, write it again"
+        )
     stripped = pc.utf8_trim_whitespace(array)
     return pc.if_else(pc.equal(stripped, ""), pa.scalar(None, pa.string()), stripped)

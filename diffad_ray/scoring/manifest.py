@@ -197,7 +197,7 @@ def _judged(
             continue
         said = doubt.says.format(count=count, total=total, example=example)
         if doubt.always or (2 * count > total and not doubt.never):
-            raise UserError(f"{listed.subject}: {said}: {doubt.advice}")
+            raise UserError(f"{listed.location}: {said}: {doubt.advice}")
         notes.append(f"{said}{doubt.then}")
     if listed.broken.lines:
         notes.append(
