@@ -64,13 +64,13 @@ def test_encodings(encoding: str, told: str | None, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "because"),
     [
-        ("uri,line\na.png,1\nb.png,Prüf\n".encode("cp1252"), r"is not UTF-8, line 3 holds the byte 0xFC \(byte 27 of"),
+        ("uri,line\na.png,1\nb.png,Prüf\n".encode("cp1252"), r"is not UTF-8, line 3 holds the byte 0xFC \(byte 26 of"),
         ("uri\na.png\n".encode("utf-16-le"), "NUL byte at byte 2"),
         (b"uri\n" + b"a.png\n" * 500 + b"b\0.png\n", "NUL character in 'b'"),
         (b"PK\x03\x04 and so on", "Excel workbook"),
         (b"PAR1 and so on", r"ends? in .parquet"),
         (gzip.compress(b"uri\n" + b"a.png\n" * 500)[:-9], "damaged"),
-        (b'uri,line\na.png,1\n"b.png,2\nc.png,3\n', "quote opens below line"),
+        (b'uri,line\na.png,1\n"b.png,2\nc.png,3\n', "a quote opens in line 3"),
         (b"\n \n", "no header"),
         (b"uri,line,URI\na,b,c\n", "column uri twice"),
         (b"uri,line\na.png,1\nb.png,2,3\nc.png,4,5\n", "2 of 3 lines .* line 3 has 3 fields, the header 2"),
@@ -90,9 +90,7 @@ def test_rows_of_other_widths(tmp_path: Path) -> None:
         listed = open_list(str(tmp_path / "list.csv"), "manifest", connection, folder, KNOWN)
         rows = connection.execute(f"SELECT uri, line FROM {listed.source}").fetchall()
     assert rows == [("a.png", "1"), ("b.png", None), ("c\nd.png", "3")]
-    assert (listed.broken.lines, listed.broken.first[:25]) == (1, "line 6 has 4 fields, the h")[:1] + (
-        listed.broken.first[:25],
-    )
+    assert listed.broken.lines == 1
     assert listed.broken.first == "line 6 has 4 fields, the header 3: 3, e, f.png, 4"
     assert listed.notes == ["column 1, which has no name, is left out; it holds 3 values, such as 0"]
 
@@ -105,8 +103,8 @@ def test_folders_of_parts(tmp_path: Path) -> None:
     (tmp_path / "list.parquet" / "_SUCCESS").touch()
     (tmp_path / "list.parquet" / "._SUCCESS.crc").touch()
     assert read(tmp_path / "list.parquet", tmp_path) == [
-        {"uri": "a b.png", "line": "a b"},
         {"uri": "1.png", "line": "1"},
+        {"uri": "a b.png", "line": "a b"},
     ]
     folder = tmp_path / "list.csv"
     folder.mkdir()
@@ -117,7 +115,7 @@ def test_folders_of_parts(tmp_path: Path) -> None:
     (folder / "part-3.csv").touch()
     assert [row["uri"] for row in read(folder, tmp_path)] == ["a.png", "b.png", "c.png"]
     (folder / "part-4.csv").write_text("uri;other\nd.png;4\n")
-    with pytest.raises(UserError, match="part-4.csv .* has the columns uri, other"):
+    with pytest.raises(UserError, match=r"part-4\.csv .* it has the columns uri, other"):
         read(folder, tmp_path)
     (tmp_path / "empty.csv").mkdir()
     with pytest.raises(FileNotFoundError):

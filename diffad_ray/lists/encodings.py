@@ -63,8 +63,8 @@ def encoding_of(head: bytes, told: str | None, subject: str) -> str:
     if told is None and b"\0" in head[:1000]:
         where = head.index(b"\0")
         raise UserError(
-            f"{subject}: it has a NUL byte at byte {where + 1}, so it is damaged or UTF-16 without its mark: save it as "
-            "UTF-8"
+            f"{subject}: it has a NUL byte at byte {where + 1}, so it is damaged, or UTF-16 without its mark: save it "
+            "as UTF-8"
         )
     return told or "utf-8"
 
@@ -90,8 +90,8 @@ def undecodable(path: Path, encoding: str, subject: str, advice: str) -> UserErr
                 where = start - held + error.start + 1
                 byte = error.object[error.start]
                 return UserError(
-                    f"{subject}: it is not {encoding.upper()}, line {lines} holds the byte 0x{byte:02X} (byte {where} of "
-                    f"the file). {advice}"
+                    f"{subject}: it is not {encoding.upper()}, line {lines} holds the byte 0x{byte:02X} (byte {where} "
+                    f"of the file). {advice}"
                 )
             start += len(chunk)
             if not chunk:

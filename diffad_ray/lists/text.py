@@ -75,7 +75,7 @@ def write_text(
     """Write the rows of text files as one Parquet file.
 
     Args:
-        files: each with values for columns that its folders stand for, and with what comes before the colon of an error.
+        files: each with values for columns that its folders stand for, and with what begins the text of an error.
         separator: what is expected; the first lines may show another one.
         known: names of columns that tell a header from data, in small letters.
         encoding: of files without a mark; None takes UTF-8.
@@ -200,19 +200,19 @@ def _batches(lines: Iterable[str], form: Form, broken: Broken, subject: str) -> 
     waiting = form.skipped
     while waiting:
         waiting -= any(value.strip() for value in next(reader))
-    ended = False
     before = reader.line_num
     while rows := list(islice(reader, BATCH_ROWS)):
-        if rows[-1] == [_END]:
-            ended = True
+        if any(_END in value for value in rows[-1]):
+            if rows[-1] != [_END]:
+                text = "".join(rows[-1])
+                opened_in = reader.line_num - text.count("\n") - (not text.endswith(f"\n{_END}"))
+                raise UserError(f"{subject}: a quote opens in line {opened_in}, and none closes it")
             del rows[-1]
         if set(map(len, rows)) != {width}:
             rows = _mended(rows, width, before, broken)
-        last, before = before, reader.line_num
+        before = reader.line_num
         if rows:
             yield list(zip(*rows, strict=True))
-    if not ended:
-        raise UserError(f"{subject}: a quote opens below line {last}, and none closes it")
 
 
 def _mended(rows: list[list[str]], width: int, before: int, broken: Broken) -> list[list[str]]:
