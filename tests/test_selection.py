@@ -76,6 +76,19 @@ def test_columns_and_notes_of_a_template(two_lines: Path, bundle: Bundle, tmp_pa
     assert "stray.png" in found.notes[0]
 
 
+def test_values_that_do_not_fit_the_format_of_a_template(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
+    for day in ("20261121", "20261122", "2026-11"):
+        (two_lines / f"cam_{day}.png").touch()
+    found, rows = selected(two_lines, bundle, tmp_path, template="cam_{t:%Y%m%d}.png", include=["cam_*"])
+    assert found.columns.names == ["t"]
+    assert sum(row["t"] is None for row in rows) == 1
+    assert found.notes == ["1 values of t do not fit %Y%m%d, such as 2026-11: they are null"]
+    with pytest.raises(UserError, match="2 values of t do not fit %Y-%m, such as 20261121: change the format"):
+        selected(two_lines, bundle, tmp_path, template="cam_{t:%Y-%m}.png", include=["cam_*"])
+    with pytest.raises(UserError, match=r"40 of 43 paths don't fit the template, such as .*/line1/.*each field stands"):
+        selected(two_lines, bundle, tmp_path, template="{camera}_{day}.png")
+
+
 def test_words_of_sql_are_names_of_columns(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
     found, rows = selected(two_lines, bundle, tmp_path, template="{order}/{group}/{table}.png")
     assert found.columns.names == ["order", "group", "table"]
