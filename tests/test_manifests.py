@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from selecting import selected
 
-from diffad_ray import UserError
+from diffad_ray import UserError, storage
 from diffad_ray.detectors.bundle import Bundle
 from diffad_ray.scoring.load import LoadedImage, fetch
 from diffad_ray.scoring.manifest import refuse_absent
@@ -98,9 +98,9 @@ def test_manifests_of_spreadsheets_and_of_windows(bundle: Bundle, tmp_path: Path
         (uris[2], 0, "B"),
     ]
     assert found.notes == [
-        "1 of 4 rows of the manifest have no URI, such as the one of D and are left out",
-        "1 of 3 URIs of the manifest are Windows paths, such as C:\\plant\\2.png, which this machine can't read: they "
-        "get the status missing",
+        "1 of 4 rows of the manifest have no URI, such as the one of D: they are left out",
+        "1 of 3 URIs of the manifest are Windows paths, such as C:\\plant\\2.png: this machine can't read them, "
+        "so they get the status missing",
         "1 URIs of the manifest have backslashes, such as a\\1.png: they are taken for slashes",
     ]
     loaded = fetch(uris[2], 0, None)
@@ -156,6 +156,18 @@ def test_types_that_no_table_takes(bundle: Bundle, tmp_path: Path) -> None:
             UserError, match=r"gives the column 'odd' values of the type .* does not take: write numbers"
         ):
             selected(tmp_path / "list.parquet", bundle, tmp_path)
+
+
+def test_parts_on_an_object_store(s3: str, bundle: Bundle, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"uri": ["a.png"]}), tmp_path / "part.parquet")
+    storage.write(f"{s3}/lists/day.parquet/line=1/part-0.snappy.parquet", (tmp_path / "part.parquet").read_bytes())
+    storage.write(f"{s3}/lists/day.parquet/_SUCCESS", b"")
+    storage.write(f"{s3}/lists/day.csv/part-0.csv.gz", gzip.compress(b"uri;line\na.png;1\n"))
+    for kind in ("parquet", "csv"):
+        _, rows = selected(f"{s3}/lists/day.{kind}", bundle, tmp_path)
+        assert [(row["image_uri"], row["line"]) for row in rows] == [(f"{s3}/lists/a.png", "1")]
+    with pytest.raises(UserError, match=r"no archive at .*other\.csv"):
+        selected(f"{s3}/lists/other.csv", bundle, tmp_path)
 
 
 def test_a_manifest_of_images_that_are_elsewhere(bundle: Bundle, two_lines: Path, tmp_path: Path) -> None:

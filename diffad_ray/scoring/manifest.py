@@ -229,7 +229,7 @@ def _doubts(columns: dict[str, str | None]) -> list[_Doubt]:
             "true",
             "others",
             "{count} of {total} rows of the manifest have no URI, such as the one of {example}",
-            " and are left out",
+            ": they are left out",
             f"fill the column {columns['uri']}, or call the one of the URIs `uri`",
         ),
         _Doubt(
@@ -245,7 +245,7 @@ def _doubts(columns: dict[str, str | None]) -> list[_Doubt]:
             named,
             "given",
             "{count} of {total} URIs of the manifest are Windows paths, such as {example}",
-            ", which this machine can't read: they get the status missing",
+            ": this machine can't read them, so they get the status missing",
             WINDOWS_ADVICE,
         ),
         _Doubt(

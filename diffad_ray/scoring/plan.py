@@ -65,8 +65,8 @@ def make_plan(
         pending = selection.rows
         if not force:
             pending += f" ANTI JOIN {_done(table, settings, finished)} USING {_KEY}"
-        if not selection.archive.is_listed:
-            refuse_absent(selection.connection, pending, archive)
+        if not selection.archive.is_listed and not _knows_any(selection, table):
+            refuse_absent(selection.connection, selection.rows, archive)
         found = selection.connection.execute(f"SELECT detector_fingerprint, count(*) FROM {pending} GROUP BY ALL")
         counts = dict(found.fetchall())
     except duckdb.Error as error:
@@ -107,6 +107,14 @@ def make_plan(
     except duckdb.Error as error:
         raise UserError(f"the plan can't be written to the table {table}: {why(error)}") from error
     return plan
+
+
+def _knows_any(selection: Selection, table: str) -> bool:
+    """Whether the table has a row of any of the images: then their places are right, wherever they are now."""
+    if not has_rows(table):
+        return False
+    known = f"SELECT 1 FROM {selection.rows} SEMI JOIN {rows_of(table, 'scores')} USING (image_id) LIMIT 1"
+    return selection.connection.execute(known).fetchone() is not None
 
 
 def _fitted(selection: Selection, table: str) -> Selection:
