@@ -136,6 +136,17 @@ def test_moments(moment: object, understood: datetime | None, bundle: Bundle, tm
         assert note.startswith(f"1 of 3 values of modified are no moments that can be read, such as {moment}")
 
 
+def test_a_quote_that_closes_too_late_is_noticed(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text('uri,line\n"a.png,1\n b.png",2\nc.png,3\n')
+    found, rows = selected(tmp_path / "list.csv", bundle, tmp_path)
+    assert len(rows) == 2
+    (note,) = found.notes
+    assert note.startswith("1 URIs of the manifest hold a line end, such as 'a.png,1\\n b.png': a quote")
+    (tmp_path / "list.csv").write_text("uri,line\n")
+    with pytest.raises(UserError, match="names no images: it has no row with a URI"):
+        selected(tmp_path / "list.csv", bundle, tmp_path)
+
+
 def test_sizes_that_can_not_be_read(bundle: Bundle, tmp_path: Path) -> None:
     sizes = ["12", "", "5 KB", "1024.0", "-1", "nan", "3"]
     lines = [f"s3://plant/{k}.png,{size}" for k, size in enumerate(sizes)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from selecting import selected
 
@@ -21,6 +21,7 @@ from diffad_ray.table.layout import image_id, image_id_sql
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), st.text("abc\n", max_size=5))
 def test_ids_of_sql_and_python_agree(uri: str, version: str) -> None:
     sql = f"SELECT {image_id_sql('u', 'v')} FROM (SELECT ? AS u, ? AS v)"
@@ -112,6 +113,12 @@ def test_refused_settings(two_lines: Path, bundle: Bundle, tmp_path: Path) -> No
         selected(two_lines, bundle, tmp_path, include=("[z-a].png",))
     with pytest.raises(UserError, match="format '%Q' of day is none of strptime"):
         selected(two_lines, bundle, tmp_path, template="{day:%Q}.png")
-    for wrong in ({"limit": 0}, {"sample": 0.0}, {"threshold": float("nan")}, {"shard_images": 0}):
+    for wrong in (
+        {"limit": 0},
+        {"sample": 0.0},
+        {"threshold": float("nan")},
+        {"shard_images": 0},
+        {"manifest_encoding": "x"},
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             ScoringSettings(**wrong)

@@ -112,7 +112,10 @@ def write_text(
                 except UnicodeDecodeError:
                     raise undecodable(path, found or "utf-8", subject, advice) from None
                 except csv.Error as error:
-                    raise UserError(f"{subject}: {error}; close each quote that opens") from error
+                    raise UserError(
+                        f"{subject}: a value has more than {csv.field_size_limit()} characters: close the quote that "
+                        "opens before it"
+                    ) from error
                 except DAMAGED as error:
                     raise UserError(f"{subject}: it is damaged, packed by gzip and not whole") from error
     finally:

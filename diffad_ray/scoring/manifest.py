@@ -258,6 +258,17 @@ def _doubts(columns: dict[str, str | None]) -> list[_Doubt]:
             never=True,
         ),
     ]
+    found.append(
+        _Doubt(
+            "regexp_matches(given, '[\\r\\n]')",
+            named,
+            "given",
+            "{count} URIs of the manifest hold a line end, such as {example!r}",
+            ": a quote that opens there may close too late, and hide the rows between",
+            "",
+            never=True,
+        )
+    )
     if columns["bytes"] is not None:
         found.append(_unread("size_text", "bytes", columns["bytes"], "no numbers of bytes", "write whole numbers"))
     if columns["modified"] is not None:

@@ -171,6 +171,8 @@ def since(text: str, now: datetime) -> datetime:
 def _nothing(location: str, archive: Archive, settings: ScoringSettings) -> str:
     if settings.include or settings.exclude or settings.since or settings.sample < 1:
         return f"no image of {location} is chosen: check include, exclude, since and sample"
+    if not archive.is_listed:
+        return f"the manifest {location} names no images: it has no row with a URI"
     return (
         f"{location} holds no images ({archive.other_files} other files): give a folder or prefix of files ending in "
         ".png, .jpg, .tif or alike, or a manifest of URIs"
