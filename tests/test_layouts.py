@@ -11,6 +11,7 @@ import pytest
 from diffad_ray.errors import UserError
 from diffad_ray.labels.reading import read_dataset
 from diffad_ray.labels.tables import read_labels
+from diffad_ray.labels.words import is_good_folder, kind_of
 
 
 def lay_out(root: Path, *files: str) -> Path:
@@ -67,6 +68,58 @@ def test_dagm(tmp_path: Path) -> None:
         ("Test/2.PNG", "good", None, "Class1"),
         ("Test/3.PNG", "defect", "Test/Label/3_label.PNG", "Class1"),
     ]
+
+
+def test_names_of_folders_are_words_whatever_their_case(tmp_path: Path) -> None:
+    lay_out(tmp_path / "a", "Test/OK/0.png", "Test/NG/0.png", "Ground_Truth/ng/0_mask.png", "Test/label/0.png")
+    assert found(tmp_path / "a") == (
+        "MVTec AD, MPDD",
+        [("Test/NG/0.png", "defect", "Ground_Truth/ng/0_mask.png", "a"), ("Test/OK/0.png", "good", None, "a")],
+    )
+    lay_out(tmp_path / "b", "test/Good/0.png", "test/scratch/0.png", "test/n.i.O/0.png")
+    assert [kind for _, kind, _, _ in found(tmp_path / "b")[1]] == ["good", "defect", "scratch"]
+    lay_out(tmp_path / "c", "test/OK/0.png", "test/KO/0.png")
+    layout, images = found(tmp_path / "c")
+    assert (layout, [kind for _, kind, _, _ in images]) == ("BTAD", ["defect", "good"])
+    lay_out(tmp_path / "d", "test/ok/0.png", "test/ng/0.png", "test/ko/0.png")
+    layout, images = found(tmp_path / "d")
+    assert (layout, [kind for _, kind, _, _ in images]) == ("MVTec AD, MPDD", ["defect", "defect", "good"])
+
+
+def test_where_nothing_is_good_a_question_is_asked(tmp_path: Path) -> None:
+    lay_out(tmp_path / "set", "test/fine/0.png", "test/fine/1.png", "test/NG/0.png")
+    asked = r"no good images, only images labelled fine \(2\), defect \(1\): does one of these mean good\?"
+    with pytest.raises(UserError, match=asked):
+        read_dataset(tmp_path / "set")
+    (tmp_path / "labels.csv").write_text("uri,label\n0.png,1\n1.png,2\n")
+    with pytest.raises(UserError, match=r"only images labelled defect \(1\), 2 \(1\)"):
+        read_dataset(tmp_path / "labels.csv")
+    lay_out(tmp_path / "defects", "test/NG/0.png", "test/bad/0.png")
+    assert {image.kind for image in read_dataset(tmp_path / "defects").images} == {"defect"}
+
+
+def test_words() -> None:
+    for word in (
+        "good",
+        "OK",
+        "Normal",
+        "PASS",
+        "passed",
+        "i.O.",
+        "IO",
+        "in Ordnung",
+        "0",
+        "0.0",
+        "False",
+        "No_Defect",
+    ):
+        assert kind_of(word) == "good"
+    for word in ("NG", "nok", "n.i.O.", "FAIL", "Failed", "ko", "Bad", "anomaly", "1", "1.0", "TRUE", "rejected"):
+        assert kind_of(word) == "defect"
+    for word in ("scratch", "Scratch 2", "2", "2.0", "nan", "inf", "goodness"):
+        assert kind_of(word) == word
+    assert is_good_folder("OK")
+    assert not is_good_folder("0")
 
 
 def test_visa_takes_its_split(tmp_path: Path) -> None:
@@ -126,6 +179,12 @@ def test_tables_of_labels(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes('\ufeffuri, label\r\n"a, b.png",ok\r\n  \r\n'.encode())
     (label,) = read_labels(str(tmp_path / "labels.csv"))
     assert (label.uri, label.kind) == ("a, b.png", "good"), "as a spreadsheet writes it"
+    (tmp_path / "labels.csv").write_bytes("URI;Label\r\na\\b.png;n.i.O.\r\n;\r\n".encode("utf-16"))
+    (label,) = read_labels(str(tmp_path / "labels.csv"))
+    assert (label.uri, label.kind) == ("a/b.png", "defect")
+    for labels in ([0.0, 1.0], [False, True], [0, 1]):
+        pq.write_table(pa.table({"uri": ["0.png", "1.png"], "label": labels}), tmp_path / "labels.parquet")
+        assert [label.kind for label in read_labels(str(tmp_path / "labels.parquet"))] == ["good", "defect"]
 
 
 @pytest.mark.parametrize(
@@ -139,8 +198,9 @@ def test_tables_of_labels(tmp_path: Path) -> None:
         ("uri,label\na.png,good\n\nb.png,good,mask.png\n", "line 4 has 3 fields, the header 2"),
         ("uri, label,uri\na.png,good,b.png\n", "has the column uri twice"),
         ("\n  \n", "it has no header"),
-        ("uri;label\na.png;good\n", "has no column uri and no column label, only uri;label"),
+        ('"uri;label"\n"a.png;good"\n', "has no column uri and no column label, only uri;label"),
         ("", "no table of labels"),
+        ("uri,label\nC:\\a.png,good\n", "Windows paths, such as C:"),
     ],
 )
 def test_tables_that_are_none(tmp_path: Path, text: str, because: str) -> None:

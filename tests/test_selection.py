@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from selecting import selected
 
@@ -21,6 +21,7 @@ from diffad_ray.table.layout import image_id, image_id_sql
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), st.text("abc\n", max_size=5))
 def test_ids_of_sql_and_python_agree(uri: str, version: str) -> None:
     sql = f"SELECT {image_id_sql('u', 'v')} FROM (SELECT ? AS u, ? AS v)"
@@ -76,6 +77,19 @@ def test_columns_and_notes_of_a_template(two_lines: Path, bundle: Bundle, tmp_pa
     assert "stray.png" in found.notes[0]
 
 
+def test_values_that_do_not_fit_the_format_of_a_template(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
+    for day in ("20261121", "20261122", "2026-11"):
+        (two_lines / f"cam_{day}.png").touch()
+    found, rows = selected(two_lines, bundle, tmp_path, template="cam_{t:%Y%m%d}.png", include=["cam_*"])
+    assert found.columns.names == ["t"]
+    assert sum(row["t"] is None for row in rows) == 1
+    assert found.notes == ["1 values of t do not fit %Y%m%d, such as 2026-11: they are null"]
+    with pytest.raises(UserError, match="2 values of t do not fit %Y-%m, such as 20261121: change the format"):
+        selected(two_lines, bundle, tmp_path, template="cam_{t:%Y-%m}.png", include=["cam_*"])
+    with pytest.raises(UserError, match=r"40 of 43 paths don't fit the template, such as .*/line1/.*each field stands"):
+        selected(two_lines, bundle, tmp_path, template="{camera}_{day}.png")
+
+
 def test_words_of_sql_are_names_of_columns(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
     found, rows = selected(two_lines, bundle, tmp_path, template="{order}/{group}/{table}.png")
     assert found.columns.names == ["order", "group", "table"]
@@ -97,8 +111,14 @@ def test_a_table_within_its_archive_is_not_scored(two_lines: Path, bundle: Bundl
 def test_refused_settings(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no glob"):
         selected(two_lines, bundle, tmp_path, include=("[z-a].png",))
-    with pytest.raises(UserError, match="no images can be chosen"):
+    with pytest.raises(UserError, match="format '%Q' of day is none of strptime"):
         selected(two_lines, bundle, tmp_path, template="{day:%Q}.png")
-    for wrong in ({"limit": 0}, {"sample": 0.0}, {"threshold": float("nan")}, {"shard_images": 0}):
+    for wrong in (
+        {"limit": 0},
+        {"sample": 0.0},
+        {"threshold": float("nan")},
+        {"shard_images": 0},
+        {"manifest_encoding": "x"},
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             ScoringSettings(**wrong)

@@ -16,6 +16,7 @@ from diffad_ray.evaluation.evaluate import check_threshold, supervision
 from diffad_ray.evaluation.figures import ScoredImage
 from diffad_ray.evaluation.result import Evaluation, conclude
 from diffad_ray.labels.tables import Label, read_labels
+from diffad_ray.labels.words import check_kinds
 from diffad_ray.table.reading import read_views
 
 NO_MAPS = "a table keeps scores and no anomaly maps: figures of pixels need the detector and a dataset with masks"
@@ -41,6 +42,7 @@ def evaluate_table(
     check_threshold(threshold)
     wanted = read_labels(str(labels))
     location = storage.normalised(labels)
+    check_kinds((label.kind for label in wanted), location)
     bundle = None if detector is None else load_bundle(str(detector))
     fingerprint = None if bundle is None else bundle.fingerprint
     rows = _rows(str(table), wanted, location, fingerprint)

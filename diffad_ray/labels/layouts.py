@@ -12,6 +12,7 @@ from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.images import is_named_image
 from diffad_ray.labels.datasets import DEFECT, GOOD, Dataset, LabelledImage
+from diffad_ray.labels.words import kind_of
 
 VISA_SPLIT = "split_csv/1cls.csv"
 
@@ -35,31 +36,37 @@ class Layout:
 
 
 def _pattern(path: str) -> re.Pattern[str]:
-    # The shortest product: its images may lie in folders of any name.
-    return re.compile(rf"(?:(?P<product>.+?)/)?{path}\.[^./]+")
+    # The shortest product: its images may lie in folders of any name. Windows tells no capitals from small letters.
+    return re.compile(rf"(?:(?P<product>.+?)/)?{path}\.[^./]+", re.IGNORECASE)
 
 
+def _by_word(kind: str, has_mask: bool) -> str:
+    return kind_of(kind)
+
+
+MVTEC, BTAD = "MVTec AD, MPDD", "BTAD"
+_BTAD_KINDS = {"ok", "ko"}
 LAYOUTS = (
     Layout(
-        "MVTec AD, MPDD",
+        MVTEC,
         "test/good/..., test/<kind of defect>/..., ground_truth/<kind of defect>/<name>_mask.png",
-        _pattern("test/(?P<kind>(?!ok/|ko/)[^/]+)/(?P<name>.+)"),
+        _pattern("test/(?P<kind>(?!label/)[^/]+)/(?P<name>.+)"),
         _pattern("ground_truth/(?P<kind>[^/]+)/(?P<name>.+?)(?:_mask)?"),
-        lambda kind, has_mask: kind,
+        _by_word,
     ),
     Layout(
-        "BTAD",
+        BTAD,
         "test/ok/..., test/ko/..., ground_truth/ko/<name>.png",
         _pattern("test/(?P<kind>ok|ko)/(?P<name>.+)"),
         _pattern("ground_truth/(?P<kind>ko)/(?P<name>.+?)(?:_mask)?"),
-        lambda kind, has_mask: GOOD if kind == "ok" else DEFECT,
+        _by_word,
     ),
     Layout(
         "VisA",
         f"Data/Images/Normal/..., Data/Images/Anomaly/..., Data/Masks/Anomaly/<name>.png, beside {VISA_SPLIT}",
         _pattern("Data/Images/(?P<kind>Normal|Anomaly)/(?P<name>.+)"),
         _pattern("Data/Masks/(?P<kind>Anomaly)/(?P<name>.+)"),
-        lambda kind, has_mask: GOOD if kind == "Normal" else DEFECT,
+        _by_word,
     ),
     Layout(
         "DAGM 2007",
@@ -92,20 +99,28 @@ def recognise(location: str, paths: Iterable[str]) -> list[Dataset]:
 
 def _images(layout: Layout, location: str, paths: list[str]) -> Iterator[LabelledImage]:
     default = location.rsplit("/", 1)[-1]
-    masks: dict[tuple[str, ...], str] = {}
-    for path in paths:
-        if found := layout.mask.fullmatch(path):
-            masks[found["product"] or default, found["kind"], found["name"]] = path
+
+    def key(found: re.Match[str]) -> tuple[str, ...]:
+        return found["product"] or default, found["kind"].casefold(), found["name"]
+
+    masks = {key(found): path for path in paths if (found := layout.mask.fullmatch(path))}
+    images = [(path, found) for path in paths if (found := layout.image.fullmatch(path))]
+    if layout.name in (MVTEC, BTAD):
+        # Both have a folder a kind; BTAD's are these two.
+        kinds: dict[str, set[str]] = {}
+        for path in paths:
+            if found := LAYOUTS[0].image.fullmatch(path):
+                kinds.setdefault(found["product"] or default, set()).add(found["kind"].casefold())
+        of_btad = {product for product, names in kinds.items() if names <= _BTAD_KINDS}
+        images = [image for image in images if (key(image[1])[0] in of_btad) == (layout.name == BTAD)]
     used: dict[tuple[str, ...], str] = {}
-    for path in paths:
-        if found := layout.image.fullmatch(path):
-            key = (found["product"] or default, found["kind"], found["name"])
-            mask = masks.get(key)
-            if mask and key in used:
-                raise UserError(f"two images have the mask {location}/{mask}: {used[key]} and {path}; rename one")
-            used[key] = path
-            kind = layout.kind_of(found["kind"], mask is not None)
-            yield LabelledImage(f"{location}/{path}", kind, mask and f"{location}/{mask}", key[0])
+    for path, found in images:
+        mask = masks.get(key(found))
+        if mask and key(found) in used:
+            raise UserError(f"two images have the mask {location}/{mask}: {used[key(found)]} and {path}; rename one")
+        used[key(found)] = path
+        kind = layout.kind_of(found["kind"], mask is not None)
+        yield LabelledImage(f"{location}/{path}", kind, mask and f"{location}/{mask}", key(found)[0])
 
 
 def _visa_test_part(location: str, images: list[LabelledImage]) -> tuple[list[LabelledImage], list[str]]:

@@ -10,14 +10,23 @@ from diffad_ray.errors import UserError
 from diffad_ray.labels.datasets import Dataset
 from diffad_ray.labels.layouts import LAYOUTS, recognise
 from diffad_ray.labels.tables import is_label_file, read_labels
+from diffad_ray.labels.words import check_kinds
 
 
 def read_dataset(location: str | Path) -> Dataset:
-    """The labelled images of a folder or URI in a known layout, or of a table of labels (.csv, .tsv, .parquet).
+    """Labelled test images: of a folder or URI in a known layout, or of a table of labels (.csv, .tsv, .parquet).
 
     Raises:
-        UserError: nothing is there, or it is none of these; the message lists them.
+        UserError: nothing is there, it is none of these (the message lists them), or none of the images is good though
+            one of the labels may mean so.
     """
+    dataset = find_labelled(location)
+    check_kinds((image.kind for image in dataset.images), dataset.location)
+    return dataset
+
+
+def find_labelled(location: str | Path) -> Dataset:
+    """What `read_dataset` reads, good images among them or not."""
     location = storage.normalised(location)
     if is_label_file(location):
         images = [label.resolved(location) for label in read_labels(location)]

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import duckdb
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
-from diffad_ray.labels.datasets import DEFECT, GOOD, LabelledImage
+from diffad_ray.labels.datasets import LabelledImage
+from diffad_ray.labels.words import kind_of
+from diffad_ray.lists.files import SUFFIXES, is_list_name
+from diffad_ray.lists.places import WINDOWS_ADVICE, is_windows_path, place_sql, text_sql, with_slashes
+from diffad_ray.lists.reading import UserList, open_list
+from diffad_ray.scratch import scratch_folder
+from diffad_ray.sql import connect, identifier, why
 
-SUFFIXES = (".csv", ".tsv", ".parquet")
-COLUMNS = ("uri", "label", "mask_uri", "product")
-"Only the first two must be there."
-GOOD_WORDS = frozenset({"good", "ok", "normal", "0", "false"})
-DEFECT_WORDS = frozenset({"defect", "defective", "anomaly", "anomalous", "1", "true"})
+COLUMNS = {"uri": ("uri",), "label": ("label",), "mask_uri": ("mask_uri",), "product": ("product",)}
+"What each may be called. Only the first two must be there."
+_KNOWN = frozenset(name for names in COLUMNS.values() for name in names)
+SAVE_AS_UTF8 = "Save it as UTF-8 (in Excel: CSV UTF-8)"
 
 
 @dataclass(frozen=True)
 class Label:
-    """A row of a table of labels, its places as they are written there."""
+    """A row of a table of labels, its places as they are written there, but with slashes."""
 
     uri: str
     kind: str
@@ -38,83 +40,69 @@ class Label:
 
 def is_label_file(location: str) -> bool:
     """Whether a location is named as a table of labels."""
-    return location.lower().endswith(SUFFIXES)
+    return is_list_name(location)
 
 
 def read_labels(location: str) -> list[Label]:
-    """The labels of a CSV (with a header), TSV or Parquet file, in its order.
+    """The labels of a CSV or TSV (with a header) or Parquet file, or of a folder of such parts, in its order.
 
-    `good`, `ok`, `normal`, `0` and `false` mean good; `1`, `true`, `defect`, `defective`, `anomaly` and `anomalous`
-    mean a defect of no known kind; every other label is a kind of defect.
+    `words` says which labels mean good, and which a defect of no known kind; every other label is a kind of defect.
 
     Raises:
         UserError: the file is not there or not such a table, a label is empty, or an image is listed twice.
     """
-    columns = _columns(storage.normalised(location))
-    if missing := [name for name in COLUMNS[:2] if name not in columns]:
-        raise UserError(
-            f"the table of labels {location} has no column {' and no column '.join(missing)}, only "
-            f"{', '.join(columns)}: it needs uri and label, and may have mask_uri and product"
-        )
-    name = location.rsplit("/", 1)[-1].rpartition(".")[0]
+    rows = _rows(location)
+    file = storage.normalised(location).rpartition("/")[2]
+    name = file[: -max(len(suffix) for suffix in SUFFIXES if file.lower().endswith(suffix))]
     labels: dict[str, Label] = {}
-    for row in range(len(columns["uri"])):
-        uri, text, mask, product = ((columns[c][row] or "").strip() if c in columns else "" for c in COLUMNS)
+    for number, (uri, text, mask, product) in enumerate(rows, 1):
         if not uri or not text:
-            raise UserError(f"row {row + 1} of {location} has no {'label' if uri else 'uri'}")
+            raise UserError(f"row {number} of {location} has no {'label' if uri else 'uri'}")
+        if is_windows_path(uri):
+            raise UserError(f"{location} has Windows paths, such as {uri}: {WINDOWS_ADVICE}")
         if uri in labels:
             raise UserError(f"{location} lists {uri} twice: an image has one label")
-        word = text.lower()
-        kind = GOOD if word in GOOD_WORDS else DEFECT if word in DEFECT_WORDS else text
-        labels[uri] = Label(uri, kind, mask or None, product or name)
+        labels[uri] = Label(with_slashes(uri), kind_of(text), mask and with_slashes(mask), product or name)
     if not labels:
         raise UserError(f"the table of labels {location} has no rows")
     return list(labels.values())
 
 
-def _columns(location: str) -> dict[str, list[str | None]]:
-    """The columns of a table by name, as texts: 007 is a name and no number."""
+def _rows(location: str) -> list[tuple[str | None, ...]]:
+    """The values of the columns that count as text: 007 is a name and no number. Rows without any value are none."""
     if not is_label_file(location):
         raise UserError(f"{location} is no table of labels: its name must end with one of {', '.join(SUFFIXES)}")
+    place = storage.normalised(location)
     try:
-        data = storage.read(location)
+        with scratch_folder() as scratch, connect(place) as connection:
+            listed = open_list(place, "table of labels", connection, scratch, _KNOWN, advice=SAVE_AS_UTF8)
+            return _rows_of(listed, connection)
     except FileNotFoundError:
         raise UserError(f"there is no table of labels {location}") from None
     except OSError as error:
         raise UserError(f"the table of labels {location} can't be read: {error}") from error
-    try:
-        if location.lower().endswith(".parquet"):
-            # Without Arrow's threads: a process that ends by an error message as they start aborts now and then.
-            file = pq.ParquetFile(io.BytesIO(data), pre_buffer=False)
-            known = [name for name in _each_once(file.schema_arrow.names) if name in COLUMNS]
-            table = file.read(known, use_threads=False)
-            texts = {name: table[name].cast(pa.string()).to_pylist() for name in known}
-            return {name: texts.get(name, []) for name in file.schema_arrow.names}
-        return _columns_of_text(data.decode("utf-8-sig"), "\t" if location.lower().endswith(".tsv") else ",")
-    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{location} is no table of labels: {error}") from error
+    except duckdb.Error as error:
+        raise UserError(f"the table of labels {location} can't be read: {why(error)}") from error
 
 
-def _columns_of_text(text: str, delimiter: str) -> dict[str, list[str | None]]:
-    """The columns of a CSV or TSV with a header; empty lines are no rows."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[list[str]] = []
-    for row in reader:
-        if len(row) > 1 or (row and row[0].strip()):
-            if rows and len(row) != len(rows[0]):
-                raise csv.Error(f"line {reader.line_num} has {len(row)} fields, the header {len(rows[0])}")
-            rows.append(row)
-    if not rows:
-        raise csv.Error("it has no header")
-    names = _each_once([name.strip() for name in rows[0]])
-    return {name: [row[k] for row in rows[1:]] for k, name in enumerate(names)}
-
-
-def _each_once(names: list[str]) -> list[str]:
-    """Names of columns; of those that count none may be there twice."""
-    if twice := [name for name in COLUMNS if names.count(name) > 1]:
-        raise csv.Error(f"it has the column {twice[0]} twice")
-    return names
+def _rows_of(listed: UserList, connection: duckdb.DuckDBPyConnection) -> list[tuple[str | None, ...]]:
+    if listed.broken.lines:
+        raise UserError(
+            f"{listed.subject} can't be read: {listed.broken.first}. Put values that hold what separates columns in "
+            "double quotes"
+        )
+    columns = {name: listed.column(accepted) for name, accepted in COLUMNS.items()}
+    if missing := [name for name in ("uri", "label") if columns[name] is None]:
+        raise UserError(
+            f"{listed.subject} has no column {' and no column '.join(missing)}, only {', '.join(listed.columns)}: it "
+            "needs uri and label, and may have mask_uri and product; its first line must name them"
+        )
+    selected = []
+    for name, column in columns.items():
+        sql = place_sql if name in ("uri", "mask_uri") else text_sql
+        selected.append("NULL" if column is None else sql(column, listed.columns[column]))
+    blank = " AND ".join(f"{identifier(name)} IS NULL" for name in listed.columns) if listed.is_text else "false"
+    return connection.execute(f"SELECT {', '.join(selected)} FROM {listed.source} WHERE NOT ({blank})").fetchall()
 
 
 def _beside(table: str, place: str) -> str:

@@ -7,7 +7,6 @@ never in this process's own.
 
 from __future__ import annotations
 
-import glob
 import json
 import posixpath
 import re
@@ -22,23 +21,13 @@ import pyarrow.parquet as pq
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
-from diffad_ray.images import IMAGE_SUFFIXES, is_named_image
-from diffad_ray.scoring.patterns import check_column
-from diffad_ray.table.layout import quoted
+from diffad_ray.images import IMAGE_SUFFIXES
+from diffad_ray.lists.files import is_list_name
+from diffad_ray.scoring.manifest import open_manifest
+from diffad_ray.sql import quoted, why
 from diffad_ray.table.reading import file_list
 
-MANIFEST_NAME = re.compile(r".*\.(parquet|csv|csv\.gz|tsv)$", re.IGNORECASE)
 INVENTORY_NAME = "/manifest.json"
-_NAMES = {
-    "uri": ("uri", "image_uri", "url", "path", "file"),
-    "version": ("version", "image_version", "etag", "e_tag"),
-    "bytes": ("bytes", "image_bytes", "size"),
-    "modified": ("modified", "image_modified", "last_modified"),
-}
-"What a manifest may call the columns that we know."
-_TYPES = {"uri": "VARCHAR", "version": "VARCHAR", "bytes": "BIGINT", "modified": "TIMESTAMPTZ"}
-_SIGNED = r"(?i)[?&](X-Amz-Signature|X-Goog-Signature|sig|Signature)="
-_PASSWORD = r"(?i)^[a-z0-9+.-]+://[^/@]*:[^/@]*@"
 
 
 @dataclass(frozen=True)
@@ -49,21 +38,28 @@ class Archive:
         query: SQL of its images, maybe with doubles where a manifest has them.
         is_listed: whether versions are those of the store, so that a fetch can tell that an object was replaced.
         columns: those that a manifest brings along.
+        untyped: of these, those that are text because the manifest has no types.
         other_files: files that are no images.
+        notes: what the user should know, in sentences.
     """
 
     query: str
     is_listed: bool = True
     columns: dict[str, pa.DataType] = field(default_factory=dict)
+    untyped: frozenset[str] = frozenset()
     other_files: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
-def open_archive(location: str, connection: duckdb.DuckDBPyConnection, scratch: Path) -> Archive:
-    """List a folder or prefix into a Parquet file in `scratch`, or open a manifest (.parquet, .csv, .tsv) or an S3
-    inventory (its manifest.json).
+def open_archive(
+    location: str, connection: duckdb.DuckDBPyConnection, scratch: Path, encoding: str | None = None
+) -> Archive:
+    """List a folder or prefix into a Parquet file in `scratch`, or open a manifest (.parquet, .csv, .tsv, or a folder
+    of such parts) or an S3 inventory (its manifest.json).
 
     Args:
-        connection: as `table.reading.connect` makes it; the archive's query runs on it.
+        connection: as `sql.connect` makes it; the archive's query runs on it.
+        encoding: of a manifest that is text without a mark; None takes UTF-8.
 
     Raises:
         UserError: nothing is there, it can't be read, or it is no manifest.
@@ -71,15 +67,18 @@ def open_archive(location: str, connection: duckdb.DuckDBPyConnection, scratch: 
     try:
         if location.endswith(INVENTORY_NAME):
             return _inventory(location, connection, scratch)
-        if MANIFEST_NAME.match(location):
-            return _manifest(location, connection)
+        if is_list_name(location):
+            query, columns, untyped, notes = open_manifest(location, connection, scratch, encoding)
+            return Archive(query, is_listed=False, columns=columns, untyped=untyped, notes=notes)
         return _listed(location, connection, scratch)
     except FileNotFoundError as error:
         raise UserError(f"no archive at {location}: check the path or URI ({error})") from error
     except PermissionError as error:
         raise UserError(f"{location} can't be listed: {error}. Check the credentials in the environment") from error
-    except (OSError, duckdb.Error) as error:
+    except OSError as error:
         raise UserError(f"{location} can't be read: {error}") from error
+    except duckdb.Error as error:
+        raise UserError(f"{location} can't be read: {why(error)}") from error
 
 
 def _listed(location: str, connection: duckdb.DuckDBPyConnection, scratch: Path) -> Archive:
@@ -105,63 +104,6 @@ def _path_sql(location: str) -> str:
     root = location.rstrip("/") + "/"
     below = f"CASE WHEN starts_with(uri, {quoted(root)}) THEN substr(uri, {len(root) + 1})"
     return f"{below} ELSE {quoted(posixpath.basename(location))} END"
-
-
-def _manifest(location: str, connection: duckdb.DuckDBPyConnection) -> Archive:
-    """A table of URIs; relative ones are taken from the manifest's folder."""
-    if not storage.exists(location):
-        raise FileNotFoundError(f"{location} does not exist")
-    reader = _manifest_reader(location, connection)
-    described = connection.execute(f"DESCRIBE SELECT * FROM {reader}").fetchall()
-    names = {row[0].lower(): row[0] for row in reversed(described)}
-    known = {column: next((names[n] for n in accepted if n in names), None) for column, accepted in _NAMES.items()}
-    if known["uri"] is None and len(names) == 1:
-        (known["uri"],) = names.values()
-    if known["uri"] is None:
-        listed = ", ".join(row[0] for row in described)
-        raise UserError(f"the manifest {location} has the columns {listed}: call the one of the URIs `uri`")
-    extra = [row[0] for row in described if row[0] not in known.values()]
-    for name in extra:
-        check_column(name, f"the manifest {location}")
-    selected = [
-        f"{'NULL' if name is None else f'TRY_CAST({_identifier(name)} AS {_TYPES[column]})'} AS {column}"
-        for column, name in known.items()
-    ]
-    selected += [_identifier(name) for name in extra]
-    folder = posixpath.dirname(location)
-    is_whole = "contains(uri, '://') OR starts_with(uri, '/')"
-    query = (
-        f"SELECT * REPLACE (CASE WHEN {is_whole} THEN uri ELSE {quoted(folder + '/')} || uri END AS uri, "
-        "coalesce(version, '') AS version, coalesce(bytes, 0) AS bytes), "
-        "regexp_replace(uri, '^[a-z0-9+.-]+://[^/]*/|^/', '') AS path "
-        f"FROM (SELECT {', '.join(selected)} FROM {reader}) WHERE coalesce(uri, '') <> ''"
-    )
-    for pattern, kind in ((_SIGNED, "signed"), (_PASSWORD, "with a password")):
-        secret = f"SELECT count(*) FROM ({query}) WHERE regexp_matches(uri, {quoted(pattern)})"
-        ((count,),) = connection.execute(secret).fetchall()
-        if count:
-            raise UserError(
-                f"{count} URIs of the manifest {location} are {kind}: whoever reads the table could use them. Give "
-                "plain URIs (s3://bucket/key), and credentials through the environment"
-            )
-    types = connection.sql(f"SELECT {', '.join(map(_identifier, extra)) or 1} FROM ({query}) LIMIT 0").to_arrow_table()
-    columns = {name: types.schema.field(name).type for name in extra}
-    return Archive(query, is_listed=False, columns=columns)
-
-
-def _manifest_reader(location: str, connection: duckdb.DuckDBPyConnection) -> str:
-    """SQL that reads a manifest's file. Of a CSV nothing is guessed but whether its first line is a header: it names a
-    column that we know, or its one column looks like no image."""
-    file = quoted(glob.escape(location))
-    if location.lower().endswith(".parquet"):
-        return f"read_parquet({file}, hive_partitioning = false)"
-    delimiter = r"e'\t'" if location.lower().endswith(".tsv") else "','"
-    options = f"all_varchar = true, delim = {delimiter}, quote = '\"', escape = '\"', hive_partitioning = false"
-    first = connection.execute(f"SELECT * FROM read_csv({file}, {options}, header = false) LIMIT 1").fetchall()
-    values = [str(value or "") for value in first[0]] if first else []
-    is_named = any(value.strip().lower() in accepted for value in values for accepted in _NAMES.values())
-    has_header = is_named or len(values) != 1 or not ("/" in values[0] or is_named_image(values[0]))
-    return f"read_csv({file}, {options}, header = {str(has_header).lower()})"
 
 
 def _inventory(location: str, connection: duckdb.DuckDBPyConnection, scratch: Path) -> Archive:
@@ -221,10 +163,6 @@ def _orc_as_parquet(file: str, target: Path) -> str:
         for stripe in range(stripes.nstripes):
             writer.write_batch(stripes.read_stripe(stripe))
     return str(target)
-
-
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _snake(name: str) -> str:

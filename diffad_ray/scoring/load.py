@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.images import ImageError, decode_image, network_input
+from diffad_ray.lists.places import is_windows_path
 from diffad_ray.read_ahead import read_ahead
 from diffad_ray.scoring.attempts import Attempts
 from diffad_ray.scoring.isolated import DecoderDied, IsolatedDecoder
@@ -58,6 +59,8 @@ def fetch(uri: str, size_in_bytes: int, version: str | None) -> bytes | LoadedIm
     """
     if size_in_bytes > MAX_BYTES:
         return _too_large(size_in_bytes)
+    if is_windows_path(uri):
+        return LoadedImage("missing", "a Windows path in the manifest, which this machine can't read")
     try:
         data = storage.read(uri, version)
     except storage.Changed:

@@ -6,10 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import duckdb
 import pyarrow as pa
 
 from diffad_ray.errors import UserError
-from diffad_ray.table.layout import SCORES, quoted
+from diffad_ray.sql import quoted
+from diffad_ray.table.layout import SCORES
 
 _GLOB_PART = re.compile(r"\*\*/|\*\*|\*|\?|\[!?[^\]]+\]")
 _FIELD = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
@@ -59,11 +61,20 @@ def matches_any(path: str, patterns: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class TemplateColumn:
-    """A column that a template gives: its Arrow type, and the SQL of its value from the extracted parts."""
+    """A column that a template gives.
+
+    Attributes:
+        type: in Arrow.
+        sql: its value, from the extracted parts; null where their text does not fit `form`.
+        text: the text of the part, null where the path does not fit.
+        form: of strptime; empty for a column of text.
+    """
 
     name: str
     type: pa.DataType
     sql: str
+    text: str
+    form: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,7 @@ class PathTemplate:
         """Parse a template.
 
         Raises:
-            UserError: a field's name is no column name, is taken, or stands twice.
+            UserError: a field's name is no column name, is taken, or stands twice, or its format is none of strptime.
         """
         expression, start = "(?s)", 0
         fields: list[str] = []
@@ -120,14 +131,34 @@ def check_column(name: str, origin: str) -> None:
     if name in TAKEN:
         raise UserError(f"{origin} gives a column {name!r}, a name that is taken already: take another one")
     if not _NAME.fullmatch(name):
-        raise UserError(f"{origin} gives a column {name!r}: take small letters, digits and _ for its name")
+        possible = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+        such = f", such as {possible}" if _NAME.fullmatch(possible) and possible not in TAKEN else ""
+        raise UserError(f"{origin} gives a column {name!r}: take small letters, digits and _ for its name{such}")
 
 
 def _column(name: str, form: str | None) -> TemplateColumn:
     text = f"nullif(parts.\"{name}\", '')"
     if not form:
-        return TemplateColumn(name, pa.string(), text)
+        return TemplateColumn(name, pa.string(), text, text)
+    _check_form(name, form)
     moment = f"try_strptime({text}, {quoted(form)})"
     if _TIME_OF_DAY.search(form):
-        return TemplateColumn(name, pa.timestamp("us", "UTC"), f"{moment}::TIMESTAMP AT TIME ZONE 'UTC'")
-    return TemplateColumn(name, pa.date32(), f"{moment}::DATE")
+        kind, value = pa.timestamp("us", "UTC"), f"{moment}::TIMESTAMP AT TIME ZONE 'UTC'"
+    else:
+        kind, value = pa.date32(), f"{moment}::DATE"
+    return TemplateColumn(name, kind, value, text, form)
+
+
+def _check_form(name: str, form: str) -> None:
+    """Whether DuckDB's strptime knows a format."""
+    problem = "" if "%" in form else "has no %"
+    try:
+        with duckdb.connect() as connection:
+            connection.execute(f"SELECT try_strptime('', {quoted(form)})")
+    except duckdb.Error:
+        problem = "is none of strptime"
+    if problem:
+        raise UserError(
+            f"no images can be chosen by the template, as its format {form!r} of {name} {problem}: write one such as "
+            "%Y-%m-%d or %Y%m%d-%H%M%S"
+        )

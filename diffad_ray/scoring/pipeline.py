@@ -23,6 +23,7 @@ from diffad_ray.errors import UserError
 from diffad_ray.images.settings import ImageSettings
 from diffad_ray.progress import ProgressBar
 from diffad_ray.scoring.commit import ShardSummary
+from diffad_ray.scoring.manifest import refuse_absent
 from diffad_ray.scoring.plan import WRITERS, make_plan, pending_shards, remove_half_plans
 from diffad_ray.scoring.selection import Routed, Selection, select_images
 from diffad_ray.scoring.settings import ScoringSettings
@@ -57,7 +58,8 @@ def score(
     Images that the table has under the same detector are left out. An interrupted run, started again, is finished.
 
     Args:
-        archive: folder or URI with images at any depth, a manifest of URIs (.parquet, .csv, .tsv), or the
+        archive: folder or URI with images at any depth, a manifest of URIs (.parquet, .csv, .tsv, or a
+            folder of such parts), or the
             manifest.json of an S3 inventory.
         table: folder or URI to write to; several archives and detectors may share one.
         detector: folder or URI of a bundle.
@@ -96,6 +98,8 @@ def score(
 
         # A first run whose archive can't be read leaves nothing behind; later ones learn first whether they may write.
         selection = None if _is_begun(table) else select()
+        if selection and not selection.archive.is_listed:
+            refuse_absent(selection.connection, selection.rows, archive)
         with Lease(table, "score") as lease:
             finish_compactions(table)
             interrupted = _interrupted(table, work)

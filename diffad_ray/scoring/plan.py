@@ -17,9 +17,12 @@ import pyarrow as pa
 from diffad_ray import storage
 from diffad_ray.detectors.bundle import Bundle
 from diffad_ray.errors import UserError
+from diffad_ray.scoring.columns import fit_columns
+from diffad_ray.scoring.manifest import refuse_absent
 from diffad_ray.scoring.selection import Routed, Selection
 from diffad_ray.scoring.settings import PASSING, ScoringSettings
-from diffad_ray.table.layout import MANIFEST, parquet_bytes, quoted
+from diffad_ray.sql import quoted, why
+from diffad_ray.table.layout import MANIFEST, parquet_bytes
 from diffad_ray.table.reading import has_rows, rows_of
 from diffad_ray.table.runs import PLAN_SUFFIX, PLANNING_SUFFIX, Plan, PlannedDetector, run_files, write_plan
 
@@ -55,12 +58,19 @@ def make_plan(
     Raises:
         UserError: the table can't be read or written, or has other types.
     """
-    _check_types(selection, table)
     now = datetime.now(UTC)
     run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-    pending = selection.rows if force else f"{selection.rows} ANTI JOIN {_done(table, settings, finished)} USING {_KEY}"
-    found = selection.connection.execute(f"SELECT detector_fingerprint, count(*) FROM {pending} GROUP BY ALL")
-    counts = dict(found.fetchall())
+    try:
+        selection = _fitted(selection, table)
+        pending = selection.rows
+        if not force:
+            pending += f" ANTI JOIN {_done(table, settings, finished)} USING {_KEY}"
+        if not selection.archive.is_listed and not _knows_any(selection, table):
+            refuse_absent(selection.connection, selection.rows, archive)
+        found = selection.connection.execute(f"SELECT detector_fingerprint, count(*) FROM {pending} GROUP BY ALL")
+        counts = dict(found.fetchall())
+    except duckdb.Error as error:
+        raise UserError(f"the table {table} can't be compared with {archive}: {why(error)}") from error
     places = {d.bundle.fingerprint: (d.location, d.bundle.name) for d in detectors} | {"": ("", "")}
     planned = [
         PlannedDetector(location, name, fingerprint, counts[fingerprint])
@@ -92,22 +102,28 @@ def make_plan(
         if total:
             write_plan(plan)
         storage.delete(f"{table}/runs/{run_id}{PLANNING_SUFFIX}")
-    except (OSError, duckdb.Error) as error:
+    except OSError as error:
         raise UserError(f"the plan can't be written to the table {table}: {error}") from error
+    except duckdb.Error as error:
+        raise UserError(f"the plan can't be written to the table {table}: {why(error)}") from error
     return plan
 
 
-def _check_types(selection: Selection, table: str) -> None:
-    """Whether the table can take the selection's columns: of two types in one column, no engine reads both."""
-    if not selection.columns.names or not has_rows(table):
-        return
-    found = selection.connection.sql(f"SELECT * FROM {rows_of(table, 'scores')} LIMIT 0").to_arrow_table().schema
-    for column in selection.columns:
-        if column.name in found.names and (before := found.field(column.name).type) != column.type:
-            raise UserError(
-                f"the column {column.name!r} is {before} in the table {table} and would be {column.type} now: call it "
-                "otherwise in the template or manifest"
-            )
+def _knows_any(selection: Selection, table: str) -> bool:
+    """Whether the table has a row of any of the images: then their places are right, wherever they are now."""
+    if not has_rows(table):
+        return False
+    known = f"SELECT 1 FROM {selection.rows} SEMI JOIN {rows_of(table, 'scores')} USING (image_id) LIMIT 1"
+    return selection.connection.execute(known).fetchone() is not None
+
+
+def _fitted(selection: Selection, table: str) -> Selection:
+    """A selection whose columns have the types that they have in the table."""
+    archive = selection.archive
+    rows, columns, notes = fit_columns(
+        selection.connection, selection.rows, selection.columns, archive.columns.keys(), archive.untyped, table
+    )
+    return selection._replace(rows=rows, columns=columns, notes=[*selection.notes, *notes])
 
 
 _KEY = "(image_id, detector_fingerprint)"

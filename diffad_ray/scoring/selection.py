@@ -18,9 +18,12 @@ from diffad_ray.errors import UserError
 from diffad_ray.scoring.archive import Archive, open_archive
 from diffad_ray.scoring.patterns import PathTemplate, glob_regex, matches_any
 from diffad_ray.scoring.settings import ScoringSettings
-from diffad_ray.table.layout import image_id_sql, quoted
-from diffad_ray.table.reading import bound, connect
+from diffad_ray.sql import connect, identifier, quoted, why
+from diffad_ray.table.layout import image_id_sql
+from diffad_ray.table.reading import bound
 
+_UNREAD = "text of "
+"Begins the name of a column that holds what the format of a template's field does not fit."
 MEMORY = "1GB"
 "What DuckDB may hold while it selects and sorts; the rest is on disk."
 
@@ -64,25 +67,30 @@ def select_images(
         scratch: a local folder.
 
     Raises:
-        UserError: the archive can't be listed, or holds no image that is chosen.
+        UserError: the archive can't be listed, holds no image that is chosen, or most of its paths don't fit the
+            template.
     """
     connection = connect(table, location)
     bound(connection, MEMORY, scratch)
     template = PathTemplate.parse(settings.template) if settings.template else None
-    archive = open_archive(location, connection, scratch)
+    archive = open_archive(location, connection, scratch, settings.manifest_encoding)
     columns = _extra_columns(archive, template)
     selected = quoted(str(scratch / "selected.parquet"))
     sql = _selection(archive, table, template, detectors, settings, datetime.now(UTC))
-    rows = f"read_parquet({selected}, hive_partitioning = false)"
+    chosen = f"read_parquet({selected}, hive_partitioning = false)"
+    unread = [identifier(_UNREAD + column.name) for column in template.columns if column.form] if template else []
+    rows = f"(SELECT * EXCLUDE ({', '.join(unread)}) FROM {chosen})" if unread else chosen
     try:
         connection.execute(f"COPY ({sql}) TO {selected} (FORMAT parquet)")
         counts = connection.execute(f"SELECT count(*), count(DISTINCT image_id) FROM {rows}")
         ((entries, images),) = counts.fetchall()
         if images == 0:
             raise UserError(_nothing(location, archive, settings))
-        notes = _notes(connection, rows, template, entries - images)
+        notes = [*archive.notes, *_notes(connection, chosen, template, entries)]
+        if entries > images:
+            notes.append(f"{entries - images} entries of the manifest name an image a second time")
     except duckdb.Error as error:
-        raise UserError(f"no images can be chosen from {location}: {error}") from error
+        raise UserError(f"no images can be chosen from {location}: {why(error)}") from error
     if images < entries:
         rows = f"(SELECT DISTINCT ON (image_id) * FROM {rows})"
     return Selection(connection, rows, images, columns, archive, notes)
@@ -132,7 +140,11 @@ def _selection(
     route = f"CASE {' '.join(whens)} ELSE {default} END" if whens else default
     parts = f", {template.parts_sql('path')} AS parts" if template else ""
     extras = [f'"{name}"' for name in archive.columns]
-    extras += [f'{column.sql} AS "{column.name}"' for column in template.columns] if template else []
+    for column in template.columns if template else ():
+        extras.append(f"{column.sql} AS {identifier(column.name)}")
+        if column.form:
+            unread = f"CASE WHEN {column.sql} IS NULL THEN {column.text} END"
+            extras.append(f"{unread} AS {identifier(_UNREAD + column.name)}")
     return (
         f"SELECT {image_id_sql('uri', 'version')} AS image_id, uri AS image_uri, version AS image_version, "
         f"coalesce(bytes, 0) AS image_bytes, modified AS image_modified, {route} AS detector_fingerprint"
@@ -159,6 +171,8 @@ def since(text: str, now: datetime) -> datetime:
 def _nothing(location: str, archive: Archive, settings: ScoringSettings) -> str:
     if settings.include or settings.exclude or settings.since or settings.sample < 1:
         return f"no image of {location} is chosen: check include, exclude, since and sample"
+    if not archive.is_listed:
+        return f"the manifest {location} names no images: it has no row with a URI"
     return (
         f"{location} holds no images ({archive.other_files} other files): give a folder or prefix of files ending in "
         ".png, .jpg, .tif or alike, or a manifest of URIs"
@@ -166,20 +180,44 @@ def _nothing(location: str, archive: Archive, settings: ScoringSettings) -> str:
 
 
 def _notes(
-    connection: duckdb.DuckDBPyConnection, selected: str, template: PathTemplate | None, doubles: int
+    connection: duckdb.DuckDBPyConnection, chosen: str, template: PathTemplate | None, entries: int
 ) -> list[str]:
-    """What the user should know of the archive."""
-    notes = [f"{doubles} entries of the manifest name an image a second time"] if doubles else []
-    if template:
-        unfit = " AND ".join(f'"{column.name}" IS NULL' for column in template.columns)
-        ((count, example),) = connection.execute(
-            f"SELECT count(*), min(image_uri) FROM {selected} WHERE {unfit}"
-        ).fetchall()
-        if count:
-            notes.append(f"{count} paths don't fit the template, such as {example}")
+    """What the user should know of the chosen images.
+
+    Raises:
+        UserError: most paths don't fit the template, or most values of a field its format.
+    """
+    notes = _misfits(connection, chosen, template, entries) if template else []
     ((count, example),) = connection.execute(
-        f"SELECT count(*), min(image_uri) FROM {selected} WHERE detector_fingerprint = ''"
+        f"SELECT count(*), min(image_uri) FROM {chosen} WHERE detector_fingerprint = ''"
     ).fetchall()
     if count:
         notes.append(f"no route leads {count} images to a detector, such as {example}: they get the status unrouted")
+    return notes
+
+
+def _misfits(connection: duckdb.DuckDBPyConnection, chosen: str, template: PathTemplate, entries: int) -> list[str]:
+    """What does not fit a template."""
+    values = [identifier(column.name) for column in template.columns]
+    texts = {column: identifier(_UNREAD + column.name) for column in template.columns if column.form}
+    unfit = " AND ".join(f"{value} IS NULL" for value in [*values, *texts.values()])
+    figures = [f"count(*) FILTER ({unfit}), min(image_uri) FILTER ({unfit})"]
+    figures += [f"count({text}), min({text})" for text in texts.values()]
+    (found,) = connection.execute(f"SELECT {', '.join(figures)} FROM {chosen}").fetchall()
+    notes = []
+    paths, example = found[:2]
+    if paths:
+        notes.append(f"{paths} paths don't fit the template, such as {example}")
+    if 2 * paths > entries:
+        raise UserError(
+            f"{paths} of {entries} paths don't fit the template, such as {example}: each field stands for a part of "
+            "the path without a slash, ** for folders of any depth, and the whole path below the archive must fit"
+        )
+    for k, column in enumerate(texts):
+        count, example = found[2 + 2 * k : 4 + 2 * k]
+        said = f"{count} values of {column.name} do not fit {column.form}, such as {example}"
+        if 2 * count > entries - paths:
+            raise UserError(f"{said}: change the format in the template, or leave it out to keep the text")
+        if count:
+            notes.append(f"{said}: they are null")
     return notes

@@ -32,6 +32,7 @@ class ScoringSettings:
             `7d`). Images of unknown age are taken too.
         sample: a random share of the images in (0, 1], the same ones each time.
         limit: only the first so many images of those, in the order of their URIs.
+        manifest_encoding: of a manifest that is text without a mark of it, such as `cp1252`; None takes UTF-8.
         template: columns from path parts, such as `{line}/{camera}/{date:%Y-%m-%d}/{name}`.
         routes: detectors by path; the first that matches counts, the run's own detector scores what none matches.
         retry: statuses that are tried again beside `timeout` and `denied`.
@@ -47,6 +48,7 @@ class ScoringSettings:
     since: str | None = None
     sample: float = 1.0
     limit: int | None = None
+    manifest_encoding: str | None = None
     template: str | None = None
     routes: tuple[Route, ...] = field(default_factory=tuple)
     retry: tuple[Status, ...] = ()
@@ -64,7 +66,17 @@ class ScoringSettings:
                 raise ValueError(f"{name} must be 1 or more, not {value}")
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise ValueError(f"threshold {self.threshold} is no number to compare scores with")
+        if self.manifest_encoding is not None and not _is_encoding(self.manifest_encoding):
+            raise ValueError(f"manifest_encoding {self.manifest_encoding!r} is unknown: take cp1252, latin-1 or alike")
         if not 0 < self.sample <= 1:
             raise ValueError(f"sample {self.sample} must lie in (0, 1]: 0.05 takes 5 % of the images")
         if unknown := set(self.retry) - set(get_args(Status)):
             raise ValueError(f"retry {unknown.pop()!r} is no status: take from {', '.join(get_args(Status))}")
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        "".encode(name)
+    except LookupError:
+        return False
+    return True

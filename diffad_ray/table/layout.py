@@ -21,6 +21,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diffad_ray.sql import quoted as quoted
+
 SCORES = pa.schema(
     [
         ("image_id", pa.int64()),
@@ -101,11 +103,6 @@ def mask_file(table: str, fingerprint: str, image: int) -> str:
     """Location of an image's mask: made of numbers alone, so that no image's name can lead it astray."""
     name = f"{image & (2**64 - 1):016x}"
     return f"{table}/masks/{fingerprint}/{name[:2]}/{name}.png"
-
-
-def quoted(text: str) -> str:
-    """A text as an SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def to_table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

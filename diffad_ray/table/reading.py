@@ -17,7 +17,8 @@ import duckdb
 from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.scratch import scratch_folder
-from diffad_ray.table.layout import quoted
+from diffad_ray.sql import connect as connect
+from diffad_ray.sql import quoted
 
 ATTEMPTS = 6
 "At reading a table whose files are being compacted."
@@ -27,16 +28,6 @@ MEMORY_LIMIT = "2GB"
 "Of joins and sorts over a whole table; what needs more spills to the local disk."
 
 Result = TypeVar("Result")
-
-
-def connect(*locations: str) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection that can read and write at these locations."""
-    connection = duckdb.connect()
-    connection.execute("SET TimeZone = 'UTC'")
-    remote = {location.partition("://")[0]: location for location in locations if not storage.is_local(location)}
-    for location in remote.values():
-        connection.register_filesystem(storage.filesystem(location))
-    return connection
 
 
 def bound(connection: duckdb.DuckDBPyConnection, memory: str, scratch: Path) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.images import is_named_image
-from diffad_ray.labels.reading import dataset_among, read_dataset
+from diffad_ray.labels.reading import dataset_among, find_labelled
 from diffad_ray.labels.tables import is_label_file
+from diffad_ray.labels.words import is_good_folder
 
-GOOD_FOLDERS = frozenset({"good", "ok", "normal"})
 MASK_FOLDERS = frozenset({"ground_truth", "masks", "label"})
 
 
@@ -43,7 +43,7 @@ def find_defective(locations: Sequence[str], normals: Set[str]) -> dict[str, str
 
 def _defective_of(location: str) -> dict[str, str]:
     if is_label_file(location):
-        found = {image.uri: "" for image in read_dataset(location).images if image.is_anomalous}
+        found = {image.uri: "" for image in find_labelled(location).images if image.is_anomalous}
     else:
         try:
             files = {file.uri: file.version for file in storage.walk(location) if is_named_image(file.uri)}
@@ -69,8 +69,8 @@ def _refuse_doubtful(location: str, paths: Sequence[str]) -> None:
     name = location.rsplit("/", 1)[-1]
     for path in paths:
         for folder in (name, *path.split("/")[:-1]):
-            if folder.lower() in GOOD_FOLDERS | MASK_FOLDERS:
-                what = "good images" if folder.lower() in GOOD_FOLDERS else "masks"
+            if is_good_folder(folder) or folder.lower() in MASK_FOLDERS:
+                what = "good images" if is_good_folder(folder) else "masks"
                 raise UserError(
                     f"{location} holds a folder {folder!r}, as of {what}, with {path}: give the folders of the "
                     "defective images, each with its own --defects"

@@ -1,0 +1,43 @@
+"""DuckDB, as all that uses it here does: connections, names and texts in SQL, and failures in the user's words."""
+
+from __future__ import annotations
+
+import duckdb
+
+from diffad_ray import storage
+
+
+def connect(*locations: str) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection that can read and write at these locations."""
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    remote = {location.partition("://")[0]: location for location in locations if not storage.is_local(location)}
+    for location in remote.values():
+        connection.register_filesystem(storage.filesystem(location))
+    return connection
+
+
+def quoted(text: str) -> str:
+    """A text as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """A name of a column, whatever it holds."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def why(error: duckdb.Error) -> str:
+    """Why a statement failed and what to do. DuckDB's own text shows SQL that the user has not written."""
+    text = str(error)
+    if isinstance(error, duckdb.OutOfMemoryException) or "No space left" in text:
+        return "the memory or the temporary folder is full: let TMPDIR name a folder with more space"
+    if "FileNotFoundError" in text or "No files found" in text:
+        return "a file of it is not there any more: start again"
+    if "PermissionError" in text or "Permission denied" in text or "Credentials" in text:
+        return "access is refused: check the permissions of its files, or the credentials in the environment"
+    if any(word in text for word in ("magic bytes", "arquet", "TProtocol", "Snappy", "ZSTD", "thrift", "page")):
+        return "a file of it is no Parquet file or is damaged: write it again"
+    if isinstance(error, duckdb.IOException | duckdb.HTTPException):
+        return "the disk or store gave no answer that can be used: start again"
+    return f"its contents are not as they must be ({type(error).__name__})"
