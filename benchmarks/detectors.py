@@ -22,14 +22,15 @@ import numpy as np
 import torch
 
 from diffad_ray import evaluate, train
+from diffad_ray.bundles.bundle import load_bundle
 from diffad_ray.demo.surfaces import DEFECTS, defective, normal
-from diffad_ray.detectors.bundle import load_bundle
-from diffad_ray.detectors.engine import Engine, as_unit_tensor
 from diffad_ray.detectors.semantic_diffgan import SemanticDiffGAN
 from diffad_ray.evaluation.ablate import ablate
 from diffad_ray.images import decode_image, network_input, resized
+from diffad_ray.inference.engine import Engine
 from diffad_ray.labels.datasets import GOOD, LabelledImage
 from diffad_ray.labels.reading import read_dataset
+from diffad_ray.tensors import as_unit_tensor
 
 
 @dataclass(frozen=True)

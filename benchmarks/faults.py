@@ -79,8 +79,8 @@ def make_detector(location: Path) -> None:
     """An untrained detector; what it says means nothing here, but it says it as fast as a trained one."""
     import torch
 
-    from diffad_ray.detectors.bundle import Bundle, save_bundle
-    from diffad_ray.detectors.calibration import Calibration
+    from diffad_ray.bundles.bundle import Bundle, save_bundle
+    from diffad_ray.bundles.calibration import Calibration
     from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
 
     torch.manual_seed(0)

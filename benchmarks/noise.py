@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import torch
 
-from diffad_ray.detectors.engine import default_device
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.diffusion.simplex import simplex_noise
+from diffad_ray.inference.engine import default_device
 from diffad_ray.networks.denoiser import Denoiser
 from diffad_ray.networks.presets import PRESETS, network_sizes
 

@@ -25,12 +25,12 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor
 from unseen_lots import lots
 
-from diffad_ray.detectors.engine import as_unit_tensor
-from diffad_ray.detectors.familiarity import smooth
-from diffad_ray.detectors.gabor import GRID, Described, described, gabor_filters
-from diffad_ray.detectors.patch_gaussian import patch_gaussian, unexplained
 from diffad_ray.evaluation.metrics import auroc
-from diffad_ray.training.familiarise import FOLDS
+from diffad_ray.familiarity.features import GRID, Described, described, gabor_filters
+from diffad_ray.familiarity.gaussians import patch_gaussian, unexplained
+from diffad_ray.familiarity.learning import FOLDS
+from diffad_ray.familiarity.model import smooth
+from diffad_ray.tensors import as_unit_tensor
 
 BATCH, BLOCKS = 32, (4, 10)
 MEAN, DEVIATION = 0.45, 0.2

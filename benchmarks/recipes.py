@@ -31,10 +31,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from diffad_ray.detectors.calibration import Calibration
+from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings, TrainingDraw
-from diffad_ray.detectors.engine import Engine, as_unit_tensor, default_device
-from diffad_ray.training.familiarise import familiarise
+from diffad_ray.familiarity.learning import familiarise
+from diffad_ray.inference.engine import Engine, default_device
+from diffad_ray.tensors import as_unit_tensor
 from diffad_ray.training.loop import Report, State, TrainingSettings, World, train_loop
 
 CHECKPOINT_SECONDS = 60.0

@@ -149,7 +149,7 @@ def list_and_compare(images: int, rows: int, folder: Path, detector: Path) -> di
     """Plan a prefix of empty files against a table that has all but 1,000 of them among its rows."""
     from stub import register
 
-    from diffad_ray.detectors.bundle import load_bundle
+    from diffad_ray.bundles.bundle import load_bundle
     from diffad_ray.scoring.plan import make_plan
     from diffad_ray.scoring.selection import Routed, select_images
     from diffad_ray.scoring.settings import ScoringSettings

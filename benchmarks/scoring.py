@@ -27,14 +27,15 @@ import ray
 import torch
 
 from diffad_ray import score
+from diffad_ray.bundles.bundle import Bundle, load_bundle, save_bundle
+from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.cluster import connect, cores
 from diffad_ray.demo.surfaces import normal
-from diffad_ray.detectors.bundle import Bundle, load_bundle, save_bundle
-from diffad_ray.detectors.calibration import Calibration
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
-from diffad_ray.detectors.engine import Engine, as_unit_tensor
 from diffad_ray.diffusion.reconstruction import one_step
 from diffad_ray.images import decode_image, network_input
+from diffad_ray.inference.engine import Engine
+from diffad_ray.tensors import as_unit_tensor
 
 SMALL_ARCHIVE = 64
 LOOP_IMAGES = 48

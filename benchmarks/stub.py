@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffad_ray.bundles.bundle import DETECTORS, Bundle, save_bundle
+from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.cluster import connect
 from diffad_ray.detectors.base import Detection, Detector, DetectorSettings, Part, TrainingBatch
-from diffad_ray.detectors.bundle import DETECTORS, Bundle, save_bundle
-from diffad_ray.detectors.calibration import Calibration
 from diffad_ray.scoring import stages
 from diffad_ray.scoring.detect import DetectShard
 

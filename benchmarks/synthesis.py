@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 import torch
 
-from diffad_ray.detectors.engine import default_device
 from diffad_ray.diffusion.noise import seeded_generator
+from diffad_ray.inference.engine import default_device
 from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings, pseudo_anomalies
 
 PAPER = AnomalySettings(

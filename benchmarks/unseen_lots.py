@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffad_ray.detectors.calibration import Calibration
+from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
-from diffad_ray.detectors.engine import as_unit_tensor, default_device
-from diffad_ray.detectors.normality import residuals
 from diffad_ray.evaluation.metrics import auroc
-from diffad_ray.training.familiarise import FOLDS, familiarise
+from diffad_ray.familiarity.learning import FOLDS, familiarise
+from diffad_ray.familiarity.normality import residuals
+from diffad_ray.inference.engine import default_device
+from diffad_ray.tensors import as_unit_tensor
 
 BATCH, HELD_BACK, BUDGET = 64, 0.1, 0.05
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffad_ray.analytics.contact_sheet import contact_sheet as contact_sheet
     from diffad_ray.analytics.query import query as query
-    from diffad_ray.detectors.bundle import load_bundle as load_detector
+    from diffad_ray.bundles.bundle import load_bundle as load_detector
     from diffad_ray.errors import UserError as UserError
     from diffad_ray.evaluation.evaluate import evaluate as evaluate
     from diffad_ray.scoring.pipeline import score as score
@@ -25,7 +25,7 @@ _HOMES = {
     "score": ("diffad_ray.scoring.pipeline", "score"),
     "evaluate": ("diffad_ray.evaluation.evaluate", "evaluate"),
     "query": ("diffad_ray.analytics.query", "query"),
-    "load_detector": ("diffad_ray.detectors.bundle", "load_bundle"),
+    "load_detector": ("diffad_ray.bundles.bundle", "load_bundle"),
     "import_checkpoint": ("diffad_ray.training.import_checkpoint", "import_checkpoint"),
     "contact_sheet": ("diffad_ray.analytics.contact_sheet", "contact_sheet"),
     "UserError": ("diffad_ray.errors", "UserError"),

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from diffad_ray import storage
+from diffad_ray.bundles.bundle import Bundle, load_bundle
 from diffad_ray.demo.surfaces import DEFECTS, defective, normal
-from diffad_ray.detectors.bundle import Bundle, load_bundle
 from diffad_ray.storage import StorageSettings, retry
 from diffad_ray.training.train import train
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
-from diffad_ray.detectors.familiarity import Familiarity
-from diffad_ray.training.familiarise import familiarise
+from diffad_ray.familiarity.learning import familiarise
+from diffad_ray.familiarity.model import Familiarity
 
 SIDE = 64
 

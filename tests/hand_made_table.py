@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from diffad_ray import storage
-from diffad_ray.scoring.masks import find_regions, mask_png
+from diffad_ray.inference.regions import find_regions, mask_png
 from diffad_ray.table.layout import (
     MANIFEST,
     REGIONS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from diffad_ray.detectors.bundle import Bundle
+from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.scoring.selection import Routed, Selection, select_images
 from diffad_ray.scoring.settings import ScoringSettings
 

@@ -12,7 +12,7 @@ from test_cli import fails, run
 from test_evaluation import dataset as dataset  # the fixture
 
 from diffad_ray import evaluate, load_detector
-from diffad_ray.detectors.bundle import Bundle, save_bundle
+from diffad_ray.bundles.bundle import Bundle, save_bundle
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
 from diffad_ray.evaluation.ablate import ablate
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from diffad_ray.detectors.ano_ddpm import AnoDDPM, AnoDDPMSettings
 from diffad_ray.detectors.base import NETWORKS, TrainingBatch
 from diffad_ray.detectors.difference import smoothed, squared_error
-from diffad_ray.detectors.engine import as_unit_tensor
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.diffusion.reconstruction import ddim, one_step
 from diffad_ray.diffusion.schedule import NoiseSchedule
+from diffad_ray.tensors import as_unit_tensor
 
 
 def tiny(seed: int = 0, **settings: Any) -> AnoDDPM:

@@ -14,12 +14,12 @@ import torch
 from safetensors import safe_open
 from tiny_detector import random_images, tiny_detector
 
-from diffad_ray.detectors.bundle import DESCRIPTION, SCHEMA_VERSION, WEIGHTS, Bundle, load_bundle, save_bundle
-from diffad_ray.detectors.calibration import Calibration
+from diffad_ray.bundles.bundle import DESCRIPTION, SCHEMA_VERSION, WEIGHTS, Bundle, load_bundle, save_bundle
+from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
-from diffad_ray.detectors.engine import as_unit_tensor
 from diffad_ray.errors import UserError
 from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings
+from diffad_ray.tensors import as_unit_tensor
 
 
 def saved(detector: DiffusionAD, location: Path) -> Bundle:

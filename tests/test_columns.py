@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffad_ray import UserError
-from diffad_ray.detectors.bundle import Bundle
+from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.scoring.plan import make_plan
 from diffad_ray.scoring.selection import Routed, select_images
 from diffad_ray.scoring.settings import ScoringSettings

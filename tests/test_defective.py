@@ -13,9 +13,9 @@ from conftest import write_image
 from test_cli import fails, run
 
 from diffad_ray import UserError, evaluate, load_detector, score, train
+from diffad_ray.bundles.bundle import DETECTORS
 from diffad_ray.cli.detectors import KINDS
 from diffad_ray.demo.surfaces import DEFECTS, defective
-from diffad_ray.detectors.bundle import DETECTORS
 from diffad_ray.training.defective import find_defective, refuse_common
 
 QUICK = ["training.precision=float32"]

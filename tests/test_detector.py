@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from diffad_ray.detectors.base import NETWORKS, Mode, TrainingBatch
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
-from diffad_ray.detectors.engine import BatchDetection, Engine, as_unit_tensor
+from diffad_ray.inference.engine import BatchDetection, Engine
 from diffad_ray.networks.presets import NetworkSizes
 from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings
+from diffad_ray.tensors import as_unit_tensor
 
 GOLDEN_SIZES = NetworkSizes(
     channels=8,

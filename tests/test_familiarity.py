@@ -20,11 +20,10 @@ from test_bundle import saved
 from tiny_detector import random_images, tiny_detector
 from torch import Tensor
 
-from diffad_ray.detectors.bundle import DESCRIPTION, SCHEMA_VERSION, WEIGHTS, load_bundle
+from diffad_ray.bundles.bundle import DESCRIPTION, SCHEMA_VERSION, WEIGHTS, load_bundle
 from diffad_ray.detectors.diffusion_ad import DiffusionADSettings
-from diffad_ray.detectors.engine import as_unit_tensor
-from diffad_ray.detectors.familiarity import LEAST_SPREAD, LESS_AS_SHOWN, MOST_ODDS, Familiarity, either
-from diffad_ray.detectors.gabor import (
+from diffad_ray.errors import UserError
+from diffad_ray.familiarity.features import (
     COLOURS,
     GRID,
     ORIENTATIONS,
@@ -35,16 +34,17 @@ from diffad_ray.detectors.gabor import (
     gabor_filters,
     octave_sides,
 )
-from diffad_ray.detectors.normality import RESIDUALS, normality, residuals
-from diffad_ray.detectors.patch_gaussian import (
+from diffad_ray.familiarity.gaussians import (
     FARTHEST,
     SHRINKAGE,
     patch_gaussian,
     unexplained,
 )
-from diffad_ray.errors import UserError
-from diffad_ray.networks.residual_segmenter import LEAST_DISTANCE, RARE, squared_distance
-from diffad_ray.training.familiarise import FOLDS
+from diffad_ray.familiarity.judge import LEAST_DISTANCE, RARE, squared_distance
+from diffad_ray.familiarity.learning import FOLDS
+from diffad_ray.familiarity.model import LEAST_STRANGENESS_SPREAD, LESS_AS_SHOWN, MOST_ODDS, Familiarity, either
+from diffad_ray.familiarity.normality import RESIDUALS, normality, residuals
+from diffad_ray.tensors import as_unit_tensor
 
 
 def fitted(count: int = 120) -> Familiarity:
@@ -177,7 +177,7 @@ def test_what_lies_beside_a_scratch_is_not_strange() -> None:
 def test_images_without_any_difference_are_no_trouble() -> None:
     same = np.repeat(smooth_images(1, 0), 20, axis=0)
     detector = familiar(tiny_detector(), same)
-    assert detector.familiarity.slope == 1 / LEAST_SPREAD
+    assert detector.familiarity.slope == 1 / LEAST_STRANGENESS_SPREAD
     damaged = same[:1].copy()
     damaged[:, 10:20, 10:20] = 0
     found = detector.familiarity.log_odds(as_unit_tensor(np.concatenate([same[:1], damaged])), 2.0)

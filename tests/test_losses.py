@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from diffad_ray.detectors.losses import focal_loss, mean_over_ranks
+from diffad_ray.networks.losses import focal_loss, mean_over_ranks
 
 RANKS = 2
 # For each case: the values of each rank, and which of them are chosen.

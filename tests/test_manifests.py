@@ -16,7 +16,7 @@ import pytest
 from selecting import selected
 
 from diffad_ray import UserError, storage
-from diffad_ray.detectors.bundle import Bundle
+from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.scoring.load import LoadedImage, fetch
 from diffad_ray.scoring.manifest import refuse_absent
 

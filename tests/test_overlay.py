@@ -12,7 +12,7 @@ from hand_made_table import SIDE, write_run
 
 from diffad_ray import UserError, query
 from diffad_ray.analytics.overlay import LONGEST_SIDE, draw_regions, overlay
-from diffad_ray.scoring.masks import find_regions
+from diffad_ray.inference.regions import find_regions
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
-from diffad_ray.detectors.released import from_released
 from diffad_ray.diffusion.reconstruction import norm_guided, reverse_step
 from diffad_ray.networks.presets import NetworkSizes, published_multipliers
+from diffad_ray.training.released import from_released
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
 pytestmark = pytest.mark.skipif(not PARITY.is_dir(), reason="the numbers of the released code are not at hand")

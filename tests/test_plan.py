@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffad_ray import UserError, storage
-from diffad_ray.detectors.bundle import Bundle
+from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.scoring.plan import ShardLimits, make_plan, remove_half_plans
 from diffad_ray.scoring.selection import Routed, select_images
 from diffad_ray.scoring.settings import ScoringSettings

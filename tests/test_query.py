@@ -16,9 +16,9 @@ from diffad_ray import UserError, query
 from diffad_ray.analytics.gallery import draw_gallery, worst_images
 from diffad_ray.analytics.query import query_to_file
 from diffad_ray.analytics.summary import summarise
+from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.cli.tables import picture
 from diffad_ray.demo.surfaces import normal
-from diffad_ray.detectors.bundle import Bundle
 from diffad_ray.table.layout import REGIONS, SCORES, image_id, parquet_bytes, shard_file, to_table
 
 START = datetime(2026, 1, 2, 3, tzinfo=UTC)

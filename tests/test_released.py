@@ -20,13 +20,14 @@ from test_parity import PARITY
 from torch import Tensor, nn
 
 from diffad_ray import import_checkpoint
+from diffad_ray.bundles.bundle import load_bundle
 from diffad_ray.demo.surfaces import normal
-from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
-from diffad_ray.detectors.engine import DEFAULT_BATCH, as_unit_tensor
-from diffad_ray.detectors.released import DENOISER, SEGMENTER, from_released, is_released, released_name
 from diffad_ray.errors import UserError
+from diffad_ray.inference.engine import DEFAULT_BATCH
 from diffad_ray.networks.presets import NetworkSizes
+from diffad_ray.tensors import as_unit_tensor
+from diffad_ray.training.released import DENOISER, SEGMENTER, from_released, is_released, released_name
 
 ARGS = {
     "img_size": [32, 32],

@@ -16,11 +16,11 @@ import pytest
 from conftest import write_image
 
 from diffad_ray import query, score, storage, train
-from diffad_ray.detectors.bundle import Bundle, load_bundle
-from diffad_ray.detectors.engine import Engine
+from diffad_ray.bundles.bundle import Bundle, load_bundle
 from diffad_ray.errors import UserError
 from diffad_ray.images import decode_image, network_input
-from diffad_ray.scoring.masks import mask_from_runs
+from diffad_ray.inference.engine import Engine
+from diffad_ray.inference.regions import mask_from_runs
 
 pytestmark = pytest.mark.usefixtures("cluster")
 ALWAYS = 0.0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from selecting import selected
 
 from diffad_ray import UserError
-from diffad_ray.detectors.bundle import Bundle
+from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.scoring.selection import Routed, select_images, since
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.table.layout import image_id, image_id_sql

@@ -16,10 +16,10 @@ import torch.multiprocessing as mp
 from tiny_detector import SIDE
 from torch import Tensor
 
-from diffad_ray.detectors.acceleration import Trial
 from diffad_ray.detectors.base import Mode, TrainingBatch
 from diffad_ray.detectors.semantic_diffgan import SemanticDiffGAN, SemanticDiffGANSettings
 from diffad_ray.diffusion.noise import seeded_generator
+from diffad_ray.inference.acceleration import Trial
 from diffad_ray.networks.critic import Critic, gradient_penalty
 from diffad_ray.training import loop
 from diffad_ray.training.loop import ALONE, Report, State, TrainingSettings, World, train_loop

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from diffad_ray import evaluate, train
 from diffad_ray.demo.surfaces import defective, normal
-from diffad_ray.detectors.acceleration import Trial
 from diffad_ray.detectors.base import Detector, Mode
-from diffad_ray.detectors.engine import Engine
-from diffad_ray.detectors.views import pieces
 from diffad_ray.errors import UserError
+from diffad_ray.inference.acceleration import Trial
+from diffad_ray.inference.engine import Engine
+from diffad_ray.inference.views import pieces
 from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings
 from diffad_ray.training import loop
 from diffad_ray.training.checkpoints import TrainingFolder

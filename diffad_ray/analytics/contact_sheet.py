@@ -11,13 +11,13 @@ import torch
 
 from diffad_ray import storage
 from diffad_ray.detectors.diffusion_ad import DiffusionADSettings
-from diffad_ray.detectors.engine import as_unit_tensor
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.errors import UserError
 from diffad_ray.images.settings import ImageSettings
 from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
 from diffad_ray.synthesis.foreground import with_foregrounds
 from diffad_ray.synthesis.pseudo_anomalies import pseudo_anomalies
+from diffad_ray.tensors import as_unit_tensor
 from diffad_ray.training.normals import find_normals, find_white, load_normals, load_textures
 
 GAP = 4

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from diffad_ray.detectors.calibration import FALSE_ALARM_RATE, Calibration
+from diffad_ray.bundles.calibration import FALSE_ALARM_RATE, Calibration
 from diffad_ray.evaluation.figures import METRICS
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from diffad_ray.analytics.history import RunState
     from diffad_ray.analytics.summary import DetectorSummary
-    from diffad_ray.detectors.bundle import Bundle
+    from diffad_ray.bundles.bundle import Bundle
     from diffad_ray.evaluation.ablate import Ablation
     from diffad_ray.evaluation.result import Evaluation
     from diffad_ray.table.compact import CompactSummary
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 100
 MOST_REASONS = 10
-SATURATED = 0.9999
-"Share of the highest score, above which defects and what is merely strange are no longer told apart."
 WIDE = 1000
 
 
@@ -45,11 +43,6 @@ def print_training(bundle: Bundle, location: str, console: Console) -> None:
         f"({facts['mode']}), losses in {location}/training/losses.png",
         *_threshold(calibration, facts["settings"]["false_alarm_rate"], f"{judges}; scores in {settings.precision}"),
     ]
-    if calibration.threshold > SATURATED * bundle.detector.highest_score:
-        lines.append(
-            "  some of these score as high as any defect could, and defects won't be told from them: learn from images "
-            "of their lots as well, or leave out those that are no good parts"
-        )
     if settings.white is not None:
         lines.append(f"  white is {settings.white}: images of more than 8 bits that go beyond it will be refused")
     if problems := facts["unreadable"]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from diffad_ray.detectors.base import TrainingBatch
-from diffad_ray.detectors.difference import smoothed, squared_error
-from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings, Examination
+from diffad_ray.detectors.difference import logarithm, smoothed, squared_error
+from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings
+from diffad_ray.detectors.judged import Examination
 from diffad_ray.diffusion.noise import Noise
 from diffad_ray.diffusion.reconstruction import ddim
 
@@ -72,4 +73,5 @@ class AnoDDPM(DiffusionDetector):
 
     def examine(self, x0: Tensor, member: int) -> Examination:
         reconstruction = self.reconstruct(x0, member)
-        return Examination(smoothed(squared_error(x0, reconstruction), self.settings.smoothing), reconstruction)
+        error = smoothed(squared_error(x0, reconstruction), self.settings.smoothing)
+        return Examination(logarithm(error), reconstruction)

@@ -1,14 +1,16 @@
-"""What every detector is: settings, a training step, and detection on a batch of images."""
+"""What every detector is: a scorer of images, and something that learns from normal ones."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+
+from diffad_ray.tensors import NormalSquares
 
 Precision = Literal["float32", "bfloat16"]
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -36,11 +38,11 @@ class Detection(NamedTuple):
     """What a detector says of N images; float32."""
 
     score: Tensor
-    "[N]: how anomalous each image is; higher is worse"
+    "[N]: how anomalous each image is, in log odds where the kind does not say otherwise; higher is worse"
     anomaly_map: Tensor
     "[N,H,W]: how anomalous each pixel is, in the same unit as `score`"
-    reconstruction: Tensor
-    "[N,3,H,W] in [0, 1]: the image without its anomaly, as the detector imagines it"
+    reconstruction: Tensor | None
+    "[N,3,H,W] in [0, 1]: the image without its anomaly, as the detector imagines it; None where it imagines nothing"
 
 
 class TrainingBatch(NamedTuple):
@@ -92,22 +94,23 @@ class DetectorSettings(ABC):
         view: `whole` stretches an image to one square; `tiles` cuts it, at its own scale, into overlapping ones.
         tile_overlap: share of a tile's side, in [0, 0.9), that it has in common with the next one, or more.
         tile_scale: factor in (0, 1] by which an image is shrunk before it is cut.
-        scales: sizes, as shares of the squares', in (0, 1], at which they are looked at; training draws one a step, and
-            in scoring the maps are averaged. Smaller ones show large smooth defects. The reconstruction is the first's.
         white: the value of white in files that have room for more, such as 4095 where 12 bits of a camera are stored in
             16. None takes the largest value that a file can hold. Files of 8 bits are read as they are.
-        precision: arithmetic of the networks in scoring. Part of the detector, because scores depend on it.
+        precision: arithmetic of the networks in scoring, settled at the end of the training.
+        channels_last: the memory format of images and weights in scoring, settled with the precision. Kernels of the
+            two formats round differently.
     """
 
     image_size: int = 128
     view: Literal["whole", "tiles"] = "whole"
     tile_overlap: float = 0.25
     tile_scale: float = 1.0
-    scales: tuple[float, ...] = (1.0,)
     white: int | None = None
     precision: Precision = "float32"
+    channels_last: bool = False
 
     part_names: ClassVar[tuple[str, ...]] = (NETWORKS,)
+    "Of the parts that learn by gradients; none for a kind without networks."
 
     def __post_init__(self) -> None:
         if self.view not in ("whole", "tiles"):
@@ -118,9 +121,16 @@ class DetectorSettings(ABC):
             raise ValueError(f"tile_scale {self.tile_scale} must lie in (0, 1]")
         if self.white is not None and self.white < 1:
             raise ValueError(f"white {self.white} must be the value of white, such as 4095")
-        object.__setattr__(self, "scales", tuple(self.scales))
-        if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
-            raise ValueError(f"scales {self.scales} must be numbers in (0, 1], one at least")
+
+    @property
+    def mode(self) -> Mode:
+        """How the networks run in scoring."""
+        return Mode(self.channels_last, self.precision)
+
+    @property
+    def training_scales(self) -> tuple[float, ...]:
+        """Sizes of training images, as shares of `image_size`; a training draws one a step."""
+        return (1.0,)
 
     def turn(self, step: int, steps: int) -> str:
         """Name of the part that learns at a step of so many; parts with the same span take turns."""
@@ -134,21 +144,18 @@ class DetectorSettings(ABC):
         """These settings with what must be measured on normal images [N,3,H,W] in [0,1] filled in."""
 
 
-class Detector(nn.Module, ABC):
-    """A trainable detector. Images are [N,3,H,W] in [0,1], H and W as `settings.image_size` unless said otherwise."""
+class Scorer(nn.Module, ABC):
+    """What gives images their scores. Images are [N,3,H,W] in [0,1], H and W as `settings.image_size` unless said
+    otherwise."""
 
     kind: ClassVar[str]
-    learns_from: ClassVar[frozenset[str]] = frozenset()
-    "Which of `textures` and `defective` its training takes beside normal images."
-    highest_score: ClassVar[float] = math.inf
-    "That an image can have."
     settings_class: ClassVar[type[DetectorSettings]]
     settings: DetectorSettings
 
     def __init__(self, settings: Any):
         super().__init__()
         self.settings = settings
-        self.mode = Mode(channels_last=False, precision=settings.precision)
+        self.mode: Mode = settings.mode
 
     def run_in(self, mode: Mode) -> Self:
         """Lay the weights out and compute as `mode` says from now on."""
@@ -162,8 +169,30 @@ class Detector(nn.Module, ABC):
         return torch.autocast(device.type, DTYPES[precision], enabled=precision != "float32")
 
     @abstractmethod
+    def detect(self, images: Tensor) -> Detection:
+        """Scores, maps and reconstructions. Deterministic: an image's result depends on it and the detector alone."""
+
+    def anomaly_map(self, images: Tensor) -> Tensor:
+        """Anomaly map [N,H,W] of images [N,3,H,W] in [0,1]."""
+        return self.detect(images).anomaly_map
+
+    def score(self, images: Tensor) -> Tensor:
+        """Scores [N] of images [N,3,H,W] in [0,1]."""
+        return self.detect(images).score
+
+
+class Trainable(Scorer):
+    """A scorer that learns: its parts by gradients, in training steps, and then the rest by `fit`."""
+
+    learns_from: ClassVar[frozenset[str]] = frozenset()
+    "Which of `textures` and `defective` its training takes beside normal images."
+
+    @abstractmethod
     def parts(self, learning_rate: float | None) -> list[Part]:
-        """What learns, and when; at the given peak rate, or where it is None at what suits the networks."""
+        """What learns by gradients, and when; at the given peak rate, or at what suits the networks where it is None.
+
+        A kind without networks has none.
+        """
 
     @abstractmethod
     def training_losses(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
@@ -175,9 +204,16 @@ class Detector(nn.Module, ABC):
             turn: name of the part whose turn it is, see `DetectorSettings.turn`.
         """
 
-    @abstractmethod
-    def detect(self, images: Tensor) -> Detection:
-        """Scores, maps and reconstructions. Deterministic: an image's result depends on it and the detector alone."""
+    def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> None:
+        """Learn from normal images what is not learnt by gradients, when all parts have learnt. The precision and the
+        memory format of scoring are settled by then.
+
+        Args:
+            tell: is told now and then what is done, and how far that is.
+
+        Raises:
+            UserError: the images are too few for this kind.
+        """
 
     def forward(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
         """`training_losses`, under the name through which DistributedDataParallel synchronises gradients.
@@ -188,11 +224,3 @@ class Detector(nn.Module, ABC):
             for parameter in part.parameters:
                 parameter.requires_grad_(part.name == turn)
         return self.training_losses(batch, generator, turn)
-
-    def anomaly_map(self, images: Tensor) -> Tensor:
-        """Anomaly map [N,H,W] of images [N,3,H,W] in [0,1]."""
-        return self.detect(images).anomaly_map
-
-    def score(self, images: Tensor) -> Tensor:
-        """Scores [N] of images [N,3,H,W] in [0,1]."""
-        return self.detect(images).score

@@ -17,6 +17,15 @@ def absolute_error(x0: Tensor, reconstruction: Tensor) -> Tensor:
     return _within_range(x0).sub(reconstruction).abs().mean(dim=1, keepdim=True)
 
 
+LEAST_ERROR = 1e-6
+"Of scaled images, below which a difference is rounding."
+
+
+def logarithm(errors: Tensor) -> Tensor:
+    """Logarithms of errors: they vary by factors, and their logarithms compare over dark and bright products."""
+    return (errors + LEAST_ERROR).log()
+
+
 def _within_range(x0: Tensor) -> Tensor:
     # Reconstructions end at -1 and 1; a good pixel beyond must not look like an error.
     return x0.clamp(-1, 1)

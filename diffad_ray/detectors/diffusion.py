@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffad_ray.detectors.base import NETWORKS, Detection, Detector, DetectorSettings, Part
+from diffad_ray.detectors.base import NETWORKS, Part
+from diffad_ray.detectors.judged import Examination, JudgedDetector, JudgedSettings
 from diffad_ray.diffusion.noise import Noise, draw_noise, fixed_noise
 from diffad_ray.diffusion.reconstruction import iterative
 from diffad_ray.diffusion.schedule import NoiseSchedule
 from diffad_ray.networks.denoiser import Denoiser
 from diffad_ray.networks.presets import NetworkSizes, check_image_size, network_sizes, scaled_size
-
-PUBLISHED_TOP = 50 / 256**2
-"Share of an image's pixels, the largest of its map, whose mean is its score: 50 pixels at 256 x 256."
 
 LEARNING_RATE_TIMES_WIDTH = 0.016
 
@@ -30,7 +28,7 @@ SCALED_VARIANCE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionSettings(DetectorSettings):
+class DiffusionSettings(JudgedSettings):
     """Settings of all detectors that diffuse.
 
     Attributes:
@@ -44,8 +42,9 @@ class DiffusionSettings(DetectorSettings):
         scaling: `standardised` gives the networks (x - mean) / (2 std) of the normal images, which keeps products of
             low contrast visible under the noise; `unit` gives them [0, 1], as DiffusionAD's released code does.
         mean, std: [3] measured on the normal images, in [0, 1]; used by `standardised`.
-        top_share: share of the map's pixels, the largest, whose mean is the score.
         noise_seed: seed of the fixed noise of scoring.
+        scales: sizes, as shares of the squares', in (0, 1], at which they are looked at; training draws one a step, and
+            in scoring the maps are averaged. Smaller ones show large smooth defects. The reconstruction is the first's.
         noise_draws: number of noise draws whose maps are averaged, each at the price of a whole detection.
     """
 
@@ -59,20 +58,21 @@ class DiffusionSettings(DetectorSettings):
     scaling: Literal["standardised", "unit"] = "standardised"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
-    top_share: float = PUBLISHED_TOP
+    scales: tuple[float, ...] = (1.0,)
     noise_seed: int = 0
     noise_draws: int = 1
 
     methods: ClassVar[tuple[str, ...]] = ()
     "Values of `reconstruction` that the weights of one training can serve."
-    sweepable: ClassVar[tuple[str, ...]] = ("noise_seed", "noise_draws", "top_share")
+    sweepable: ClassVar[tuple[str, ...]] = ("noise_seed", "noise_draws", "top_share", "familiarity")
     "Settings of scoring: weights stay good when they change."
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_image_size(self.image_size)
-        if not 0 < self.top_share <= 1:
-            raise ValueError(f"top_share {self.top_share} must lie in (0, 1]")
+        object.__setattr__(self, "scales", tuple(self.scales))
+        if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
+            raise ValueError(f"scales {self.scales} must be numbers in (0, 1], one at least")
         NoiseSchedule(self.timesteps, self.beta_start, self.beta_end)  # checks them
         if self.noise_draws < 1:
             raise ValueError(f"noise_draws {self.noise_draws} must be 1 or more")
@@ -89,6 +89,10 @@ class DiffusionSettings(DetectorSettings):
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
 
+    @property
+    def training_scales(self) -> tuple[float, ...]:
+        return self.scales
+
     def measured_on(self, images: Tensor) -> Self:
         """Mean and standard deviation over all pixels, a channel; a constant channel keeps a std of one grey level."""
         if self.scaling == "unit":
@@ -97,16 +101,7 @@ class DiffusionSettings(DetectorSettings):
         return replace(self, mean=tuple(mean.tolist()), std=tuple(std.clamp(min=1 / 255).tolist()))
 
 
-class Examination(NamedTuple):
-    """What N images show."""
-
-    anomaly_map: Tensor
-    "[N,1,H,W]"
-    reconstruction: Tensor
-    "[N,3,H,W]"
-
-
-class DiffusionDetector(Detector):
+class DiffusionDetector(JudgedDetector):
     """A denoiser, its schedule and fixed noise, and detection averaged over scales and noise draws.
 
     "Scaled" images are those that the networks see, see `DiffusionSettings.scaling`.
@@ -129,8 +124,9 @@ class DiffusionDetector(Detector):
         self._fixed_noise: dict[tuple[int, ...], Tensor] = {}
 
     def parts(self, learning_rate: float | None) -> list[Part]:
-        """One rate for all networks."""
-        return [Part(NETWORKS, list(self.parameters()), learning_rate or self.suitable_rate)]
+        """One rate for all networks; familiarity is learnt when they are done."""
+        learns = [p for name, p in self.named_parameters() if not name.startswith("familiarity.")]
+        return [Part(NETWORKS, learns, learning_rate or self.suitable_rate)]
 
     @property
     def suitable_rate(self) -> float:
@@ -140,7 +136,7 @@ class DiffusionDetector(Detector):
 
     @abstractmethod
     def examine(self, x0: Tensor, member: int) -> Examination:
-        """What scaled images [N,3,H,W] show under a member's noise."""
+        """What scaled images [N,3,H,W] show under a member's noise: evidence and reconstruction."""
 
     def scaled(self, images: Tensor) -> Tensor:
         """Images [N,3,H,W] in [0, 1] as the networks see them."""
@@ -204,13 +200,7 @@ class DiffusionDetector(Detector):
             lambda step: self.noise(x0, member, step + 2),
         )
 
-    def image_score(self, anomaly_map: Tensor) -> Tensor:
-        """Mean of the largest pixels of [N,1,H,W]: `top_share` of the area, so that sizes compare; [N]."""
-        pixels = anomaly_map.flatten(1)
-        count = max(1, round(self.settings.top_share * pixels.shape[1]))
-        return pixels.topk(count, dim=1).values.mean(dim=1)
-
-    def look(self, images: Tensor) -> Examination:
+    def evidence(self, images: Tensor) -> Examination:
         """Images [N,3,H,W] in [0, 1] examined at all scales and under all members' noise, which are averaged.
 
         The reconstruction, in [0, 1], is that of the first scale.
@@ -224,15 +214,10 @@ class DiffusionDetector(Detector):
             for member in range(self.settings.noise_draws):
                 found = self.examine(seen, member)
                 maps.append(_resized(found.anomaly_map, height, width))
-                if scale == self.settings.scales[0]:
+                if scale == self.settings.scales[0] and found.reconstruction is not None:
                     first.append(found.reconstruction)
         reconstruction = torch.stack(first).mean(dim=0) * self.scale + self.offset
         return Examination(torch.stack(maps).mean(dim=0), _resized(reconstruction, height, width).clamp(0, 1))
-
-    @torch.inference_mode()
-    def detect(self, images: Tensor) -> Detection:
-        found = self.look(images)
-        return Detection(self.image_score(found.anomaly_map), found.anomaly_map.squeeze(1), found.reconstruction)
 
 
 def _resized(images: Tensor, height: int, width: int) -> Tensor:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffad_ray.detectors.base import NETWORKS, Part, TrainingBatch
-from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings, Examination
-from diffad_ray.detectors.familiarity import Familiarity, either
-from diffad_ray.detectors.losses import focal_loss, mean_over_ranks
+from diffad_ray.detectors.base import TrainingBatch
+from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings
+from diffad_ray.detectors.judged import Examination
 from diffad_ray.diffusion.noise import draw_noise
 from diffad_ray.diffusion.reconstruction import norm_guided, one_step
+from diffad_ray.networks.losses import focal_loss, mean_over_ranks
 from diffad_ray.networks.segmenter import Segmenter
-from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings, pseudo_anomalies
+from diffad_ray.synthesis.pseudo_anomalies import pseudo_anomalies
 
 Reconstruction = Literal["norm-guided", "one-step", "iterative", "autoencoder"]
 RECONSTRUCTIONS: tuple[Reconstruction, ...] = get_args(Reconstruction)
@@ -33,9 +33,8 @@ class DiffusionADSettings(DiffusionSettings):
             network call and in t_small + 1; `autoencoder` uses no noise. For the paper's ablation.
         guidance: w of the norm guidance.
         focal_gamma: exponent of the focal loss; 0 is cross entropy. The paper's 4 leaves most probabilities near 1/2.
-        familiarity: weight in [1, 4] of how unfamiliar a place of the image looks, see `Familiarity`; with 0 the
-            segmenter judges alone, and a training does not learn it.
-        anomalies: how pseudo-anomalies are made in training.
+        score_unit: `log odds`; or `probability`, which the published score is a mean of and imported checkpoints keep:
+            it ranks no images for which the segmenter is sure, and leaves familiarity out.
     """
 
     t_small: int = 200
@@ -45,10 +44,10 @@ class DiffusionADSettings(DiffusionSettings):
     guidance: float = 1.0
     focal_gamma: float = 0.0
     familiarity: float = 2.0
-    anomalies: AnomalySettings = field(default_factory=AnomalySettings)
+    score_unit: Literal["log odds", "probability"] = "log odds"
 
     methods = ("iterative", "one-step", "norm-guided")
-    sweepable = (*DiffusionSettings.sweepable, "t_small", "t_big", "guidance", "familiarity")
+    sweepable = (*DiffusionSettings.sweepable, "t_small", "t_big", "guidance")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,15 +57,12 @@ class DiffusionADSettings(DiffusionSettings):
             raise ValueError(f"t_split {self.t_split} must lie between 0 and timesteps {self.timesteps}")
         if self.focal_gamma < 0:
             raise ValueError(f"focal_gamma {self.focal_gamma} must be 0 or more")
-        if self.familiarity != 0 and not 1 <= self.familiarity <= 4:
-            # Smaller weights would give each place of the image what its most suspicious ones usually get.
-            raise ValueError(f"familiarity {self.familiarity} must be 0, which leaves it out, or lie in [1, 4]")
         if self.reconstruction not in RECONSTRUCTIONS:
             raise ValueError(f"reconstruction {self.reconstruction!r} is none of {', '.join(RECONSTRUCTIONS)}")
-        anomalies: Any = self.anomalies
-        object.__setattr__(
-            self, "anomalies", AnomalySettings(**anomalies) if isinstance(anomalies, dict) else anomalies
-        )
+        if self.score_unit not in ("log odds", "probability"):
+            raise ValueError(f"score_unit {self.score_unit!r} is neither 'log odds' nor 'probability'")
+        if self.score_unit == "probability" and self.familiarity:
+            raise ValueError("familiarity judges in log odds: set it to 0 where score_unit is 'probability'")
 
 
 class TrainingDraw(NamedTuple):
@@ -86,7 +82,7 @@ class DiffusionAD(DiffusionDetector):
 
     kind = "diffusion-ad"
     learns_from = frozenset({"textures"})
-    highest_score = 1.0
+    in_log_odds = True
     settings_class = DiffusionADSettings
     settings: DiffusionADSettings
 
@@ -94,12 +90,6 @@ class DiffusionAD(DiffusionDetector):
         super().__init__(settings)
         assert settings.network is not None
         self.segmenter = Segmenter(settings.network.segmenter_channels)
-        self.familiarity = Familiarity(settings.image_size)
-
-    def parts(self, learning_rate: float | None) -> list[Part]:
-        """One rate for denoiser and segmenter; what is familiar is learnt when they are done."""
-        parameters = [*self.denoiser.parameters(), *self.segmenter.parameters()]
-        return [Part(NETWORKS, parameters, learning_rate or self.suitable_rate)]
 
     def reconstruct(self, x0: Tensor, member: int = 0) -> Tensor:
         """Scaled images [N,3,H,W] without their anomalies, by the method of the settings, in [-1, 1]."""
@@ -129,18 +119,8 @@ class DiffusionAD(DiffusionDetector):
 
     def examine(self, x0: Tensor, member: int) -> Examination:
         reconstruction = self.reconstruct(x0, member)
-        return Examination(self.segment(x0, reconstruction).sigmoid(), reconstruction)
-
-    def look(self, images: Tensor) -> Examination:
-        found = self.by_segmenter(images)
-        if not (self.settings.familiarity and self.familiarity.is_fitted):
-            return found
-        log_odds = self.familiarity.log_odds(images, self.settings.familiarity)
-        return found._replace(anomaly_map=either(found.anomaly_map, log_odds))
-
-    def by_segmenter(self, images: Tensor) -> Examination:
-        """What images [N,3,H,W] in [0, 1] show by the segmenter alone."""
-        return super().look(images)
+        logits = self.segment(x0, reconstruction)
+        return Examination(logits.sigmoid() if self.settings.score_unit == "probability" else logits, reconstruction)
 
     def training_losses(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
         return self.losses(self.draw(batch, generator))

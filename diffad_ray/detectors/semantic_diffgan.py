@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from diffad_ray.detectors.base import Part, TrainingBatch
-from diffad_ray.detectors.difference import absolute_error, smoothed
-from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings, Examination
+from diffad_ray.detectors.difference import absolute_error, logarithm, smoothed
+from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings
+from diffad_ray.detectors.judged import Examination
 from diffad_ray.diffusion.noise import draw_noise
 from diffad_ray.diffusion.reconstruction import ddim
 from diffad_ray.networks.critic import Critic, gradient_penalty
@@ -173,4 +174,5 @@ class SemanticDiffGAN(DiffusionDetector):
         if self.settings.reconstruction == "learned-noise":
             noise = self.learned_noise(x0, noise)
         reconstruction = self.denoised(x0, noise)
-        return Examination(smoothed(absolute_error(x0, reconstruction), self.settings.smoothing), reconstruction)
+        error = smoothed(absolute_error(x0, reconstruction), self.settings.smoothing)
+        return Examination(logarithm(error), reconstruction)

@@ -14,19 +14,20 @@ import numpy as np
 import torch
 
 from diffad_ray import storage
-from diffad_ray.detectors.bundle import DESCRIPTION, Bundle, load_bundle, load_description
+from diffad_ray.bundles.bundle import DESCRIPTION, Bundle, load_bundle, load_description
 from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
-from diffad_ray.detectors.engine import Engine, as_unit_tensor, default_device
-from diffad_ray.detectors.views import pieces
 from diffad_ray.errors import UserError
 from diffad_ray.evaluation.evaluate import evaluate_bundle, supervision
 from diffad_ray.evaluation.figures import OVERALL
 from diffad_ray.images import same_depth
+from diffad_ray.inference.engine import Engine, default_device
+from diffad_ray.inference.views import pieces
 from diffad_ray.labels.datasets import GOOD, Dataset, LabelledImage
 from diffad_ray.labels.reading import read_dataset
 from diffad_ray.progress import ProgressBar
 from diffad_ray.settings import build
+from diffad_ray.tensors import as_unit_tensor
 from diffad_ray.training.loop import TrainingSettings
 from diffad_ray.training.normals import read_images
 from diffad_ray.training.train import train_as

@@ -11,14 +11,14 @@ import cv2
 import numpy as np
 
 from diffad_ray import storage
-from diffad_ray.detectors.bundle import Bundle, load_bundle
-from diffad_ray.detectors.engine import Engine, default_device
-from diffad_ray.detectors.views import grid_of
+from diffad_ray.bundles.bundle import Bundle, load_bundle
 from diffad_ray.errors import UserError, first_reasons
 from diffad_ray.evaluation.figures import ScoredImage
 from diffad_ray.evaluation.pixels import PixelCounts
 from diffad_ray.evaluation.result import Evaluation, conclude
 from diffad_ray.images import ImageError, check_side, decode_image, resized
+from diffad_ray.inference.engine import Engine, default_device
+from diffad_ray.inference.views import grid_of
 from diffad_ray.labels.datasets import Dataset, LabelledImage
 from diffad_ray.labels.reading import read_dataset
 from diffad_ray.progress import ProgressBar

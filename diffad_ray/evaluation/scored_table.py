@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from diffad_ray import storage
-from diffad_ray.detectors.bundle import load_bundle
+from diffad_ray.bundles.bundle import load_bundle
 from diffad_ray.errors import UserError
 from diffad_ray.evaluation.evaluate import check_threshold, supervision
 from diffad_ray.evaluation.figures import ScoredImage

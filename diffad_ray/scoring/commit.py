@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from diffad_ray import storage
-from diffad_ray.detectors.calibration import Calibration
+from diffad_ray.bundles.calibration import Calibration
+from diffad_ray.inference.regions import anomaly_mask, find_regions, mask_png
 from diffad_ray.read_ahead import read_ahead
-from diffad_ray.scoring.masks import anomaly_mask, find_regions, mask_png
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.table.layout import REGIONS, SCORES, mask_file, parquet_bytes, shard_file, to_table
 from diffad_ray.table.runs import Plan

@@ -13,9 +13,9 @@ import pyarrow as pa
 import torch
 
 from diffad_ray import storage
-from diffad_ray.detectors.bundle import load_bundle
-from diffad_ray.detectors.engine import Engine, default_device
+from diffad_ray.bundles.bundle import load_bundle
 from diffad_ray.images import ImageError, check_side
+from diffad_ray.inference.engine import Engine, default_device
 from diffad_ray.read_ahead import read_ahead
 from diffad_ray.scoring.attempts import Attempts
 from diffad_ray.scoring.load import FOUND, LoadedImage, decode, decoder_for, dies_if_stuck

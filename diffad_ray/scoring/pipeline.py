@@ -18,7 +18,7 @@ import ray.exceptions
 from ray.data.exceptions import ExecutionTimeoutError
 
 from diffad_ray import storage
-from diffad_ray.detectors.bundle import load_bundle
+from diffad_ray.bundles.bundle import load_bundle
 from diffad_ray.errors import UserError
 from diffad_ray.images.settings import ImageSettings
 from diffad_ray.progress import ProgressBar

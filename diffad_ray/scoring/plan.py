@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from diffad_ray import storage
-from diffad_ray.detectors.bundle import Bundle
+from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.errors import UserError
 from diffad_ray.scoring.columns import fit_columns
 from diffad_ray.scoring.manifest import refuse_absent

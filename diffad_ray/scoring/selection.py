@@ -13,7 +13,7 @@ from typing import NamedTuple
 import duckdb
 import pyarrow as pa
 
-from diffad_ray.detectors.bundle import Bundle
+from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.errors import UserError
 from diffad_ray.scoring.archive import Archive, open_archive
 from diffad_ray.scoring.patterns import PathTemplate, glob_regex, matches_any

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-GRID = 64
+FOREGROUND_SIDE = 64
 "Side of the coarse image on which the background is grown."
 TOLERANCE = (8 / 255, 32 / 255)
 "How far a channel of the background may lie from the middle of the border: 6 of its deviations, but within this."
@@ -29,8 +29,8 @@ def foregrounds(images: Tensor) -> tuple[Tensor, Tensor]:
 
     An object has closed holes filled, and a seam of one cell around it.
     """
-    coarse = F.interpolate(images, (GRID, GRID), mode="area")
-    on_border = torch.zeros((GRID, GRID), dtype=torch.bool, device=images.device)
+    coarse = F.interpolate(images, (FOREGROUND_SIDE, FOREGROUND_SIDE), mode="area")
+    on_border = torch.zeros((FOREGROUND_SIDE, FOREGROUND_SIDE), dtype=torch.bool, device=images.device)
     on_border[[0, -1]] = on_border[:, [0, -1]] = True
     border = coarse[:, :, on_border]
     middle = border.median(dim=2, keepdim=True).values

@@ -18,17 +18,17 @@ import torch
 from torch import Tensor
 
 from diffad_ray import storage
-from diffad_ray.detectors.bundle import DESCRIPTION, Bundle, save_bundle
-from diffad_ray.detectors.calibration import Calibration
+from diffad_ray.bundles.bundle import DESCRIPTION, Bundle, save_bundle
+from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
-from diffad_ray.detectors.engine import Engine, default_device
-from diffad_ray.detectors.released import DENOISER, SEGMENTER, from_released, is_released, released_name
 from diffad_ray.errors import UserError
+from diffad_ray.inference.engine import Engine, default_device
 from diffad_ray.networks.presets import check_image_size, published_multipliers
 from diffad_ray.progress import ProgressBar
 from diffad_ray.settings import build
 from diffad_ray.training.loop import TrainingSettings
 from diffad_ray.training.normals import find_normals, read_images
+from diffad_ray.training.released import DENOISER, SEGMENTER, from_released, is_released, released_name
 
 TOP_PIXELS = 50
 "The released score is the mean of so many pixels, whatever the image size."
@@ -86,7 +86,7 @@ def import_checkpoint(
             scores.append(detection.score)
             bar.update(len(scores) + len(unreadable))
     try:
-        calibration = Calibration.from_scores(np.array(scores), highest=model.highest_score)
+        calibration = Calibration.from_scores(np.array(scores))
     except ValueError as error:
         raise UserError(f"no threshold can be set with {normals}: {error}, and {len(scores)} had a score") from error
     epoch = entries.get("n_epoch")
@@ -207,6 +207,7 @@ def _settings(
         "scaling": "unit",
         "prediction": "noise",
         "familiarity": 0.0,
+        "score_unit": "probability",
         "top_share": TOP_PIXELS / side**2,
         **{name: value for name, value in steps.items() if value is not None},
     }

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from diffad_ray.detectors.bundle import Bundle, find_detector, save_bundle
-from diffad_ray.detectors.diffusion_ad import DiffusionAD
-from diffad_ray.detectors.views import pieces
+from diffad_ray.bundles.bundle import Bundle, find_detector, save_bundle
+from diffad_ray.familiarity.learning import MOST_SQUARES
+from diffad_ray.inference.views import pieces
+from diffad_ray.tensors import NormalSquares
 from diffad_ray.training.checkpoints import TrainingFolder
 from diffad_ray.training.defective import refuse_common
-from diffad_ray.training.familiarise import MOST_SQUARES, familiarise
-from diffad_ray.training.finish import calibrated, settle_precision
+from diffad_ray.training.finish import calibrated, settle_mode
 from diffad_ray.training.loop import Report, TrainingSettings, World, train_loop
 from diffad_ray.training.normals import load_normals, load_pieces, load_textures, read_images
 
@@ -98,7 +98,8 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
         on_report(step)
 
     resume = folder.load()
-    detector = train_loop(detector, normals, textures, settings, world, defective, resume, report, folder.save)
+    if detector.settings.part_names:
+        detector = train_loop(detector, normals, textures, settings, world, defective, resume, report, folder.save)
     problems = _of_all_ranks(problems, world)
     if world.rank != 0:
         return
@@ -120,13 +121,11 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
     def tell(afterwards: str) -> None:
         on_report(Report(settings.steps, {}, 0.0, 0.0, "", afterwards))
 
-    settle_precision(detector, settings.precision, world.device)
-    if isinstance(detector, DiffusionAD):
-        steps, seed = settings.steps, settings.seed
-        if world.size > 1:
-            # A rank has its share of the images alone: with many ranks too few to tell what is familiar.
-            normals, sources, _ = load_normals(job.learnt, detector.settings, MOST_SQUARES, seed)
-        familiarise(detector, normals, sources, textures, steps, seed, world.device, tell)
+    settle_mode(detector, settings.precision, world.device)
+    if world.size > 1:
+        # A rank has its share of the images alone: with many ranks too few to tell what is familiar.
+        normals, sources, _ = load_normals(job.learnt, detector.settings, MOST_SQUARES, settings.seed)
+    detector.fit(NormalSquares(normals, sources, textures, settings.steps, settings.seed, world.device), tell)
     unseen = read_images(job.held_back, problems, detector.settings.white)
 
     def scored(count: int) -> None:

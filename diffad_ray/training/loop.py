@@ -16,15 +16,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from diffad_ray.detectors.acceleration import fastest_mode
-from diffad_ray.detectors.base import Detector, Mode, Precision, TrainingBatch
-from diffad_ray.detectors.calibration import FALSE_ALARM_RATE
-from diffad_ray.detectors.engine import as_unit_tensor
+from diffad_ray.bundles.calibration import FALSE_ALARM_RATE
+from diffad_ray.detectors.base import Mode, Precision, Trainable, TrainingBatch
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.errors import UserError
+from diffad_ray.inference.acceleration import fastest_mode
+from diffad_ray.networks.ema import Ema
 from diffad_ray.synthesis.foreground import with_foregrounds
+from diffad_ray.tensors import as_unit_tensor
 from diffad_ray.training.augmentation import Augmentation, augmented
-from diffad_ray.training.ema import Ema
 
 log = logging.getLogger(__name__)
 TRIAL_IMAGES = 4
@@ -140,7 +140,7 @@ class Batches:
         return as_unit_tensor(self.images[chosen]).to(device, non_blocking=True)
 
 
-def _choose_mode(detector: Detector, batch: TrainingBatch, turn: str, wanted: str, world: World) -> Mode:
+def _choose_mode(detector: Trainable, batch: TrainingBatch, turn: str, wanted: str, world: World) -> Mode:
     """The fastest mode for a training step, tried on a copy of the detector; all ranks try, rank 0's finding counts."""
     trial = copy.deepcopy(detector).train()
 
@@ -172,7 +172,7 @@ def _mean_over_ranks(values: Tensor, world: World) -> Tensor:
 
 
 def train_loop(
-    detector: Detector,
+    detector: Trainable,
     normals: np.ndarray,
     textures: Tensor | None,
     settings: TrainingSettings,
@@ -181,7 +181,7 @@ def train_loop(
     resume: State | None = None,
     on_report: Callable[[Report], None] = lambda _: None,
     on_checkpoint: Callable[[State], None] = lambda _: None,
-) -> Detector:
+) -> Trainable:
     """Train a detector and return it with its averaged weights, in eval mode, on the CPU.
 
     The run is a function of settings, images and world size up to the rounding of the arithmetic: resumed from any of
@@ -215,7 +215,7 @@ def train_loop(
 
     def batch_at(step: int, generator: torch.Generator) -> TrainingBatch:
         # The same on all ranks, which so hold equally many pixels; by turns it could fall in with those of the parts.
-        scale = np.random.default_rng([settings.seed, step]).choice(detector.settings.scales)
+        scale = np.random.default_rng([settings.seed, step]).choice(detector.settings.training_scales)
 
         def inputs(source: Batches) -> Tensor:
             return augmented(source.at(step, world.device), settings.augmentation, generator, scale)
@@ -266,7 +266,7 @@ def train_loop(
                 max(0, step - span.start), len(span), settings.warmup
             )
             if step == span.stop:
-                ema.settle(detector, part)
+                ema.settle(detector, part.parameters)
         generator = seeded_generator(world.device, settings.seed, step, world.rank)
         losses = wrapped(batch_at(step, generator), generator, turn)
         optimizer.zero_grad(set_to_none=True)
@@ -306,5 +306,5 @@ def train_loop(
                 }
             )
             saved_at = time.monotonic()
-    averaged: Detector = ema.model.cpu()
-    return averaged.run_in(Mode(channels_last=False, precision=averaged.settings.precision)).eval()
+    averaged: Trainable = ema.model.cpu()
+    return averaged.run_in(averaged.settings.mode).eval()

@@ -13,10 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from diffad_ray import storage
+from diffad_ray.bundles.calibration import FEWEST_SCORES
 from diffad_ray.detectors.base import DetectorSettings
-from diffad_ray.detectors.calibration import FEWEST_SCORES
-from diffad_ray.detectors.engine import as_unit_tensor
-from diffad_ray.detectors.views import pieces
 from diffad_ray.errors import UserError, first_reasons
 from diffad_ray.images import (
     ImageError,
@@ -30,8 +28,10 @@ from diffad_ray.images import (
     usual_white,
 )
 from diffad_ray.images.samples import Stored
+from diffad_ray.inference.views import pieces
 from diffad_ray.read_ahead import read_ahead
-from diffad_ray.synthesis.foreground import CONSENT, GRID, foregrounds
+from diffad_ray.synthesis.foreground import CONSENT, FOREGROUND_SIDE, foregrounds
+from diffad_ray.tensors import as_unit_tensor
 
 R = TypeVar("R")
 READERS = 16
@@ -185,7 +185,7 @@ def load_normals(
     votes: list[bool] = []
 
     def with_foreground(pixels: np.ndarray) -> list[np.ndarray]:
-        found, is_object = foregrounds(as_unit_tensor(network_input(pixels, GRID)[None]))
+        found, is_object = foregrounds(as_unit_tensor(network_input(pixels, FOREGROUND_SIDE)[None]))
         votes.append(bool(is_object))
         height, width = pixels.shape[:2]
         white = np.iinfo(pixels.dtype).max

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from diffad_ray import storage
+from diffad_ray.bundles.bundle import DESCRIPTION, Bundle, find_detector, load_bundle, load_description
 from diffad_ray.detectors.base import DetectorSettings
-from diffad_ray.detectors.bundle import DESCRIPTION, Bundle, find_detector, load_bundle, load_description
-from diffad_ray.detectors.engine import as_unit_tensor, default_device
-from diffad_ray.detectors.views import pieces
 from diffad_ray.errors import UserError
 from diffad_ray.images.settings import ImageSettings
+from diffad_ray.inference.engine import default_device
+from diffad_ray.inference.views import pieces
 from diffad_ray.progress import ProgressBar
 from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
+from diffad_ray.tensors import as_unit_tensor
 from diffad_ray.training.checkpoints import TrainingFolder
 from diffad_ray.training.defective import find_defective
 from diffad_ray.training.job import TrainingJob, run_job

@@ -1,8 +1,7 @@
-"""Runs a detector over many images: fixed batches, the fastest memory format, results as NumPy arrays."""
+"""Runs a detector over many images: in batches of one size, results as NumPy arrays."""
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -10,16 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from diffad_ray.detectors.acceleration import fastest_mode
-from diffad_ray.detectors.base import Detector, Mode
+from diffad_ray.detectors.base import Scorer
+from diffad_ray.tensors import as_unit_tensor
 
 if TYPE_CHECKING:
-    from diffad_ray.detectors.views import ImageDetection
+    from diffad_ray.inference.views import ImageDetection
 
-log = logging.getLogger(__name__)
-TRIAL_IMAGES = 4
 DEFAULT_BATCH = {"cpu": 16, "cuda": 64}
 
 
@@ -30,14 +26,8 @@ class BatchDetection(NamedTuple):
     "[N]"
     anomaly_map: np.ndarray
     "[N,H,W]"
-    reconstruction: np.ndarray
-    "[N,H,W,3] in [0, 1]"
-
-
-def as_unit_tensor(pixels: np.ndarray) -> Tensor:
-    """[N,H,W,3] uint8 or uint16 as float32 [N,3,H,W] in [0,1]."""
-    full = float(np.iinfo(pixels.dtype).max)
-    return torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2).contiguous() / full
+    reconstruction: np.ndarray | None
+    "[N,H,W,3] in [0, 1]; None where the detector imagines nothing"
 
 
 class Engine:
@@ -47,23 +37,16 @@ class Engine:
     differently for different batch sizes, and an image's score must not depend on its neighbours.
 
     Args:
-        detector: moved to `device` in its fastest memory format.
+        detector: moved to `device`.
         batch_size: images at a time; by default 16 on a CPU and 64 on a GPU.
     """
 
-    def __init__(self, detector: Detector, device: torch.device | str = "cpu", batch_size: int | None = None):
+    def __init__(self, detector: Scorer, device: torch.device | str = "cpu", batch_size: int | None = None):
         self.device = torch.device(device)
         self.batch_size = batch_size or DEFAULT_BATCH.get(self.device.type, 16)
         self.detector = detector.to(self.device).eval()
-        side = detector.settings.image_size
-        trial = torch.zeros((TRIAL_IMAGES, 3, side, side), device=self.device)
-
-        def run(mode: Mode) -> None:
-            self.detector.run_in(mode).detect(mode.laid_out(trial))
-
-        found = fastest_mode(run, (detector.settings.precision,), self.device)
-        self.detector.run_in(found.mode)
-        log.info("scoring runs in %s, batches of %d on %s", found, self.batch_size, self.device)
+        # As the training settled it: another precision or memory format would round a score otherwise.
+        self.detector.run_in(detector.settings.mode)
 
     def detect(self, pixels: np.ndarray) -> Iterator[BatchDetection]:
         """Detect in images [N,H,W,3], uint8 or uint16, batch by batch in their order."""
@@ -73,8 +56,12 @@ class Engine:
             if count < self.batch_size:
                 batch = np.concatenate([batch, np.zeros((self.batch_size - count, *batch.shape[1:]), batch.dtype)])
             images = self.detector.mode.laid_out(as_unit_tensor(batch).to(self.device))
-            score, anomaly_map, reconstruction = (part[:count].float().cpu() for part in self.detector.detect(images))
-            yield BatchDetection(score.numpy(), anomaly_map.numpy(), reconstruction.permute(0, 2, 3, 1).numpy())
+            found = self.detector.detect(images)
+            score, anomaly_map = (part[:count].float().cpu().numpy() for part in (found.score, found.anomaly_map))
+            restored = None
+            if found.reconstruction is not None:
+                restored = found.reconstruction[:count].float().cpu().permute(0, 2, 3, 1).numpy()
+            yield BatchDetection(score, anomaly_map, restored)
 
     def detect_images(self, images: Iterable[np.ndarray], with_reconstruction: bool = True) -> Iterator[ImageDetection]:
         """Detect in images [H,W,3] of any sizes and depths, uint8 or uint16, one by one in their order.
@@ -91,8 +78,8 @@ class Engine:
                 asks `images.check_side` before handing an image over.
         """
         # Here and not above, so that training and scoring of ready batches need no OpenCV.
-        from diffad_ray.detectors.views import Assembly, grid_of, pieces
         from diffad_ray.images import same_depth
+        from diffad_ray.inference.views import Assembly, grid_of, pieces
 
         settings = self.detector.settings
         in_flight: deque[Assembly] = deque()
@@ -107,7 +94,8 @@ class Engine:
         upcoming = squares()
         while batch := list(islice(upcoming, self.batch_size)):
             (found,) = self.detect(same_depth(batch))
-            for square in zip(found.score, found.anomaly_map, found.reconstruction, strict=True):
+            restored = [None] * len(batch) if found.reconstruction is None else found.reconstruction
+            for square in zip(found.score, found.anomaly_map, restored, strict=True):
                 if detection := in_flight[0].add(*square):
                     in_flight.popleft()
                     yield detection

@@ -11,19 +11,19 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from diffad_ray import storage
+from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.detectors.ano_ddpm import AnoDDPM
-from diffad_ray.detectors.base import Detector
-from diffad_ray.detectors.calibration import Calibration
+from diffad_ray.detectors.base import Trainable
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
+from diffad_ray.detectors.familiarity_alone import FamiliarityAlone
 from diffad_ray.detectors.semantic_diffgan import SemanticDiffGAN
 from diffad_ray.errors import UserError
 
-SCHEMA_VERSION = 9
-"""Bundles of version 1 do not say what the denoiser predicts: it was the noise. Version 3 came with more kinds of
-detectors and of noise, and is read as it is. DiffusionAD has the present familiarity since version 9; versions 4 to 8,
-which no release wrote, had others."""
+SCHEMA_VERSION = 10
+"The first that a release writes; development versions wrote 1 to 9."
 WEIGHTS, DESCRIPTION = "model.safetensors", "detector.json"
-DETECTORS: dict[str, type[Detector]] = {detector.kind: detector for detector in (DiffusionAD, AnoDDPM, SemanticDiffGAN)}
+KINDS: tuple[type[Trainable], ...] = (DiffusionAD, AnoDDPM, SemanticDiffGAN, FamiliarityAlone)
+DETECTORS = {detector.kind: detector for detector in KINDS}
 
 
 @dataclass
@@ -38,14 +38,14 @@ class Bundle:
         fingerprint: 16 hex digits over the weights and all settings that change a score.
     """
 
-    detector: Detector
+    detector: Trainable
     calibration: Calibration
     facts: dict[str, Any] = field(default_factory=dict)
     name: str = ""
     fingerprint: str = ""
 
 
-def find_detector(kind: str) -> type[Detector]:
+def find_detector(kind: str) -> type[Trainable]:
     """The detector class of a kind such as `diffusion-ad`."""
     if kind not in DETECTORS:
         raise UserError(f"unknown detector {kind!r}: take one of {', '.join(DETECTORS)}")
@@ -101,6 +101,11 @@ def load_description(location: str) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{location}/{DESCRIPTION} is damaged ({error}): copy the bundle again") from error
     version = description.get("schema_version") if isinstance(description, dict) else None
+    if isinstance(version, int) and version < SCHEMA_VERSION:
+        raise UserError(
+            f"the detector at {location} was written by a version of diffad-ray before its first release, whose scores "
+            "this one can't repeat: train it again"
+        )
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise UserError(
             f"the detector at {location} has schema version {version}, this diffad-ray reads up to "
@@ -130,20 +135,8 @@ def load_bundle(location: str) -> Bundle:
             )
         detector_class = find_detector(description["kind"])
         settings = description["settings"]
-        if description["schema_version"] == 1:
-            settings = {"prediction": "noise"} | settings
-        if description["schema_version"] < SCHEMA_VERSION and detector_class is DiffusionAD:
-            settings = {"familiarity": 0.0} | settings
-            if settings["familiarity"]:
-                raise UserError(
-                    f"the detector at {location} was trained by a version between releases, whose scores this one "
-                    "can't repeat: train it again"
-                )
         detector = detector_class(detector_class.settings_class(**settings))
-        state = safetensors.torch.load(weights)
-        if description["schema_version"] < SCHEMA_VERSION:
-            state = {name: tensor for name, tensor in state.items() if not name.startswith("familiarity.")}
-        detector.load_state_dict(state)
+        detector.load_state_dict(safetensors.torch.load(weights))
         return Bundle(
             detector=detector.eval(),
             calibration=Calibration(**description["calibration"]),

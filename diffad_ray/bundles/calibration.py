@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -25,8 +24,7 @@ class Calibration:
     that fewer images can set a threshold too and no score is given the probability 0.
 
     Attributes:
-        false_alarm_rate: share of normal images that may be called anomalous; more than was asked for where there are
-            too few images to keep to that.
+        false_alarm_rate: share of normal images that may be called anomalous.
         threshold: score from which an image is anomalous.
         images: number of held-back normal images.
         scores, ranks: their scores in ascending order and the ranks (1 to n) of these; of many images the highest ones
@@ -48,14 +46,8 @@ class Calibration:
         object.__setattr__(self, "ranks", tuple(self.ranks))
 
     @classmethod
-    def from_scores(
-        cls, scores: np.ndarray, false_alarm_rate: float = FALSE_ALARM_RATE, highest: float = math.inf
-    ) -> Self:
+    def from_scores(cls, scores: np.ndarray, false_alarm_rate: float = FALSE_ALARM_RATE) -> Self:
         """Calibrate on the scores [K] of normal images, K >= 2.
-
-        Where so few images put the threshold for the rate beyond `highest`, the largest score that there is, nothing
-        would ever be anomalous. It then lies just above their highest score, or at `highest` where they reach it, and
-        the rate is what that promises.
 
         Raises:
             ValueError: too few scores, a score that is not finite, or a rate outside (0, 1).
@@ -76,12 +68,8 @@ class Calibration:
         else:
             threshold = float(np.interp(n + 1 - beyond, np.arange(1, n + 1), scores))
             if (scores >= threshold).sum() > beyond:
-                # Several images share this score and can't be told apart: all of them pass.
-                threshold = _just_above(threshold)
-        if threshold > highest:
-            threshold = min(_just_above(float(scores[-1])), highest)
-            # Of images that share the highest score there is, all are called anomalous.
-            false_alarm_rate = max(false_alarm_rate, max(1, (scores >= threshold).sum()) / (n + 1))
+                # Several images share this score and can't be told apart: all of them pass. Scores come in float32.
+                threshold = float(np.nextafter(np.float32(threshold), np.float32(np.inf)))
         spread = np.linspace(0, n - 1, min(n, KEPT_SCORES)).round().astype(int)
         kept = np.union1d(spread, np.arange(max(0, n - KEPT_SCORES), n))
         return cls(
@@ -105,8 +93,3 @@ class Calibration:
         excess = np.maximum(scores - highest, 0) / (self.tail_count * self.tail_scale)
         tail = (1 + excess) ** -float(self.tail_count) / (n + 1)
         return np.where(scores > highest, np.maximum(tail, np.finfo(np.float64).tiny), body)
-
-
-def _just_above(score: float) -> float:
-    """The next larger float32: scores come in float32."""
-    return float(np.nextafter(np.float32(score), np.float32(np.inf)))

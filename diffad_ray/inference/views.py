@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from diffad_ray.detectors.base import DetectorSettings
-from diffad_ray.detectors.tiling import Blend, Grid, block_maximum, block_mean
 from diffad_ray.images import check_side, network_input, resized
+from diffad_ray.inference.tiling import Blend, Grid, block_maximum, block_mean
 
 
 class ImageDetection(NamedTuple):
@@ -19,7 +19,8 @@ class ImageDetection(NamedTuple):
     anomaly_map: np.ndarray
     "[h,w] float32, in the unit of `score`; covers the whole image"
     reconstruction: np.ndarray | None
-    "[h,w,3] float32, the image without its anomaly, in [0,1] up to rounding; None where it was not asked for"
+    """[h,w,3] float32, the image without its anomaly, in [0,1] up to rounding; None where it was not asked for, or the
+    detector imagines nothing"""
 
 
 def grid_of(height: int, width: int, settings: DetectorSettings) -> Grid:
@@ -61,12 +62,14 @@ class Assembly:
         self.anomaly_map = Blend(grid, block_maximum)
         self.reconstruction = Blend(grid, block_mean, (3,)) if with_reconstruction else None
 
-    def add(self, score: float, anomaly_map: np.ndarray, reconstruction: np.ndarray) -> ImageDetection | None:
+    def add(self, score: float, anomaly_map: np.ndarray, reconstruction: np.ndarray | None) -> ImageDetection | None:
         """Take the next piece's score, map [S,S] and reconstruction [S,S,3]; the last one completes the detection."""
         self.missing -= 1
         self.score = max(self.score, float(score))
         self.anomaly_map.add(anomaly_map)
-        if self.reconstruction is not None:
+        if reconstruction is None:
+            self.reconstruction = None
+        elif self.reconstruction is not None:
             self.reconstruction.add(reconstruction)
         if self.missing:
             return None

@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from diffad_ray.detectors.tiling import block_maximum
+from diffad_ray.inference.tiling import block_maximum
 
 
 def anomaly_mask(anomaly_map: np.ndarray, width: int, height: int, threshold: float) -> tuple[np.ndarray, np.ndarray]:

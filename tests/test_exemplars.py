@@ -7,11 +7,11 @@ from good_parts import SIDE, parts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffad_ray.detectors.familiarity import Familiarity
-from diffad_ray.detectors.gabor import GRID, Described
-from diffad_ray.detectors.known_places import MOST_PLACES, KnownPlaces, far_apart, known_places, unlike_known
-from diffad_ray.detectors.normality import normality, residuals
-from diffad_ray.detectors.patch_gaussian import patch_gaussian, unexplained
+from diffad_ray.familiarity.exemplars import MOST_PLACES, KnownPlaces, far_apart, known_places, unlike_known
+from diffad_ray.familiarity.features import GRID, Described
+from diffad_ray.familiarity.gaussians import patch_gaussian, unexplained
+from diffad_ray.familiarity.model import Familiarity
+from diffad_ray.familiarity.normality import normality, residuals
 
 
 def described(count: int, seed: int) -> Described:

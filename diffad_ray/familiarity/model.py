@@ -3,7 +3,7 @@
 A segmenter of pixels has learnt from pseudo-anomalies alone. In what a good part looks like, no pseudo-anomaly has any
 part: normal images give a Gaussian of what each place shows, and examples of what places show anywhere. What is far
 from all of them is unfamiliar, and a small network that has seen what pseudo-anomalies leave of them says which of that
-is an anomaly. The segmenter and they judge, and a pixel is anomalous where one or the other says so.
+is an anomaly.
 
 Letters in shapes: N images, R residuals of a place, C responses and colours, G places a side, K components of an
 image's code, D numbers of its miniature, M places known by example.
@@ -17,21 +17,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffad_ray.detectors.gabor import GRID, MINIATURE, Described, channels, described, gabor_filters
-from diffad_ray.detectors.known_places import MOST_PLACES, KnownPlaces
-from diffad_ray.detectors.normality import RESIDUALS, Normality, residuals
-from diffad_ray.detectors.patch_gaussian import PatchGaussian
-from diffad_ray.networks.residual_segmenter import squared_distance, untaught
+from diffad_ray.familiarity.exemplars import MOST_PLACES, KnownPlaces
+from diffad_ray.familiarity.features import GRID, MINIATURE, Described, channels, described, gabor_filters
+from diffad_ray.familiarity.gaussians import PatchGaussian
+from diffad_ray.familiarity.judge import squared_distance, untaught
+from diffad_ray.familiarity.normality import RESIDUALS, Normality, residuals
 
 NEIGHBOURHOOD = 3
 "Places a side over which odds and distances are averaged."
-LEAST_DISTANCE_SPREAD, LEAST_SPREAD = 0.2, 0.5
+LEAST_DISTANCE_SPREAD, LEAST_STRANGENESS_SPREAD = 0.2, 0.5
 "How far the log distance, and the strangeness, of one normal image in ten lie above the usual one, at least."
 LESS_AS_SHOWN = 1.0
 """Spreads of log distances: so much less counts the distance from examples as an image shows them. New lots differ in
 these rather than in what the Gaussian, which knows the image as a whole, leaves unexplained."""
-MOST_ODDS = 12.0
-"Log odds at most, so that a probability stays below 1."
 HALVES, POSITIVE = ("effect", "shown", "left"), ("spread", "exposure_spread", "distance_spread", "slope")
 "Statistics in float16, and such as are larger than 0."
 
@@ -52,7 +50,7 @@ class Familiarity(nn.Module):
     usual_strangeness: Tensor
     "[1]: the usual strangeness of a normal image's least familiar place"
     usual_evidence: Tensor
-    "[1]: the usual log odds that the segmenter gives a normal image"
+    "[1]: the usual log odds that the detector itself gives a normal image"
     slope: Tensor
     "[1]: log odds for each unit of strangeness, such that one normal image in ten has 1 more than the usual ones"
 
@@ -116,7 +114,7 @@ class Familiarity(nn.Module):
             normal: of all normal images.
             opinions: [N,R,G,G] of normal squares by statistics of others: their own are too near them. What judges has
                 seen them, though; where they are few, new ones are somewhat stranger.
-            evidence: [N] log odds of an anomaly that the segmenter gives them.
+            evidence: [N] log odds of an anomaly that the detector itself gives them.
         """
         farthest = opinions[:, 1:].flatten(2).amax(dim=2)
         self.usual_distance = farthest.median(dim=0).values
@@ -124,7 +122,7 @@ class Familiarity(nn.Module):
         strangeness = self.strangeness(opinions).flatten(1).amax(dim=1)
         self.usual_strangeness, self.usual_evidence = strangeness.median()[None], evidence.median().float()[None]
         # Where normal images are all alike, nothing varies.
-        self.slope = 1 / (strangeness.quantile(0.9) - self.usual_strangeness).clamp(min=LEAST_SPREAD)
+        self.slope = 1 / (strangeness.quantile(0.9) - self.usual_strangeness).clamp(min=LEAST_STRANGENESS_SPREAD)
         for part in normal:
             for name, value in part._asdict().items():
                 setattr(self, name, value)
@@ -147,7 +145,7 @@ class Familiarity(nn.Module):
         """
         strangeness = self.strangeness(self.opinions(residuals(self.normality, self.describe(images))))
         beyond = strangeness - self.usual_strangeness
-        return (self.usual_evidence + weight * self.slope * beyond).clamp(max=MOST_ODDS)
+        return self.usual_evidence + weight * self.slope * beyond
 
     def _load_from_state_dict(
         self,
@@ -193,11 +191,13 @@ class Familiarity(nn.Module):
         return None
 
 
-def either(probability: Tensor, log_odds: Tensor) -> Tensor:
-    """Probabilities [N,1,H,W] that a pixel is anomalous by what the segmenter says [N,1,H,W] or by log odds [N,G,G]."""
-    size = probability.shape[-2:]
-    other = F.interpolate(log_odds[:, None], size, mode="bilinear").sigmoid()
-    return probability + (1 - probability) * other
+def either(own: Tensor, log_odds: Tensor) -> Tensor:
+    """Log odds [N,1,H,W] that a pixel is anomalous by one opinion [N,1,H,W] or by another, of places [N,G,G].
+
+    1 - (1 - p)(1 - q) in log odds: the odds are those of p, plus those of q, plus their product.
+    """
+    other = F.interpolate(log_odds[:, None], own.shape[-2:], mode="bilinear")
+    return torch.logaddexp(torch.logaddexp(own, other), own + other)
 
 
 def smooth(places: Tensor) -> Tensor:

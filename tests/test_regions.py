@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from diffad_ray.scoring.masks import anomaly_mask, find_regions, mask_from_runs, mask_png, run_lengths
+from diffad_ray.inference.regions import anomaly_mask, find_regions, mask_from_runs, mask_png, run_lengths
 
 masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12))
 

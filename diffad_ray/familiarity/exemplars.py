@@ -14,14 +14,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffad_ray.detectors.gabor import Described
-from diffad_ray.detectors.patch_gaussian import LEAST_SPREAD, PatchGaussian, inverse_root, unexplained
+from diffad_ray.familiarity.features import Described
+from diffad_ray.familiarity.gaussians import LEAST_CHANNEL_SPREAD, PatchGaussian, inverse_root, unexplained
 
 MOST_PLACES, CANDIDATES = 4096, 61_440
 "How many places are kept, and from how many that are drawn at random they are chosen."
 ROUNDS = 8
 "In which they are chosen."
-SHRINKAGE = 0.1
+COMMON_SHRINKAGE = 0.1
 "Variance that a direction of channels has at least, as a share of a channel's: what hardly varies is noise."
 IMAGES_AT_ONCE = 16
 DISTANCES_AT_ONCE, ON_A_CPU = 1 << 26, 1 << 19
@@ -44,7 +44,7 @@ class KnownPlaces(NamedTuple):
 def known_places(seen: Described, gaussian: PatchGaussian, generator: torch.Generator) -> KnownPlaces:
     """Places of normal images that lie far apart, and the Gaussian of these images."""
     mean = seen.responses.mean(dim=(0, 2, 3))
-    spread = (seen.responses - mean[:, None, None]).square().mean(dim=(0, 2, 3)).sqrt().clamp(min=LEAST_SPREAD)
+    spread = (seen.responses - mean[:, None, None]).square().mean(dim=(0, 2, 3)).sqrt().clamp(min=LEAST_CHANNEL_SPREAD)
     covariance = torch.zeros((len(mean), len(mean)), device=mean.device)
     each = -(-CANDIDATES // len(seen.responses))
     shown: list[Tensor] = []
@@ -58,7 +58,7 @@ def known_places(seen: Described, gaussian: PatchGaussian, generator: torch.Gene
         for found, values in ((shown, places), (left, unexplained(gaussian, images).flatten(2))):
             found.append(values.gather(2, chosen).permute(0, 2, 1).flatten(0, 1))
     covariance /= seen.responses[:, 0].numel() * spread[:, None] * spread
-    whitening = inverse_root(covariance + SHRINKAGE * torch.eye(len(mean), device=mean.device)) / spread
+    whitening = inverse_root(covariance + COMMON_SHRINKAGE * torch.eye(len(mean), device=mean.device)) / spread
     kept = far_apart(torch.cat(shown) @ whitening.T, generator), far_apart(torch.cat(left), generator)
     return KnownPlaces(mean, whitening, *(places.half() for places in kept))
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffad_ray.detectors.gabor import Described
+from diffad_ray.familiarity.features import Described
 
 MOST_COMPONENTS, IMAGES_A_COMPONENT = 160, 4
 "How many principal components tell the whole image: few where there are few images to learn their effect from."
@@ -24,7 +24,7 @@ LEAST_EXPOSURES = 0.1
 "Standard deviation of exposures at least: a tenth more or less light is no other one."
 SHRINKAGE = 0.3
 "Variance that a channel has at least at any place, as a share of its usual one: there are often few images."
-LEAST_SPREAD = 0.01
+LEAST_CHANNEL_SPREAD = 0.01
 "Standard deviation that a channel has at least: a hundredth of the image's own contrast."
 
 
@@ -64,7 +64,7 @@ def patch_gaussian(seen: Described, images: int) -> PatchGaussian:
     gram = code.T @ code + len(code) * torch.eye(count, device=code.device)
     effect = torch.linalg.solve(gram, code.T @ left.flatten(1)).view(count, *mean.shape)
     left -= (code @ effect.flatten(1)).view_as(left)
-    spread = left.square().mean(dim=(0, 2, 3)).sqrt().clamp(min=LEAST_SPREAD)
+    spread = left.square().mean(dim=(0, 2, 3)).sqrt().clamp(min=LEAST_CHANNEL_SPREAD)
     left /= spread[:, None, None]
     floor, whitening = SHRINKAGE * torch.eye(len(spread), device=left.device), []
     for row in left.unbind(dim=2):

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffad_ray.detectors.gabor import Described
-from diffad_ray.detectors.known_places import KnownPlaces, known_places, unlike_known
-from diffad_ray.detectors.patch_gaussian import PatchGaussian, exposed_otherwise, patch_gaussian, unexplained
+from diffad_ray.familiarity.exemplars import KnownPlaces, known_places, unlike_known
+from diffad_ray.familiarity.features import Described
+from diffad_ray.familiarity.gaussians import PatchGaussian, exposed_otherwise, patch_gaussian, unexplained
 
 RESIDUALS = 3
 "Of each place: from the Gaussian's mean, from the nearest example, and what is left of both."

@@ -17,15 +17,15 @@ from tiny_detector import random_images, tiny_detector
 from torch import Tensor
 
 from diffad_ray import train
-from diffad_ray.detectors.bundle import Bundle
+from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
-from diffad_ray.detectors.engine import as_unit_tensor
-from diffad_ray.detectors.familiarity import Familiarity
-from diffad_ray.detectors.gabor import GRID, Described, channels
-from diffad_ray.detectors.normality import RESIDUALS, Normality, normality, residuals
-from diffad_ray.networks.residual_segmenter import RARE, ResidualSegmenter
+from diffad_ray.familiarity.features import GRID, Described, channels
+from diffad_ray.familiarity.judge import RARE, ResidualSegmenter
+from diffad_ray.familiarity.learning import FEWEST_TO_FIT, FEWEST_TO_TEACH, FOLDS, LOOKS, familiarise, folds, teach
+from diffad_ray.familiarity.model import Familiarity
+from diffad_ray.familiarity.normality import RESIDUALS, Normality, normality, residuals
 from diffad_ray.synthesis.pseudo_anomalies import pseudo_anomalies
-from diffad_ray.training.familiarise import FEWEST_IMAGES, FEWEST_TO_TEACH, FOLDS, LOOKS, familiarise, folds, teach
+from diffad_ray.tensors import as_unit_tensor
 from diffad_ray.training.finish import settle_precision
 
 
@@ -35,7 +35,7 @@ def taught_steps(told: list[str]) -> list[tuple[int, int, float]]:
     return [(int(step[1]), int(step[2]), float(step[3])) for step in found if step]
 
 
-@given(st.lists(st.integers(0, 30), min_size=FEWEST_IMAGES, max_size=80), st.integers(1, 4))
+@given(st.lists(st.integers(0, 30), min_size=FEWEST_TO_FIT, max_size=80), st.integers(1, 4))
 @settings(deadline=None, max_examples=50)
 def test_images_that_look_alike_are_in_one_part_and_no_part_is_empty(lots: list[int], tiles: int) -> None:
     looks = torch.randn((31, 768), generator=torch.Generator().manual_seed(0))
@@ -82,7 +82,7 @@ def test_what_judges_learns_what_an_anomaly_leaves() -> None:
 
 
 def test_nothing_is_learnt_of_a_handful_or_of_what_is_no_number() -> None:
-    few = FEWEST_IMAGES - 1
+    few = FEWEST_TO_FIT - 1
     detector = tiny_detector()
     tiles, of = smooth_images(4 * few, 0), np.arange(few).repeat(4)
     familiarise(detector, tiles, of, None, 2, 0, torch.device("cpu"))
@@ -99,7 +99,7 @@ def test_a_detector_learns_at_its_end_what_anomalies_leave(monkeypatch: pytest.M
         given.append((x, textures, foregrounds))
         return pseudo_anomalies(x, textures, generator, made_by, foregrounds)
 
-    monkeypatch.setattr("diffad_ray.training.familiarise.pseudo_anomalies", spied)
+    monkeypatch.setattr("diffad_ray.familiarity.learning.pseudo_anomalies", spied)
     inside = np.zeros((60, SIDE, SIDE, 1), np.uint8)
     inside[:, 4:-4, 4:-4] = 255
     squares = np.concatenate([as_pixels(parts(60, 0)), inside], axis=3)
@@ -159,7 +159,7 @@ def test_no_image_is_compared_with_statistics_that_have_seen_it(monkeypatch: pyt
         return residuals(normal, seen)
 
     for name, spy in (("pseudo_anomalies", unchanged), ("normality", learning), ("residuals", comparing)):
-        monkeypatch.setattr(f"diffad_ray.training.familiarise.{name}", spy)
+        monkeypatch.setattr(f"diffad_ray.familiarity.learning.{name}", spy)
     assert familiar(tiny_detector(), images).familiarity.is_fitted
     # Five parts sorted by their looks, five drawn at random, and all together, which no image is compared with here.
     sizes = [len(known) for _, known in learnt_from]

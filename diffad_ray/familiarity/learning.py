@@ -16,18 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffad_ray.detectors.diffusion_ad import DiffusionAD
-from diffad_ray.detectors.engine import as_unit_tensor
-from diffad_ray.detectors.gabor import GRID, Described, channels
-from diffad_ray.detectors.normality import RESIDUALS, Normality, normality, residuals
 from diffad_ray.diffusion.noise import seeded_generator
-from diffad_ray.networks.residual_segmenter import ResidualSegmenter, untaught
+from diffad_ray.familiarity.features import GRID, Described, channels
+from diffad_ray.familiarity.judge import ResidualSegmenter, untaught
+from diffad_ray.familiarity.model import Familiarity
+from diffad_ray.familiarity.normality import RESIDUALS, Normality, normality, residuals
+from diffad_ray.networks.ema import Ema
 from diffad_ray.synthesis.foreground import with_foregrounds
-from diffad_ray.synthesis.pseudo_anomalies import pseudo_anomalies
-from diffad_ray.training.ema import Ema
+from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings, pseudo_anomalies
+from diffad_ray.tensors import NormalSquares, as_unit_tensor
 
 MOST_SQUARES = 1500
-FEWEST_IMAGES = 10
+FEWEST_TO_FIT = 10
 "Of fewer normal images nothing is learnt."
 FEWEST_TO_TEACH = 20
 "Of fewer, what judges would know each by heart, and find all others strange: distances alone count."
@@ -47,46 +47,42 @@ Squares = Callable[[np.ndarray], Tensor]
 "Squares of these numbers: [N,C,S,S] in [0,1]; a fourth channel, if any, is the foreground."
 
 
-def familiarise(
-    detector: DiffusionAD,
-    normals: np.ndarray,
-    sources: np.ndarray,
-    textures: Tensor | None,
-    steps: int,
-    seed: int,
-    device: torch.device,
+def learn_familiarity(
+    familiarity: Familiarity,
+    normals: NormalSquares,
+    evidence: Callable[[Tensor], Tensor],
+    anomalies: AnomalySettings,
     tell: Tell = lambda doing: None,
 ) -> None:
-    """Teach a detector whose networks are trained what is familiar; of a handful of images it learns nothing.
+    """Learn what is familiar; of a handful of images nothing is learnt.
 
     Args:
-        normals: [N,S,S,C], uint8 or uint16; a fourth channel, if any, is the foreground.
-        sources: [N], the number of the image that each square is of: it has several where it is cut into tiles.
-        textures: that lend pseudo-anomalies their appearance, see `TrainingBatch`.
-        steps: of the training before; the network that judges takes twice as many, at most `MOST_STEPS`.
+        normals: the network that judges takes twice the steps of their training, at most `MOST_STEPS`.
+        evidence: gives the log odds [N] of an anomaly that the detector itself finds in squares [N,3,S,S] in [0,1].
+        anomalies: how the judge's pseudo-anomalies are made.
     """
-    familiarity, steps = detector.familiarity, min(MOST_STEPS, 2 * steps)
-    chosen = np.random.default_rng(seed).permutation(len(normals))[:MOST_SQUARES]
-    sources = sources[chosen]
+    steps, seed, device = min(MOST_STEPS, 2 * normals.steps), normals.seed, normals.device
+    chosen = np.random.default_rng(seed).permutation(len(normals.pixels))[:MOST_SQUARES]
+    sources = normals.sources[chosen]
     images = len(np.unique(sources))
-    if not detector.settings.familiarity or images < FEWEST_IMAGES:
+    if images < FEWEST_TO_FIT:
         return
 
     def squares(numbers: np.ndarray) -> Tensor:
-        return as_unit_tensor(normals[chosen[numbers]]).to(device)
+        return as_unit_tensor(normals.pixels[chosen[numbers]]).to(device)
 
-    detector.to(device).eval()
     generator = seeded_generator(device, seed, steps)
     familiarity.judge.load_state_dict(untaught(RESIDUALS, channels(familiarity.image_size), seed).state_dict())
     with torch.no_grad():
-        seen, evidence = _looked_at(detector, squares, len(chosen), tell)
-        if not all(values.isfinite().all() for values in (*seen, evidence)):
+        seen, found = _looked_at(familiarity, squares, len(chosen), evidence, tell)
+        if not all(values.isfinite().all() for values in (*seen, found)):
             return
     if images >= FEWEST_TO_TEACH:
         with torch.no_grad():
             fold = folds(seen.miniature, torch.from_numpy(sources).to(device), generator)
             others, wanted = _of_others(seen, sources, fold, generator), -(-steps * BATCH // LOOKS)
-            samples, masks = _samples(detector, squares, textures, fold, others, wanted, generator, tell)
+            lent = (normals.textures, anomalies)
+            samples, masks = _samples(familiarity, squares, lent, fold, others, wanted, generator, tell)
         teach(familiarity.judge, samples, masks, steps, generator, tell)
     with torch.no_grad():
         fold = _any_folds(sources, seed).to(device)
@@ -94,7 +90,14 @@ def familiarise(
         for part, normal in enumerate(_of_others(seen, sources, fold, generator)):
             for rows in (fold == part).nonzero().squeeze(1).split(BATCH):
                 opinions[rows] = familiarity.opinions(residuals(normal, seen.those(rows)))
-        familiarity.learn(normality(seen, images, generator), opinions, evidence)
+        familiarity.learn(normality(seen, images, generator), opinions, found)
+
+
+def squares_of(normals: NormalSquares, most: int, batch: int) -> Iterator[Tensor]:
+    """Batches [B,C,S,S] in [0,1] of at most so many of the squares, drawn at random, on their device."""
+    chosen = np.random.default_rng(normals.seed).permutation(len(normals.pixels))[:most]
+    for start in range(0, len(chosen), batch):
+        yield as_unit_tensor(normals.pixels[chosen[start : start + batch]]).to(normals.device)
 
 
 def folds(miniatures: Tensor, sources: Tensor, generator: torch.Generator) -> Tensor:
@@ -160,15 +163,17 @@ def teach(
     judge.eval().requires_grad_(False)
 
 
-def _looked_at(detector: DiffusionAD, squares: Squares, count: int, tell: Tell) -> tuple[Described, Tensor]:
-    """What is looked at of so many squares, and the log odds [N] of an anomaly that the segmenter gives them."""
-    seen, peaks = [], []
+def _looked_at(
+    familiarity: Familiarity, squares: Squares, count: int, evidence: Callable[[Tensor], Tensor], tell: Tell
+) -> tuple[Described, Tensor]:
+    """What is looked at of so many squares, and the log odds [N] of an anomaly that the detector itself gives them."""
+    seen, found = [], []
     for numbers in np.array_split(np.arange(count), -(-count // BATCH)):
         images = squares(numbers)[:, :3]
-        seen.append(detector.familiarity.describe(images))
-        peaks.append(detector.image_score(detector.by_segmenter(detector.mode.laid_out(images)).anomaly_map))
+        seen.append(familiarity.describe(images))
+        found.append(evidence(images))
         tell(f"familiarity: {numbers[-1] + 1} of {count} good images looked at")
-    return Described(*map(torch.cat, zip(*seen, strict=True))), torch.cat(peaks).double().logit(eps=1e-9)
+    return Described(*map(torch.cat, zip(*seen, strict=True))), torch.cat(found).double()
 
 
 def _any_folds(sources: np.ndarray, seed: int) -> Tensor:
@@ -184,9 +189,9 @@ def _of_others(seen: Described, sources: np.ndarray, fold: Tensor, generator: to
 
 
 def _samples(
-    detector: DiffusionAD,
+    familiarity: Familiarity,
     squares: Squares,
-    textures: Tensor | None,
+    lent: tuple[Tensor | None, AnomalySettings],
     fold: Tensor,
     others: list[Normality],
     count: int,
@@ -197,13 +202,14 @@ def _samples(
     most, device = count + BATCH, generator.device
     # In one piece, since it is large: a list of pieces would be there twice as they are put together.
     found = torch.empty(
-        (most, RESIDUALS, channels(detector.settings.image_size), GRID, GRID), dtype=torch.float16, device=device
+        (most, RESIDUALS, channels(familiarity.image_size), GRID, GRID), dtype=torch.float16, device=device
     )
     masks, made = torch.empty((most, GRID, GRID), device=device), 0
+    textures, anomalies = lent
     for numbers in _passes(fold.cpu().numpy(), generator.initial_seed()):
         images, foregrounds = with_foregrounds(squares(numbers))
-        samples = pseudo_anomalies(images, textures, generator, detector.settings.anomalies, foregrounds=foregrounds)
-        seen = detector.familiarity.describe(samples.images)
+        samples = pseudo_anomalies(images, textures, generator, anomalies, foregrounds=foregrounds)
+        seen = familiarity.describe(samples.images)
         rows = slice(made, made + len(numbers))
         found[rows] = residuals(others[int(fold[numbers[0]])], seen).clamp(-MOST_LEFT, MOST_LEFT)
         masks[rows] = F.adaptive_avg_pool2d(samples.masks, GRID).squeeze(1)

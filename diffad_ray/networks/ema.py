@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 import torch
 from torch import nn
-
-from diffad_ray.detectors.base import Part
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -38,9 +37,9 @@ class Ema(Generic[M]):
                 averaged.copy_(current[name])
 
     @torch.no_grad()
-    def settle(self, model: nn.Module, part: Part) -> None:
+    def settle(self, model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
         """Give a part of the model its averaged weights, with which it stays as the other parts learn."""
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         averaged = dict(self.model.named_parameters())
-        for parameter in part.parameters:
+        for parameter in parameters:
             parameter.copy_(averaged[names[id(parameter)]])

@@ -1,0 +1,1 @@
+"""A detector as a folder, and what its scores mean."""

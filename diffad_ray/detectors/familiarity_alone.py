@@ -1,0 +1,72 @@
+"""Familiarity as a kind of its own: no reconstruction, no large network, and a training of seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffad_ray.detectors.base import Part, TrainingBatch
+from diffad_ray.detectors.judged import USUAL_LOG_ODDS, Examination, JudgedDetector, JudgedSettings
+from diffad_ray.errors import UserError
+from diffad_ray.familiarity.learning import FEWEST_TO_FIT, learn_familiarity
+from diffad_ray.tensors import NormalSquares
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamiliarityAloneSettings(JudgedSettings):
+    """Settings of the kind `familiarity`.
+
+    Attributes:
+        familiarity: log odds by which one normal image in ten lies above the usual one, in [1, 4].
+    """
+
+    familiarity: float = 2.0
+    part_names = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.familiarity:
+            raise ValueError("familiarity 0 leaves nothing that could judge: take a number in [1, 4]")
+
+    def measured_on(self, images: Tensor) -> Self:
+        return self
+
+
+class FamiliarityAlone(JudgedDetector):
+    """Finds what is like nothing that normal images show, see `Familiarity`."""
+
+    kind = "familiarity"
+    learns_from = frozenset({"textures"})
+    in_log_odds = True
+    settings_class = FamiliarityAloneSettings
+    settings: FamiliarityAloneSettings
+
+    def parts(self, learning_rate: float | None) -> list[Part]:
+        return []
+
+    def training_losses(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
+        raise AssertionError("no part of familiarity learns by training steps")
+
+    def evidence(self, images: Tensor) -> Examination:
+        places = self.familiarity.log_odds(images, self.settings.familiarity)
+        return Examination(F.interpolate(places[:, None], images.shape[-2:], mode="bilinear"), None)
+
+    def look(self, images: Tensor) -> Examination:
+        return self.evidence(images)
+
+    def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> None:
+        def usual(images: Tensor) -> Tensor:
+            return torch.full((len(images),), USUAL_LOG_ODDS, device=images.device)
+
+        self.to(normals.device).eval()
+        learn_familiarity(self.familiarity, normals, usual, self.settings.anomalies, tell)
+        if not self.familiarity.is_fitted:
+            raise UserError(
+                f"of these normal images nothing can be learnt: a detector of the kind {self.kind} needs "
+                f"{FEWEST_TO_FIT} of them that differ, and are not blank"
+            )
