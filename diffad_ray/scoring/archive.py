@@ -11,6 +11,7 @@ import glob
 import json
 import posixpath
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,20 +51,30 @@ class Archive:
         is_listed: whether versions are those of the store, so that a fetch can tell that an object was replaced.
         columns: those that a manifest brings along.
         other_files: files that are no images.
+        left_out: what the listing left out, in sentences.
     """
 
     query: str
     is_listed: bool = True
     columns: dict[str, pa.DataType] = field(default_factory=dict)
     other_files: int = 0
+    left_out: list[str] = field(default_factory=list)
 
 
-def open_archive(location: str, connection: duckdb.DuckDBPyConnection, scratch: Path) -> Archive:
+def open_archive(
+    location: str,
+    connection: duckdb.DuckDBPyConnection,
+    scratch: Path,
+    enters: Callable[[str], bool] | None = None,
+    table: str | None = None,
+) -> Archive:
     """List a folder or prefix into a Parquet file in `scratch`, or open a manifest (.parquet, .csv, .tsv) or an S3
     inventory (its manifest.json).
 
     Args:
         connection: as `table.reading.connect` makes it; the archive's query runs on it.
+        enters: which folders are listed, by their path below the archive; None lists all.
+        table: a location that is not listed, if it lies in the archive.
 
     Raises:
         UserError: nothing is there, it can't be read, or it is no manifest.
@@ -73,7 +84,7 @@ def open_archive(location: str, connection: duckdb.DuckDBPyConnection, scratch: 
             return _inventory(location, connection, scratch)
         if MANIFEST_NAME.match(location):
             return _manifest(location, connection)
-        return _listed(location, connection, scratch)
+        return _listed(location, connection, scratch, enters, table)
     except FileNotFoundError as error:
         raise UserError(f"no archive at {location}: check the path or URI ({error})") from error
     except PermissionError as error:
@@ -82,16 +93,22 @@ def open_archive(location: str, connection: duckdb.DuckDBPyConnection, scratch: 
         raise UserError(f"{location} can't be read: {error}") from error
 
 
-def _listed(location: str, connection: duckdb.DuckDBPyConnection, scratch: Path) -> Archive:
+def _listed(
+    location: str,
+    connection: duckdb.DuckDBPyConnection,
+    scratch: Path,
+    enters: Callable[[str], bool] | None,
+    table: str | None,
+) -> Archive:
     """A folder or prefix, or a single image."""
-    listing = scratch / "listing.parquet"
+    listing, omissions = scratch / "listing.parquet", storage.Omissions()
     with pq.ParquetWriter(listing, storage.LISTING, compression="zstd") as writer:
-        for chunk in storage.listing(location):
+        for chunk in storage.listing(location, enters=enters, omissions=omissions, apart=table):
             writer.write_table(chunk)
     files = f"read_parquet({quoted(str(listing))})"
     query = f"SELECT uri, version, bytes, modified, {_path_sql(location)} AS path FROM {files} WHERE {_is_image('uri')}"
     ((others,),) = connection.execute(f"SELECT count(*) FROM {files} WHERE NOT {_is_image('uri')}").fetchall()
-    return Archive(query, other_files=others)
+    return Archive(query, other_files=others, left_out=omissions.sentences())
 
 
 def _is_image(column: str) -> str:
@@ -201,8 +218,17 @@ def _inventory(location: str, connection: duckdb.DuckDBPyConnection, scratch: Pa
         f"TRY_CAST({columns['last_modified_date']} AS TIMESTAMPTZ) AS modified, {key} AS path "
         f"FROM {reader} WHERE {kept}"
     )
+    # As where a bucket is listed.
+    is_hidden = f"regexp_matches(path, {quoted(storage.HIDDEN.pattern)})"
+    omissions = storage.Omissions()
+    hidden = connection.execute(f"SELECT path FROM ({source}) WHERE {is_hidden}")
+    while paths := hidden.fetchmany(10_000):
+        for (path,) in paths:
+            omissions.add_hidden_key(f"s3://{bucket}/", path)
+    source = f"SELECT * FROM ({source}) WHERE NOT {is_hidden}"
     ((others,),) = connection.execute(f"SELECT count(*) FROM ({source}) WHERE NOT {_is_image('path')}").fetchall()
-    return Archive(f"SELECT * FROM ({source}) WHERE {_is_image('path')}", other_files=others)
+    images = f"SELECT * FROM ({source}) WHERE {_is_image('path')}"
+    return Archive(images, other_files=others, left_out=omissions.sentences())
 
 
 def _beside(location: str, key: str) -> str:

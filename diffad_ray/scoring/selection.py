@@ -16,7 +16,7 @@ import pyarrow as pa
 from diffad_ray.detectors.bundle import Bundle
 from diffad_ray.errors import UserError
 from diffad_ray.scoring.archive import Archive, open_archive
-from diffad_ray.scoring.patterns import PathTemplate, glob_regex, matches_any
+from diffad_ray.scoring.patterns import PathTemplate, enters, glob_regex, matches_any
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.table.layout import image_id_sql, quoted
 from diffad_ray.table.reading import bound, connect
@@ -69,7 +69,8 @@ def select_images(
     connection = connect(table, location)
     bound(connection, MEMORY, scratch)
     template = PathTemplate.parse(settings.template) if settings.template else None
-    archive = open_archive(location, connection, scratch)
+    may_hold = enters(settings.include, settings.exclude) if settings.include or settings.exclude else None
+    archive = open_archive(location, connection, scratch, may_hold, table)
     columns = _extra_columns(archive, template)
     selected = quoted(str(scratch / "selected.parquet"))
     sql = _selection(archive, table, template, detectors, settings, datetime.now(UTC))
@@ -79,8 +80,8 @@ def select_images(
         counts = connection.execute(f"SELECT count(*), count(DISTINCT image_id) FROM {rows}")
         ((entries, images),) = counts.fetchall()
         if images == 0:
-            raise UserError(_nothing(location, archive, settings))
-        notes = _notes(connection, rows, template, entries - images)
+            raise UserError("; ".join([_nothing(location, archive, settings), *archive.left_out]))
+        notes = archive.left_out + _notes(connection, rows, template, entries - images)
     except duckdb.Error as error:
         raise UserError(f"no images can be chosen from {location}: {error}") from error
     if images < entries:
