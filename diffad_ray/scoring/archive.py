@@ -26,7 +26,7 @@ from diffad_ray.errors import UserError
 from diffad_ray.images import IMAGE_SUFFIXES, is_named_image
 from diffad_ray.scoring.patterns import check_column
 from diffad_ray.table.layout import quoted
-from diffad_ray.table.reading import file_list
+from diffad_ray.table.reading import file_list, reason_of
 
 MANIFEST_NAME = re.compile(r".*\.(parquet|csv|csv\.gz|tsv)$", re.IGNORECASE)
 INVENTORY_NAME = "/manifest.json"
@@ -90,7 +90,7 @@ def open_archive(
     except PermissionError as error:
         raise UserError(f"{location} can't be listed: {error}. Check the credentials in the environment") from error
     except (OSError, duckdb.Error) as error:
-        raise UserError(f"{location} can't be read: {error}") from error
+        raise UserError(f"{location} can't be read: {reason_of(error)}") from error
 
 
 def _listed(

@@ -18,6 +18,7 @@ import ray.exceptions
 from ray.data.exceptions import ExecutionTimeoutError
 
 from diffad_ray import storage
+from diffad_ray.cluster import check_address
 from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.errors import UserError
 from diffad_ray.progress import ProgressBar
@@ -77,6 +78,7 @@ def score(
     if routes:
         given = [{"pattern": pattern, "detector": str(location)} for pattern, location in routes.items()]
         scoring = scoring | {"routes": given}
+    check_address()
     settings, storage_settings = _settings(settings_file, scoring, overrides)
     storage.configure(storage_settings)
     archive, table = storage.normalised(archive), storage.normalised(table)

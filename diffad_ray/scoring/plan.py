@@ -20,7 +20,7 @@ from diffad_ray.errors import UserError
 from diffad_ray.scoring.selection import Routed, Selection
 from diffad_ray.scoring.settings import PASSING, ScoringSettings
 from diffad_ray.table.layout import MANIFEST, parquet_bytes, quoted
-from diffad_ray.table.reading import has_rows, rows_of
+from diffad_ray.table.reading import has_rows, reason_of, rows_of
 from diffad_ray.table.runs import PLAN_SUFFIX, PLANNING_SUFFIX, Plan, PlannedDetector, run_files, write_plan
 
 READ_ROWS = 50_000
@@ -59,8 +59,13 @@ def make_plan(
     now = datetime.now(UTC)
     run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     pending = selection.rows if force else f"{selection.rows} ANTI JOIN {_done(table, settings, finished)} USING {_KEY}"
-    found = selection.connection.execute(f"SELECT detector_fingerprint, count(*) FROM {pending} GROUP BY ALL")
-    counts = dict(found.fetchall())
+    try:
+        found = selection.connection.execute(f"SELECT detector_fingerprint, count(*) FROM {pending} GROUP BY ALL")
+        counts = dict(found.fetchall())
+    except duckdb.Error as error:
+        raise UserError(
+            f"the table {table} can't be read: {reason_of(error)}. `diffad-ray verify {table}` names damaged files"
+        ) from error
     places = {d.bundle.fingerprint: (d.location, d.bundle.name) for d in detectors} | {"": ("", "")}
     planned = [
         PlannedDetector(location, name, fingerprint, counts[fingerprint])
@@ -93,7 +98,7 @@ def make_plan(
             write_plan(plan)
         storage.delete(f"{table}/runs/{run_id}{PLANNING_SUFFIX}")
     except (OSError, duckdb.Error) as error:
-        raise UserError(f"the plan can't be written to the table {table}: {error}") from error
+        raise UserError(f"the plan can't be written to the table {table}: {reason_of(error)}") from error
     return plan
 
 

@@ -19,7 +19,7 @@ from diffad_ray.scoring.archive import Archive, open_archive
 from diffad_ray.scoring.patterns import PathTemplate, enters, glob_regex, matches_any
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.table.layout import image_id_sql, quoted
-from diffad_ray.table.reading import bound, connect
+from diffad_ray.table.reading import bound, connect, reason_of
 
 MEMORY = "1GB"
 "What DuckDB may hold while it selects and sorts; the rest is on disk."
@@ -83,7 +83,7 @@ def select_images(
             raise UserError("; ".join([_nothing(location, archive, settings), *archive.left_out]))
         notes = archive.left_out + _notes(connection, rows, template, entries - images)
     except duckdb.Error as error:
-        raise UserError(f"no images can be chosen from {location}: {error}") from error
+        raise UserError(f"no images can be chosen from {location}: {reason_of(error)}") from error
     if images < entries:
         rows = f"(SELECT DISTINCT ON (image_id) * FROM {rows})"
     return Selection(connection, rows, images, columns, archive, notes)
