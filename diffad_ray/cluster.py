@@ -10,7 +10,19 @@ from contextlib import contextmanager
 
 import ray
 from ray._private import services
-from ray.exceptions import AuthenticationError, RayError
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import (
+    AuthenticationError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RpcError,
+    WorkerCrashedError,
+)
 
 from diffad_ray.errors import UserError
 
@@ -26,6 +38,18 @@ LONGEST_TEMPORARY = 37
 """Bytes of the path of the folder for temporary files: a socket's path has at most 107, and Ray adds up to 70, as in
 `/ray/session_2026-11-28_22-24-51_123456_1234567/sockets/plasma_store`."""
 LONGEST_REASON = 300
+_ENDS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+    ((OutOfMemoryError,), "a machine ran out of memory: take fewer --actors, or smaller scoring.shard_images"),
+    (
+        (OutOfDiskError, ObjectStoreFullError),
+        "the disk for Ray's files is full: free space, or set RAY_TMPDIR to another",
+    ),
+    ((NodeDiedError, LocalRayletDiedError), "a machine of the cluster was lost"),
+    ((RayActorError, WorkerCrashedError), "worker processes died again and again"),
+    ((RpcError,), "the cluster does not answer any more"),
+    ((ExecutionTimeoutError,), "nothing was finished for so long that a worker must hang"),
+)
+"What the user is told of errors whose own texts are about the inside of Ray."
 UNSET = "unset it to run on this machine"
 
 _ENVIRONMENT = {
@@ -143,21 +167,36 @@ def _explained(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {reason[:LONGEST_REASON]}{advice}") from error
 
 
+def why_ended(error: BaseException) -> str:
+    """Why work on a cluster ended, in one line."""
+    one: BaseException | None = error
+    while one is not None:
+        for kinds, words in _ENDS:
+            if isinstance(one, kinds):
+                return words
+        deeper = getattr(one, "cause", None) or one.__cause__
+        if deeper is None and one is not error:
+            return " ".join(f"{type(one).__name__}: {one}".split())[:LONGEST_REASON]
+        one = deeper if isinstance(deeper, BaseException) else None
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
 def _short_folder() -> str | None:
-    """A folder for Ray's files where the usual one has too long a path for its sockets; None takes the usual one.
+    """A folder for Ray's files where the usual one has too long a path for its sockets, or can't be written; None takes
+    the usual one.
 
     Raises:
         UserError: there is no other.
     """
     usual = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    if len(os.fsencode(usual)) <= LONGEST_TEMPORARY:
+    if len(os.fsencode(usual)) <= LONGEST_TEMPORARY and os.access(usual, os.W_OK | os.X_OK):
         return None
     for place in ("/tmp", "/var/tmp", "/dev/shm"):
         if os.access(place, os.W_OK | os.X_OK):
             return f"{place}/ray-{os.getuid()}"
     raise UserError(
-        f"Ray can't be started: TMPDIR is {usual}, whose path is too long for sockets. Set RAY_TMPDIR to a folder "
-        f"whose path has at most {LONGEST_TEMPORARY} bytes"
+        f"Ray can't be started: TMPDIR is {usual}, which can't be written or is too long for sockets. Set RAY_TMPDIR "
+        f"to a folder whose path has at most {LONGEST_TEMPORARY} bytes"
     )
 
 

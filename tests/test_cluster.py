@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 import ray
-from ray.exceptions import AuthenticationError
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import ActorDiedError, AuthenticationError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from diffad_ray import UserError, cluster, score
-from diffad_ray.cluster import check_address
+from diffad_ray.cluster import check_address, why_ended
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +103,18 @@ def test_what_ray_raises_is_said_in_one_line() -> None:
         assert says in str(caught.value)
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 400
+
+
+def test_why_a_run_ended_is_said_without_the_inside_of_ray() -> None:
+    full = OSError(28, "No space left on device")
+    assert why_ended(RayTaskError("commit", "Traceback ...", full)) == "OSError: [Errno 28] No space left on device"
+    for error, says in (
+        (OutOfMemoryError("raylet: 12 workers killed\nset RAY_memory_usage_threshold"), "take fewer --actors"),
+        (ActorDiedError(), "worker processes died"),
+        (RayTaskError("detect", "Traceback ...", WorkerCrashedError()), "worker processes died"),
+        (ExecutionTimeoutError("internal"), "a worker must hang"),
+    ):
+        assert says in why_ended(error)
 
 
 def test_a_long_temporary_folder(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import ray.exceptions
 from ray.data.exceptions import ExecutionTimeoutError
 
 from diffad_ray import storage
-from diffad_ray.cluster import check_address
+from diffad_ray.cluster import check_address, why_ended
 from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.errors import UserError
 from diffad_ray.progress import ProgressBar
@@ -147,8 +147,7 @@ def _go_through(
                 rate = (done - at_start) / (time.monotonic() - started)
                 bar.update(done, f"{failed} failed  {rate:.1f} images/s")
         except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise UserError(f"scoring stopped: {reason}\nThe same command finishes the run") from error
+            raise UserError(f"scoring stopped: {why_ended(error)}\nThe same command finishes the run") from error
     lease.confirm()
     record = replace(
         _count(plan, "finished"),
