@@ -4,11 +4,53 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray
+from ray._private import services
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import (
+    AuthenticationError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RpcError,
+    WorkerCrashedError,
+)
+
+from diffad_ray.errors import UserError
 
 FEWEST_CPUS = 4
 "Logical CPUs of a local cluster: with fewer, the stages of a pipeline can wait for each other for ever."
+
+PATIENCE = 5.0
+"Seconds for an answer of a cluster."
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+HTTP2_SETTINGS = b"\4"
+"What a client of gRPC begins with, and the type of the frame with which the server does: a cluster is one."
+LONGEST_TEMPORARY = 37
+"""Bytes of the path of the folder for temporary files: a socket's path has at most 107, and Ray adds up to 70, as in
+`/ray/session_2026-11-28_22-24-51_123456_1234567/sockets/plasma_store`."""
+LONGEST_REASON = 300
+_ENDS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+    ((OutOfMemoryError,), "a machine ran out of memory: take fewer --actors, or smaller scoring.shard_images"),
+    (
+        (OutOfDiskError, ObjectStoreFullError),
+        "the disk for Ray's files is full: free space, or set RAY_TMPDIR to another",
+    ),
+    ((NodeDiedError, LocalRayletDiedError), "a machine of the cluster was lost"),
+    ((RayActorError, WorkerCrashedError), "worker processes died again and again"),
+    ((RpcError,), "the cluster does not answer any more"),
+    ((ExecutionTimeoutError,), "nothing was finished for so long that a worker must hang"),
+)
+"What the user is told of errors whose own texts are about the inside of Ray."
+UNSET = "unset it to run on this machine"
 
 _ENVIRONMENT = {
     # glibc gives large blocks back to the system at every free; networks on a CPU then spend their time on page faults
@@ -29,30 +71,139 @@ _ENVIRONMENT = {
 
 
 def connect() -> None:
-    """Join the Ray cluster of `RAY_ADDRESS` (set within a Ray job), or start one on this machine; once a process."""
+    """Join the Ray cluster of `RAY_ADDRESS` (set within a Ray job), or start one on this machine; once a process.
+
+    Raises:
+        UserError: nobody answers there, the cluster can't be joined, or Ray can't be started.
+    """
     if ray.is_initialized():
         return
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False)
+    if address := check_address():
+        with _explained(f"the Ray cluster at {address}, which RAY_ADDRESS names, can't be joined"):
+            ray.init(address=address, log_to_driver=False)
         return
     # Worker processes inherit the environment; a Ray runtime_env would start each of them anew, seconds apart.
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # Not to join a cluster that someone else has on this machine, which Ray would do by itself.
-    ray.init(
-        address="local",
-        num_cpus=max(FEWEST_CPUS, cores()),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
+    with _explained("Ray can't be started on this machine"):
+        ray.init(
+            address="local",
+            num_cpus=max(FEWEST_CPUS, cores()),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=_short_folder(),
+        )
+
+
+def check_address() -> str | None:
+    """The cluster that `RAY_ADDRESS` names, once it is known that one answers there; None: one of this machine.
+
+    Ray itself would try for a quarter of an hour.
+
+    Raises:
+        UserError: nobody answers, or it is no address of a cluster.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address in ("", "local") or ray.is_initialized():
+        return None
+    if address == "auto":
+        try:
+            address = services.get_ray_address_from_environment("auto", None)
+        except ConnectionError:
+            address = ""
+        if not address:
+            raise UserError(f"RAY_ADDRESS is auto, but no Ray cluster runs on this machine: {UNSET}")
+    if address.startswith("ray://"):
+        raise UserError(
+            f"RAY_ADDRESS is {address}, for Ray Client, through which Ray Data and Ray Train don't work: submit the "
+            f"job to the cluster (`ray job submit`, with jobs/score.py or jobs/train.py), or {UNSET}"
+        )
+    if "://" in address:
+        raise UserError(
+            f"RAY_ADDRESS is {address}, the address to which `ray job submit` sends jobs; a cluster is joined at "
+            f"HOST:PORT (often port 6379) from one of its machines: submit a job, or {UNSET}"
+        )
+    host, separator, port = address.rpartition(":")
+    if not (separator and host and port.isdecimal() and int(port) < 2**16):
+        raise UserError(f"RAY_ADDRESS is {address!r}, and must be HOST:PORT, auto or local: correct it, or {UNSET}")
+    if problem := _no_answer(host.strip("[]"), int(port)):
+        raise UserError(f"{problem} at {address}, which RAY_ADDRESS names: {UNSET}")
+    return address
+
+
+def _no_answer(host: str, port: int) -> str:
+    """What is wrong with a cluster's address; nothing if one answers there."""
+    try:
+        with socket.create_connection((host, port), timeout=PATIENCE) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return ""
+            connection.sendall(HTTP2_PREFACE)
+            answer = connection.recv(9)
+    except TimeoutError:
+        return f"nobody answers within {PATIENCE:.0f} seconds"
+    except socket.gaierror:
+        return f"the name {host} is not known, so nobody answers"
+    except OSError:
+        return "nobody answers"
+    return "" if answer[3:4] == HTTP2_SETTINGS else "something answers that is no Ray cluster"
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """What Ray raises as it begins, in words: its own have many lines, and not what to do."""
+    try:
+        yield
+    except AuthenticationError as error:
+        raise UserError(
+            f"{what}: it wants the cluster's token. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+        ) from error
+    except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        advice = "" if "ersion mismatch" not in reason else ". Install the cluster's versions of Ray and Python"
+        raise UserError(f"{what}: {reason[:LONGEST_REASON]}{advice}") from error
+
+
+def why_ended(error: BaseException) -> str:
+    """Why work on a cluster ended, in one line."""
+    one: BaseException | None = error
+    while one is not None:
+        for kinds, words in _ENDS:
+            if isinstance(one, kinds):
+                return words
+        deeper = getattr(one, "cause", None) or one.__cause__
+        if deeper is None and one is not error:
+            return " ".join(f"{type(one).__name__}: {one}".split())[:LONGEST_REASON]
+        one = deeper if isinstance(deeper, BaseException) else None
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+def _short_folder() -> str | None:
+    """A folder for Ray's files where the usual one has too long a path for its sockets, or can't be written; None takes
+    the usual one.
+
+    Raises:
+        UserError: there is no other.
+    """
+    usual = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if len(os.fsencode(usual)) <= LONGEST_TEMPORARY and os.access(usual, os.W_OK | os.X_OK):
+        return None
+    for place in ("/tmp", "/var/tmp", "/dev/shm"):
+        if os.access(place, os.W_OK | os.X_OK):
+            return f"{place}/ray-{os.getuid()}"
+    raise UserError(
+        f"Ray can't be started: TMPDIR is {usual}, which can't be written or is too long for sockets. Set RAY_TMPDIR "
+        f"to a folder whose path has at most {LONGEST_TEMPORARY} bytes"
     )
 
 
 def processors() -> int:
     """Processors of the whole cluster: of a local one the cores that there really are, whatever Ray was told."""
-    return int(ray.cluster_resources().get("CPU", 1)) if os.environ.get("RAY_ADDRESS") else cores()
+    is_local = os.environ.get("RAY_ADDRESS", "") in ("", "local")
+    return cores() if is_local else int(ray.cluster_resources().get("CPU", 1))
 
 
 def cores() -> int:

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
-from diffad_ray.familiarity.learning import familiarise
 from diffad_ray.familiarity.model import Familiarity
+from diffad_ray.tensors import NormalSquares
 
 SIDE = 64
 
@@ -36,7 +36,8 @@ def as_pixels(images: Tensor) -> np.ndarray:
 
 
 def familiar(detector: DiffusionAD, images: np.ndarray) -> DiffusionAD:
-    familiarise(detector, images, np.arange(len(images)), None, 10, 0, torch.device("cpu"))
+    squares = NormalSquares(images, np.arange(len(images)), None, 10, 0, torch.device("cpu"))
+    detector.fit(squares, lambda doing: None)
     return detector
 
 

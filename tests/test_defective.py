@@ -17,6 +17,7 @@ from diffad_ray.bundles.bundle import DETECTORS
 from diffad_ray.cli.detectors import KINDS
 from diffad_ray.demo.surfaces import DEFECTS, defective
 from diffad_ray.training.defective import find_defective, refuse_common
+from diffad_ray.training.normals import find_normals
 
 QUICK = ["training.precision=float32"]
 
@@ -29,6 +30,19 @@ def cuts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for k in range(6):
         write_image(folder / f"{k}.png", defective("weave", DEFECTS["weave"][k % 4], rng, 64).image)
     return folder
+
+
+def test_linked_folders_are_learnt_from_and_what_is_left_out_is_said(
+    cuts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("monday", "tuesday", ".old"):
+        (tmp_path / name).symlink_to(cuts)
+    wanted = [f"{tmp_path}/monday/{k}.png" for k in range(6)]
+    assert list(find_defective([str(tmp_path)], set())) == wanted
+    found = find_normals(str(tmp_path), 0.5, 100, 0)
+    assert sorted([*found.learnt, *found.held_back]) == wanted
+    assert caplog.text.count(f"linked a second time and was listed once, by another path: {tmp_path}/tuesday") == 2
+    assert caplog.text.count(f"hidden name (it starts with a dot) is left out: {tmp_path}/.old") == 2
 
 
 def test_folders_tables_and_data_sets(cuts: Path, normals: Path, tmp_path: Path) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from good_parts import SIDE, as_pixels, familiar, parts, peaks, smooth_images
@@ -20,9 +17,7 @@ from test_bundle import saved
 from tiny_detector import random_images, tiny_detector
 from torch import Tensor
 
-from diffad_ray.bundles.bundle import DESCRIPTION, SCHEMA_VERSION, WEIGHTS, load_bundle
-from diffad_ray.detectors.diffusion_ad import DiffusionADSettings
-from diffad_ray.errors import UserError
+from diffad_ray.bundles.bundle import load_bundle
 from diffad_ray.familiarity.features import (
     COLOURS,
     GRID,
@@ -42,7 +37,7 @@ from diffad_ray.familiarity.gaussians import (
 )
 from diffad_ray.familiarity.judge import LEAST_DISTANCE, RARE, squared_distance
 from diffad_ray.familiarity.learning import FOLDS
-from diffad_ray.familiarity.model import LEAST_STRANGENESS_SPREAD, LESS_AS_SHOWN, MOST_ODDS, Familiarity, either
+from diffad_ray.familiarity.model import LEAST_STRANGENESS_SPREAD, LESS_AS_SHOWN, Familiarity, either
 from diffad_ray.familiarity.normality import RESIDUALS, normality, residuals
 from diffad_ray.tensors import as_unit_tensor
 
@@ -74,7 +69,7 @@ def test_new_normal_images_look_as_the_segmenter_finds_them_and_defects_do_not()
     places = found.flatten(1).argmax(dim=1)
     assert ((places // GRID - 16).abs() <= 3).float().mean() > 0.9
     assert ((places % GRID - 18).abs() <= 3).float().mean() > 0.9
-    assert peaks(familiarity, 1 - new, 4.0).max() == MOST_ODDS
+    assert peaks(familiarity, 1 - new, 4.0).max() > 12
 
 
 def test_the_light_of_the_whole_image_is_no_defect_but_that_of_its_half_is() -> None:
@@ -222,24 +217,24 @@ def test_a_part_that_is_lost_is_missed(lost: str) -> None:
         tiny_detector().load_state_dict(state)
 
 
-odds = st.lists(st.floats(-60, MOST_ODDS, width=32), min_size=4, max_size=4)
-probabilities = st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4)
+odds = st.lists(st.floats(-60, 60, width=32), min_size=4, max_size=4)
 
 
 @settings(deadline=None)
-@given(probabilities, odds)
-def test_either_is_never_less_than_one_of_them(values: list[float], others: list[float]) -> None:
-    before, log_odds = torch.tensor(values).view(1, 1, 2, 2), torch.tensor(others).view(1, 2, 2)
-    after = either(before, log_odds)
-    assert 0 <= after.min() <= after.max() <= 1
-    assert (after >= torch.maximum(before, log_odds[:, None].sigmoid()) - 1e-6).all()
-    torch.testing.assert_close(either(before, torch.full_like(log_odds, -60.0)), before, atol=1e-6, rtol=0)
+@given(odds, odds)
+def test_either_is_the_probability_that_one_of_them_is_true(values: list[float], others: list[float]) -> None:
+    own, log_odds = torch.tensor(values).view(1, 1, 2, 2), torch.tensor(others).view(1, 2, 2)
+    found = either(own, log_odds)
+    assert (found >= torch.maximum(own, log_odds[:, None])).all()
+    p, q = own.double().sigmoid(), log_odds[:, None].double().sigmoid()
+    torch.testing.assert_close(found.double().sigmoid(), p + (1 - p) * q, atol=1e-6, rtol=0)
+    torch.testing.assert_close(either(own, torch.full_like(log_odds, -200.0)), own, atol=1e-4, rtol=0)
 
 
 def test_a_detector_gives_strange_images_higher_scores() -> None:
     plain, detector = tiny_detector(), familiar(tiny_detector(), smooth_images(40, 0))
     usual, strange = as_unit_tensor(smooth_images(20, 1)), as_unit_tensor(random_images(20))
-    lifted = [d.score(strange).logit().median() - d.score(usual).logit().median() for d in (plain, detector)]
+    lifted = [d.score(strange).median() - d.score(usual).median() for d in (plain, detector)]
     assert lifted[1] > lifted[0] + detector.settings.familiarity
     found, before = detector.detect(strange), plain.detect(strange)
     assert torch.equal(found.reconstruction, before.reconstruction)
@@ -249,40 +244,11 @@ def test_a_detector_gives_strange_images_higher_scores() -> None:
     assert torch.equal(without.score(strange), plain.score(strange))
 
 
-def test_bundles_keep_it_and_older_ones_have_none(tmp_path: Path) -> None:
+def test_bundles_keep_it(tmp_path: Path) -> None:
     detector = familiar(tiny_detector(), smooth_images(40, 0))
     images = as_unit_tensor(random_images(2))
     saved(detector, tmp_path / "new")
     assert torch.equal(load_bundle(str(tmp_path / "new")).detector.score(images), detector.score(images))
-
-    saved(tiny_detector(), tmp_path / "old")
-    weights = safetensors.torch.load_file(tmp_path / "old" / WEIGHTS)
-    older = {name: tensor for name, tensor in weights.items() if not name.startswith("familiarity.")}
-    assert len(older) == len(weights) - len(detector.familiarity.state_dict())
-    # Versions 4 to 8 had these, without elements where nothing was learnt.
-    older |= {f"familiarity.{name}": torch.empty(0) for name in ("mean", "whitening", "usual", "slope")}
-    safetensors.torch.save_file(older, tmp_path / "old" / WEIGHTS)
-    described = json.loads((tmp_path / "old" / DESCRIPTION).read_text())
-    described["weights"]["sha256"] = hashlib.sha256((tmp_path / "old" / WEIGHTS).read_bytes()).hexdigest()
-    for version, weight, is_read in (
-        (3, None, True),
-        (4, 0.0, True),
-        (4, 0.5, False),
-        (SCHEMA_VERSION - 1, 2.0, False),
-    ):
-        described["schema_version"] = version
-        described["settings"].pop("familiarity", None)
-        if weight is not None:
-            described["settings"]["familiarity"] = weight
-        (tmp_path / "old" / DESCRIPTION).write_text(json.dumps(described))
-        if not is_read:
-            with pytest.raises(UserError, match="train it again"):
-                load_bundle(str(tmp_path / "old"))
-            continue
-        old = load_bundle(str(tmp_path / "old")).detector
-        assert isinstance(old.settings, DiffusionADSettings)
-        assert old.settings.familiarity == 0
-        assert torch.equal(old.score(images), tiny_detector().score(images))
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,12 @@ from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
 from diffad_ray.familiarity.features import GRID, Described, channels
 from diffad_ray.familiarity.judge import RARE, ResidualSegmenter
-from diffad_ray.familiarity.learning import FEWEST_TO_FIT, FEWEST_TO_TEACH, FOLDS, LOOKS, familiarise, folds, teach
+from diffad_ray.familiarity.learning import FEWEST_TO_FIT, FEWEST_TO_TEACH, FOLDS, LOOKS, folds, teach
 from diffad_ray.familiarity.model import Familiarity
 from diffad_ray.familiarity.normality import RESIDUALS, Normality, normality, residuals
 from diffad_ray.synthesis.pseudo_anomalies import pseudo_anomalies
-from diffad_ray.tensors import as_unit_tensor
-from diffad_ray.training.finish import settle_precision
+from diffad_ray.tensors import NormalSquares, as_unit_tensor
+from diffad_ray.training.finish import settle_mode
 
 
 def taught_steps(told: list[str]) -> list[tuple[int, int, float]]:
@@ -85,7 +85,7 @@ def test_nothing_is_learnt_of_a_handful_or_of_what_is_no_number() -> None:
     few = FEWEST_TO_FIT - 1
     detector = tiny_detector()
     tiles, of = smooth_images(4 * few, 0), np.arange(few).repeat(4)
-    familiarise(detector, tiles, of, None, 2, 0, torch.device("cpu"))
+    detector.fit(NormalSquares(tiles, of, None, 2, 0, torch.device("cpu")), print)
     assert not detector.familiarity.is_fitted
     with torch.no_grad():
         detector.segmenter.conv_out.bias.fill_(torch.nan)
@@ -107,7 +107,7 @@ def test_a_detector_learns_at_its_end_what_anomalies_leave(monkeypatch: pytest.M
     detector = tiny_detector(image_size=SIDE)
 
     def taught() -> Familiarity:
-        familiarise(detector, squares, np.arange(60), textures, 100, 0, torch.device("cpu"), told.append)
+        detector.fit(NormalSquares(squares, np.arange(60), textures, 100, 0, torch.device("cpu")), told.append)
         return detector.familiarity
 
     familiarity = taught()
@@ -179,7 +179,7 @@ def test_mostly_blank_images_and_a_few_parts_are_no_trouble() -> None:
 def test_what_is_familiar_is_learnt_in_the_precision_of_scoring() -> None:
     for wanted in ("auto", "float32", "bfloat16"):
         detector = tiny_detector()
-        settle_precision(detector, wanted, torch.device("cpu"))
+        settle_mode(detector, wanted, torch.device("cpu"))
         assert detector.mode.precision == detector.settings.precision
         assert wanted in ("auto", detector.settings.precision)
 

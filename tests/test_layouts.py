@@ -51,6 +51,19 @@ def test_mvtec_of_a_product_and_of_several(tmp_path: Path) -> None:
     ]
 
 
+def test_linked_folders_are_looked_into_and_what_is_left_out_is_noted(tmp_path: Path) -> None:
+    lay_out(tmp_path / "nut", *MVTEC, "test/.cache/1.png")
+    (tmp_path / "nut" / "test" / "hole").rename(tmp_path / "elsewhere")
+    for name in ("hole", "stain"):
+        (tmp_path / "nut" / "test" / name).symlink_to(tmp_path / "elsewhere")
+    _, images = found(tmp_path / "nut")
+    assert [uri for uri, *_ in images] == ["test/good/0.png", "test/hole/0.png", "test/hole/1.png"]
+    repeated, hidden = read_dataset(tmp_path / "nut").notes
+    assert "linked a second time" in repeated
+    assert f"{tmp_path}/nut/test/stain" in repeated
+    assert f"{tmp_path}/nut/test/.cache" in hidden
+
+
 def test_btad(tmp_path: Path) -> None:
     lay_out(tmp_path, "01/test/ok/0.bmp", "01/test/ko/0.bmp", "01/ground_truth/ko/0.png", "01/train/ok/1.bmp")
     assert found(tmp_path) == (

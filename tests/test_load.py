@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from obstore.exceptions import AlreadyExistsError, GenericError
 
 from diffad_ray import storage
 from diffad_ray.scoring import load
 from diffad_ray.scoring.load import LOCAL_READERS, REMOTE_READERS, LoadedImage, fetch, usual_readers
+from diffad_ray.scoring.settings import PASSING
+from diffad_ray.storage.failures import from_obstore
 
 
 def reason(uri: str, version: str | None, size: int = 10) -> tuple[str, str]:
@@ -56,6 +59,48 @@ def test_nobody_answers(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
         storage.configure(before)
     assert status == "timeout"
     assert "silent" in error
+
+
+def test_objects_in_an_archive_tier(s3: str) -> None:
+    import boto3
+
+    for key, tier in {"archived/a.png": "DEEP_ARCHIVE", "archived//b.png": "GLACIER"}.items():
+        boto3.client("s3").put_object(Bucket="plant", Key=key, Body=b"x", StorageClass=tier)
+        assert reason(f"{s3}/{key}", None) == ("archived", f"archived ({tier}): restore it first")
+    assert "archived" not in PASSING
+    answer = "<Error><Code>BlobArchived</Code><Message>This operation is not permitted on an archived blob.</Message>"
+    text = f"Generic MicrosoftAzure error: Server returned non-2xx status code: 409 Conflict: {answer}</Error>"
+    for kind in (AlreadyExistsError, GenericError):
+        refused = from_obstore(kind(text), "az://plant/a.png")
+        assert isinstance(refused, storage.Archived)
+        assert str(refused) == "az://plant/a.png: archived: restore it first"
+
+
+@pytest.mark.parametrize(
+    ("uri", "status", "says"),
+    [
+        ("{tmp}/file/a.png", "missing", "a part of the path is a file"),
+        ("{tmp}/folder.png", "missing", "this is no file"),
+        ("{tmp}/loop.png", "missing", "leads to itself"),
+        ("{tmp}/" + "a" * 300, "missing", "the name is longer"),
+        ("{tmp}/a\0.png", "failed", "null byte"),
+        ("nosuch://a/b.png", "failed", "Protocol not known: nosuch"),
+        ("s3:///b.png", "failed", "no location that can be read"),
+        ("s3://two words/b.png", "failed", "no location that can be read"),
+        ("gs://bucket//b.png", "failed", "rename '/b.png'"),
+        ("http:///b.png", "failed", "no location that can be read"),
+        ("s3://key:secret@bucket/b.png", "failed", "carries a password"),
+    ],
+)
+def test_what_can_never_be_read_is_not_tried_every_night(uri: str, status: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    found, error = reason(uri.format(tmp=tmp_path), None)
+    assert found == status
+    assert found not in PASSING
+    assert says in error
+    assert str(tmp_path / "file") not in error, "equal reasons are counted together"
 
 
 def test_too_large_to_fetch() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffad_ray import UserError
-from diffad_ray.scoring.patterns import PathTemplate, glob_regex, matches_any
+from diffad_ray.scoring.patterns import PathTemplate, enters, glob_regex, matches_any
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,40 @@ def parts(template: str, path: str) -> dict[str, Any]:
     connection.execute("SET TimeZone = 'UTC'")
     sql = f"SELECT {columns} FROM (SELECT {parsed.parts_sql('p')} AS parts FROM (SELECT ? AS p))"
     return connection.sql(sql, params=[path]).to_arrow_table().to_pylist()[0]
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "entered", "left"),
+    [
+        ((), ("lost+found/**",), ["line1", "a/lost+found"], ["lost+found", "lost+found/a"]),
+        ((), ("**/lost+found/**",), ["line1"], ["lost+found", "a/lost+found/b"]),
+        ((), ("raw/**/*",), ["rawer"], ["raw", "raw/a"]),
+        ((), ("raw/*", "*.tmp", "line1"), ["raw", "line1"], []),
+        (("line1/**",), (), ["line1", "line1/a/b"], ["line2", "line"]),
+        (("line?/*.png",), (), ["line2"], ["lines/a", "line2/a", "old"]),
+        (("*/top/**", "x/*"), (), ["a", "a/top", "a/top/b", "x"], ["a/side", "x/b"]),
+        (("*.png",), (), ["a", "a/b"], []),
+        (("line1/**",), ("line1/raw/**",), ["line1"], ["line1/raw", "line2"]),
+    ],
+)
+def test_folders_in_which_no_path_can_be_chosen_are_not_entered(
+    include: tuple[str, ...], exclude: tuple[str, ...], entered: list[str], left: list[str]
+) -> None:
+    may_hold = enters(include, exclude)
+    assert [folder for folder in entered + left if may_hold(folder)] == entered
+
+
+GLOBS = st.lists(st.lists(st.sampled_from(["a", "b", "*", "?", "**", "/", "[ab]", "[!a]"]), min_size=1).map("".join))
+
+
+@given(GLOBS, GLOBS, st.lists(st.text("abc", min_size=1, max_size=2), min_size=2, max_size=4))
+def test_no_folder_of_a_chosen_path_is_left_out(include: list[str], exclude: list[str], parts: list[str]) -> None:
+    def is_matched(globs: list[str]) -> bool:
+        return any(re.fullmatch(glob_regex(glob), "/".join(parts)) for glob in globs)
+
+    may_hold = enters(include, exclude)
+    if (is_matched(include) or not include) and not is_matched(exclude):
+        assert all(may_hold("/".join(parts[:depth])) for depth in range(1, len(parts)))
 
 
 def test_templates() -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import write_image
 
-from diffad_ray import UserError, query
+from diffad_ray import UserError, query, storage
 from diffad_ray.analytics.gallery import draw_gallery, worst_images
 from diffad_ray.analytics.query import query_to_file
 from diffad_ray.analytics.summary import summarise
@@ -95,8 +100,70 @@ def test_wrong_queries_say_what_is_there(table: Path, tmp_path: Path) -> None:
         query(table, " ; ")
     with pytest.raises(UserError, match="csv, json, parquet"):
         query_to_file(table, "SELECT 1", tmp_path / "x", "xlsx")
-    with pytest.raises(UserError, match="the query failed"):
+    with pytest.raises(UserError, match="there is no folder"):
         query_to_file(table, "SELECT 1", tmp_path / "no" / "such" / "folder" / "x.csv", "csv")
+    with pytest.raises(UserError, match="2 statements"):
+        query_to_file(table, "SELECT 1; SELECT 2", tmp_path / "x.csv", "csv")
+    for wrong, says in {
+        "SELEC 1": '^the query failed: syntax error at or near "SELEC" LINE 1: SELEC 1\n',
+        "SELECT * FROM 's3://elsewhere/x.parquet'": "^the query failed: it needs an extension of DuckDB, which is not",
+    }.items():
+        with pytest.raises(UserError, match=says) as caught:
+            query(table, wrong)
+        assert "duckdb.org" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT ';--' AS a -- all",
+        "SELECT ';--' AS a; -- all\n",
+        "/* first */ SELECT ';--' AS a /* ; */ ;;",
+        "-- a line\nSELECT ';--' AS a",
+    ],
+)
+def test_comments_and_semicolons_are_no_part_of_a_query(table: Path, tmp_path: Path, sql: str) -> None:
+    assert query(table, sql).to_pylist() == [{"a": ";--"}]
+    query_to_file(table, sql, tmp_path / "a.csv", "csv")
+    assert (tmp_path / "a.csv").read_text() == "a\n;--\n"
+
+
+def test_a_result_on_a_store(table: Path, s3: str) -> None:
+    for output_format in ("csv", "parquet"):
+        query_to_file(table, "SELECT 'ä' AS a FROM scores LIMIT 1", f"{s3}/results/a.{output_format}", output_format)
+    assert storage.read(f"{s3}/results/a.csv").decode() == "a\nä\n"
+    assert pq.read_table(pa.BufferReader(storage.read(f"{s3}/results/a.parquet"))).to_pylist() == [{"a": "ä"}]
+    with pytest.raises(UserError, match="no such bucket"):
+        query_to_file(table, "SELECT 1", "s3://nowhere-at-all/a.csv", "csv")
+
+
+def test_a_damaged_file_of_a_table_is_named_in_words(table: Path, tmp_path: Path) -> None:
+    shutil.copytree(table, tmp_path / "table")
+    next((tmp_path / "table" / "scores").rglob("*.parquet")).write_bytes(b"PAR1 no parquet PAR1")
+    with pytest.raises(UserError, match=r"the table .* can't be read: .* names damaged files"):
+        summarise(tmp_path / "table")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_names_that_stdout_cannot_show(table: Path, tmp_path: Path, encoding: str) -> None:
+    name = "Prüf\u5de5/\uefe9.png"
+    scored = [row(name, 0, score=0.9, status="ok", tail_probability=0.1, is_anomalous=True, region_count=1)]
+    for kind, content in (("scores", to_table(scored, SCORES)), ("regions", to_table([], REGIONS))):
+        path = Path(shard_file(str(tmp_path / "Täble"), kind, "2026-01-02", "run0", 0))
+        path.parent.mkdir(parents=True)
+        path.write_bytes(parquet_bytes(content))
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "diffad_ray.cli", "query", str(tmp_path / "Täble")]
+    for more, code in (([], 0), (["SELECT image_uri FROM scores"], 0), (["SELECT ä"], 2)):
+        ended = subprocess.run([*command, *more], capture_output=True, timeout=60, env=environment)
+        assert ended.returncode == code, ended.stderr
+        assert b"Traceback" not in ended.stderr
+        shown = (ended.stdout + ended.stderr).decode(encoding)
+        assert "Pr" in shown or code
+    ended = subprocess.run(
+        [*command, "FROM scores", "--format", "csv"], capture_output=True, timeout=60, env=environment
+    )
+    assert name in ended.stdout.decode(), "a file's content is UTF-8, whatever the terminal"
 
 
 @pytest.fixture

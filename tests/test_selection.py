@@ -108,6 +108,32 @@ def test_a_table_within_its_archive_is_not_scored(two_lines: Path, bundle: Bundl
     assert found.images == 40
 
 
+def test_a_table_to_which_a_link_of_the_archive_leads_is_not_scored(
+    two_lines: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    mask = tmp_path / "table" / "masks" / ("f" * 16) / "00" / "0.png"
+    mask.parent.mkdir(parents=True)
+    mask.write_bytes(b"")
+    (two_lines / "results").symlink_to(tmp_path / "table")
+    found, rows = selected(two_lines, bundle, tmp_path)
+    assert (len(rows), found.notes) == (40, [])
+
+
+def test_what_a_listing_leaves_out_is_noted(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
+    (two_lines / "line1").rename(tmp_path / "elsewhere")
+    (two_lines / "line1").symlink_to(tmp_path / "elsewhere")
+    (two_lines / "line3").symlink_to(tmp_path / "elsewhere")
+    (two_lines / "._a.png").write_bytes(b"")
+    found, rows = selected(two_lines, bundle, tmp_path)
+    assert len(rows) == 40
+    assert rows[0]["image_uri"] == f"{two_lines}/line1/side/0.png"
+    repeated, hidden = found.notes
+    assert repeated.endswith(f"listed once, by another path: {two_lines}/line3")
+    assert hidden.endswith(f"left out: {two_lines}/._a.png")
+    notes = selected(two_lines, bundle, tmp_path, exclude=("line3/**", "line1/top/**"))[0].notes
+    assert notes == [hidden]
+
+
 def test_refused_settings(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no glob"):
         selected(two_lines, bundle, tmp_path, include=("[z-a].png",))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffad_ray.detectors import tiling
+from diffad_ray.inference import tiling
 from diffad_ray.inference.tiling import Blend, Grid, blending_weights, block_maximum, block_mean, padded, tile_starts
 
 sides = st.integers(1, 300)

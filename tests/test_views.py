@@ -15,10 +15,10 @@ from torch import Tensor
 
 from diffad_ray.bundles.bundle import DESCRIPTION, Bundle, load_bundle, save_bundle
 from diffad_ray.bundles.calibration import Calibration
-from diffad_ray.detectors import tiling
 from diffad_ray.detectors.base import Detection
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
 from diffad_ray.images import ImageError, check_side, network_input, same_depth
+from diffad_ray.inference import tiling
 from diffad_ray.inference.engine import BatchDetection, Engine
 from diffad_ray.inference.views import ImageDetection, grid_of, pieces
 

@@ -18,7 +18,7 @@ from diffad_ray.errors import UserError
 from diffad_ray.images import for_display, resized
 from diffad_ray.inference.engine import Engine, default_device
 from diffad_ray.inference.regions import picture_mask
-from diffad_ray.table.reading import read_views
+from diffad_ray.table.reading import ask_views
 
 COLUMNS = ("image", "without its anomaly", "anomaly map", "marked")
 SPARE = 20
@@ -60,7 +60,7 @@ def worst_images(table: str | Path, detector: str | Path, count: int) -> Worst:
         "SELECT image_uri, score, threshold, width, height FROM scores WHERE detector_fingerprint = ? "
         f"AND status = 'ok' ORDER BY score DESC LIMIT {count + SPARE}"
     )
-    rows = read_views(str(table), lambda views: views.execute(sql, [bundle.fingerprint]).fetchall())
+    rows = ask_views(str(table), lambda views: views.execute(sql, [bundle.fingerprint]).fetchall())
     if not rows:
         raise UserError(f"the table {table} has no scores of the detector {detector} ({bundle.fingerprint})")
     engine = Engine(bundle.detector, default_device())

@@ -12,7 +12,7 @@ from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.table.layout import quoted
 from diffad_ray.table.lease import holder_of
-from diffad_ray.table.reading import RowCounts, connect, count_rows, has_rows, rows_of
+from diffad_ray.table.reading import RowCounts, connect, count_rows, has_rows, reason_of, rows_of
 from diffad_ray.table.runs import Run, read_runs
 
 
@@ -53,7 +53,7 @@ def runs(table: str | Path) -> list[RunState]:
         found = read_runs(location)
         so_far = _rows_so_far(location, [run for run in found if run.record is None])
     except (OSError, duckdb.Error) as error:
-        raise UserError(f"the table {location} can't be read: {error}") from error
+        raise UserError(f"the table {location} can't be read: {reason_of(error)}") from error
     if not found:
         raise UserError(f"no runs at {location}: it is no table, or none was begun. Check the path or URI")
     states = []

@@ -11,7 +11,7 @@ from diffad_ray import storage
 from diffad_ray.detectors.base import DetectorSettings
 from diffad_ray.errors import UserError
 from diffad_ray.images import DEFAULT_MAX_PIXELS, ImageError, read_stored, shown, usual_white
-from diffad_ray.table.reading import read_views
+from diffad_ray.table.reading import ask_views
 
 Size: TypeAlias = tuple[int, int]
 "Width and height in pixels."
@@ -60,5 +60,5 @@ def sizes_in(table: str, uris: Sequence[str]) -> dict[str, Size]:
         "SELECT image_uri, width, height FROM scores WHERE status = 'ok' AND image_uri IN (SELECT unnest(?)) "
         "ORDER BY scored_at"
     )
-    rows = read_views(table, lambda views: views.execute(sql, [list(uris)]).fetchall())
+    rows = ask_views(table, lambda views: views.execute(sql, [list(uris)]).fetchall())
     return {uri: (width, height) for uri, width, height in rows}

@@ -14,7 +14,7 @@ from diffad_ray.analytics.originals import read_original
 from diffad_ray.errors import UserError
 from diffad_ray.images import IMAGE_SUFFIXES, for_display
 from diffad_ray.inference.regions import mask_from_runs
-from diffad_ray.table.reading import read_views
+from diffad_ray.table.reading import ask_views
 
 LONGEST_SIDE = 2000
 "Larger images are reduced to this, in pixels."
@@ -113,7 +113,7 @@ def _find(table: str, image: str) -> tuple[dict[str, Any], list[dict[str, Any]]]
         mine = "FROM regions WHERE image_id = ? AND detector_fingerprint = ?"
         return found, rows(f"SELECT x, y, width, height, peak, mask_runs {mine} ORDER BY region", *key)
 
-    found, regions = read_views(table, look_up)
+    found, regions = ask_views(table, look_up)
     if not found:
         raise UserError(f"the table {table} has no image {image}: give its image_uri, its file name, or its image_id")
     uris = sorted({row["image_uri"] for row in found})

@@ -9,7 +9,7 @@ from typing import Any
 
 import duckdb
 
-from diffad_ray.table.reading import read_views
+from diffad_ray.table.reading import ask_views
 
 WORST = 10
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -48,7 +48,7 @@ def summarise(table: str | Path, worst: int = WORST) -> list[DetectorSummary]:
     Raises:
         UserError: there is no table.
     """
-    return read_views(str(table), lambda connection: _summaries(connection, worst))
+    return ask_views(str(table), lambda connection: _summaries(connection, worst))
 
 
 def _summaries(connection: duckdb.DuckDBPyConnection, worst: int) -> list[DetectorSummary]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -44,9 +45,18 @@ for command in COMMANDS:
     app.command()(command)
 
 
+def show_everything() -> None:
+    """Let stdout and stderr show what their encoding lacks as an escape, where Python would raise an error: names of
+    files hold any character, and some no text at all."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """Run the command line; errors that the user can mend, and refusals of disks and stores, end with one message and
     exit code 2."""
+    show_everything()
     try:
         app()
     except BrokenPipeError:

@@ -14,6 +14,7 @@ from diffad_ray import storage
 from diffad_ray.bundles.bundle import Bundle, load_bundle
 from diffad_ray.errors import UserError, first_reasons
 from diffad_ray.evaluation.figures import ScoredImage
+from diffad_ray.evaluation.masks import read_mask
 from diffad_ray.evaluation.pixels import PixelCounts
 from diffad_ray.evaluation.result import Evaluation, conclude
 from diffad_ray.images import ImageError, check_side, decode_image, resized
@@ -139,7 +140,7 @@ def check_threshold(threshold: float | None) -> None:
 
 
 def _mask(image: LabelledImage, height: int, width: int) -> np.ndarray:
-    """Ground truth [H,W] float32 of an image of height x width, 1 where it is defective.
+    """Ground truth [H,W] float32 of an image of height x width, at least 0.5 where it is defective.
 
     Raises:
         ImageError: a defective image has no mask, or none that can be used.
@@ -149,17 +150,15 @@ def _mask(image: LabelledImage, height: int, width: int) -> np.ndarray:
     if image.mask_uri is None:
         raise ImageError("unreadable", "no mask is there")
     try:
-        pixels = decode_image(storage.read(image.mask_uri)).pixels.max(axis=2)
+        mask = read_mask(storage.read(image.mask_uri))
     except (ImageError, OSError) as error:
         raise ImageError("unreadable", f"its mask {image.mask_uri} can't be read: {error}") from error
-    if pixels.shape != (height, width):
-        size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels, the image {width} x {height}"
+    if mask.shape != (height, width):
+        size = f"{mask.shape[1]} x {mask.shape[0]} pixels, the image {width} x {height}"
         raise ImageError("unreadable", f"its mask {image.mask_uri} has {size}: they must be alike")
-    if not pixels.any():
+    if not mask.any():
         raise ImageError("unreadable", f"its mask {image.mask_uri} is empty, though the label says {image.kind}")
-    share = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
-    # Masks such as VisA's hold numbers of classes, from 1 up, instead of white.
-    return share if share.max() >= 0.5 else (pixels > 0).astype(np.float32)
+    return mask
 
 
 def _at_size(mask: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from diffad_ray.evaluation.figures import ScoredImage
 from diffad_ray.evaluation.result import Evaluation, conclude
 from diffad_ray.labels.tables import Label, read_labels
 from diffad_ray.labels.words import check_kinds
-from diffad_ray.table.reading import read_views
+from diffad_ray.table.reading import ask_views
 
 NO_MAPS = "a table keeps scores and no anomaly maps: figures of pixels need the detector and a dataset with masks"
 
@@ -48,7 +48,7 @@ def evaluate_table(
     rows = _rows(str(table), wanted, location, fingerprint)
     if not rows:
         sql = "SELECT min(image_uri), list(DISTINCT detector || ' (' || detector_fingerprint || ')') FROM scores"
-        ((example, scorers_there),) = read_views(str(table), lambda views: views.execute(sql).fetchall())
+        ((example, scorers_there),) = ask_views(str(table), lambda views: views.execute(sql).fetchall())
         wrong = "" if detector is None else f" of the detector {detector} ({fingerprint})"
         raise UserError(
             f"none of the {len(wanted)} labels of {labels} names an image of the table {table} with a score{wrong}: "
@@ -122,7 +122,7 @@ def _rows(table: str, labels: list[Label], location: str, fingerprint: str | Non
         return views.sql(sql, params=[fingerprint]).to_arrow_table().to_pylist()
 
     found: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for row in read_views(table, use):
+    for row in ask_views(table, use):
         found[row["number"]].append(row)
     return found
 

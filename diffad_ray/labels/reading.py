@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from diffad_ray import storage
@@ -31,14 +32,15 @@ def find_labelled(location: str | Path) -> Dataset:
     if is_label_file(location):
         images = [label.resolved(location) for label in read_labels(location)]
         return Dataset(location, "table of labels", sorted(images, key=lambda image: image.uri))
+    omissions = storage.Omissions()
     try:
-        paths = [file.uri.removeprefix(location).lstrip("/") for file in storage.walk(location)]
+        paths = [file.uri.removeprefix(location).lstrip("/") for file in storage.walk(location, omissions)]
     except FileNotFoundError:
         paths = []
     except OSError as error:
         raise UserError(f"{location} can't be listed: {error}") from error
     if (found := dataset_among(location, paths)) is not None:
-        return found
+        return replace(found, notes=[*found.notes, *omissions.sentences()])
     layouts = "\n".join(f"  {layout.name}: {layout.form}" for layout in LAYOUTS)
     raise UserError(
         f"no labelled images at {location}. It must be the folder of a product, or one with a folder a product, that "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class Archive:
         columns: those that a manifest brings along.
         untyped: of these, those that are text because the manifest has no types.
         other_files: files that are no images.
-        notes: what the user should know, in sentences.
+        notes: what the user should know, and what the listing left out, in sentences.
     """
 
     query: str
@@ -52,7 +53,12 @@ class Archive:
 
 
 def open_archive(
-    location: str, connection: duckdb.DuckDBPyConnection, scratch: Path, encoding: str | None = None
+    location: str,
+    connection: duckdb.DuckDBPyConnection,
+    scratch: Path,
+    encoding: str | None = None,
+    enters: Callable[[str], bool] | None = None,
+    table: str | None = None,
 ) -> Archive:
     """List a folder or prefix into a Parquet file in `scratch`, or open a manifest (.parquet, .csv, .tsv, or a folder
     of such parts) or an S3 inventory (its manifest.json).
@@ -60,6 +66,8 @@ def open_archive(
     Args:
         connection: as `sql.connect` makes it; the archive's query runs on it.
         encoding: of a manifest that is text without a mark; None takes UTF-8.
+        enters: which folders are listed, by their path below the archive; None lists all.
+        table: a location that is not listed, if it lies in the archive.
 
     Raises:
         UserError: nothing is there, it can't be read, or it is no manifest.
@@ -70,7 +78,7 @@ def open_archive(
         if is_list_name(location):
             query, columns, untyped, notes = open_manifest(location, connection, scratch, encoding)
             return Archive(query, is_listed=False, columns=columns, untyped=untyped, notes=notes)
-        return _listed(location, connection, scratch)
+        return _listed(location, connection, scratch, enters, table)
     except FileNotFoundError as error:
         raise UserError(f"no archive at {location}: check the path or URI ({error})") from error
     except PermissionError as error:
@@ -81,16 +89,22 @@ def open_archive(
         raise UserError(f"{location} can't be read: {why(error)}") from error
 
 
-def _listed(location: str, connection: duckdb.DuckDBPyConnection, scratch: Path) -> Archive:
+def _listed(
+    location: str,
+    connection: duckdb.DuckDBPyConnection,
+    scratch: Path,
+    enters: Callable[[str], bool] | None,
+    table: str | None,
+) -> Archive:
     """A folder or prefix, or a single image."""
-    listing = scratch / "listing.parquet"
+    listing, omissions = scratch / "listing.parquet", storage.Omissions()
     with pq.ParquetWriter(listing, storage.LISTING, compression="zstd") as writer:
-        for chunk in storage.listing(location):
+        for chunk in storage.listing(location, enters=enters, omissions=omissions, apart=table):
             writer.write_table(chunk)
     files = f"read_parquet({quoted(str(listing))})"
     query = f"SELECT uri, version, bytes, modified, {_path_sql(location)} AS path FROM {files} WHERE {_is_image('uri')}"
     ((others,),) = connection.execute(f"SELECT count(*) FROM {files} WHERE NOT {_is_image('uri')}").fetchall()
-    return Archive(query, other_files=others)
+    return Archive(query, other_files=others, notes=omissions.sentences())
 
 
 def _is_image(column: str) -> str:
@@ -143,8 +157,17 @@ def _inventory(location: str, connection: duckdb.DuckDBPyConnection, scratch: Pa
         f"TRY_CAST({columns['last_modified_date']} AS TIMESTAMPTZ) AS modified, {key} AS path "
         f"FROM {reader} WHERE {kept}"
     )
+    # As where a bucket is listed.
+    is_hidden = f"regexp_matches(path, {quoted(storage.HIDDEN.pattern)})"
+    omissions = storage.Omissions()
+    hidden = connection.execute(f"SELECT path FROM ({source}) WHERE {is_hidden}")
+    while paths := hidden.fetchmany(10_000):
+        for (path,) in paths:
+            omissions.add_hidden_key(f"s3://{bucket}/", path)
+    source = f"SELECT * FROM ({source}) WHERE NOT {is_hidden}"
     ((others,),) = connection.execute(f"SELECT count(*) FROM ({source}) WHERE NOT {_is_image('path')}").fetchall()
-    return Archive(f"SELECT * FROM ({source}) WHERE {_is_image('path')}", other_files=others)
+    images = f"SELECT * FROM ({source}) WHERE {_is_image('path')}"
+    return Archive(images, other_files=others, notes=omissions.sentences())
 
 
 def _beside(location: str, key: str) -> str:

@@ -65,16 +65,26 @@ def fetch(uri: str, size_in_bytes: int, version: str | None) -> bytes | LoadedIm
         data = storage.read(uri, version)
     except storage.Changed:
         return LoadedImage("missing", "the image was replaced since it was listed; the next run scores the new one")
-    except FileNotFoundError:
-        return LoadedImage("missing", "the image was listed but is gone")
+    except FileNotFoundError as error:
+        # What the system itself says is "No such file or directory", and the path once more.
+        gone = error.errno is not None or str(error).endswith("not found")
+        reason = "the image was listed but is gone" if gone else f"no image can be there: {_reason(error, uri)}"
+        return LoadedImage("missing", reason)
+    except storage.Archived as error:
+        return LoadedImage("archived", _reason(error, uri))
     except PermissionError as error:
         return LoadedImage("denied", str(error))
+    except (storage.Impossible, ValueError, UserError) as error:
+        return LoadedImage("failed", f"no location that can be read: {error}")
     except OSError as error:
         # Whatever else a disk or a store answers may pass: no answer, too many requests, a reset connection.
         return LoadedImage("timeout", f"{type(error).__name__}: {error}")
-    except (ValueError, UserError) as error:
-        return LoadedImage("failed", f"no location that can be read: {error}")
     return _too_large(len(data)) if len(data) > MAX_BYTES else data
+
+
+def _reason(error: OSError, uri: str) -> str:
+    """Why a read failed, without the location: equal reasons are counted together."""
+    return str(error).removeprefix(f"{uri}: ")
 
 
 def _too_large(size_in_bytes: int) -> LoadedImage:

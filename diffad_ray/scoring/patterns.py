@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -57,6 +57,56 @@ def _globbed(pattern: str) -> str:
 def matches_any(path: str, patterns: Sequence[str]) -> str:
     """SQL: whether the column `path` matches one of the globs."""
     return "(" + " OR ".join(f"regexp_full_match({path}, {quoted(glob_regex(p))})" for p in patterns) + ")"
+
+
+def enters(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a folder, by its path below the archive, may hold a path at any depth that the globs choose.
+
+    A folder is refused only where that is certain: a glob of `exclude` matches whatever lies in it, or none of
+    `include` can match anything that does.
+    """
+    wholes = []
+    for pattern in exclude:
+        while pattern.endswith("**/*"):  # it matches what `**` does
+            pattern = pattern.removesuffix("/*")
+        if pattern.endswith("**"):
+            # What such a glob matches, it matches with anything behind it, too.
+            wholes.append(re.compile(glob_regex(pattern)))
+    parts = [_folder_parts(pattern) for pattern in include]
+
+    def may_hold(folder: str) -> bool:
+        if any(whole.fullmatch(f"{folder}/") for whole in wholes):
+            return False
+        names = folder.split("/")
+        return not parts or any(_may_hold(names, of_folders) for of_folders in parts)
+
+    return may_hold
+
+
+def _folder_parts(pattern: str) -> list[re.Pattern[str] | None]:
+    """What the folders of a path that a glob matches are called, the outermost first; None at the end: any folders may
+    follow, or it is not certain."""
+    *folders, _ = pattern.split("/")
+    if not folders:
+        return [None]
+    parts: list[re.Pattern[str] | None] = []
+    for folder in folders:
+        if "**" in folder or "[" in folder:  # a set may match a slash
+            return [*parts, None]
+        parts.append(re.compile(f"(?s){_globbed(folder)}"))
+    return [*parts, None] if "**" in pattern or "[" in pattern else parts
+
+
+def _may_hold(names: Sequence[str], parts: Sequence[re.Pattern[str] | None]) -> bool:
+    for place, name in enumerate(names):
+        if place == len(parts):
+            return False
+        part = parts[place]
+        if part is None:
+            return True
+        if not part.fullmatch(name):
+            return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 
 from diffad_ray import storage
 from diffad_ray.bundles.bundle import load_bundle
+from diffad_ray.cluster import check_address, why_ended
 from diffad_ray.errors import UserError
 from diffad_ray.images.settings import ImageSettings
 from diffad_ray.progress import ProgressBar
@@ -81,6 +82,7 @@ def score(
     if routes:
         given = [{"pattern": pattern, "detector": str(location)} for pattern, location in routes.items()]
         scoring = scoring | {"routes": given}
+    check_address()
     settings, storage_settings, white = _settings(settings_file, scoring, overrides)
     storage.configure(storage_settings)
     archive, table = storage.normalised(archive), storage.normalised(table)
@@ -152,8 +154,7 @@ def _go_through(
                 rate = (done - at_start) / (time.monotonic() - started)
                 bar.update(done, f"{failed} failed  {rate:.1f} images/s")
         except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise UserError(f"scoring stopped: {reason}\nThe same command finishes the run") from error
+            raise UserError(f"scoring stopped: {why_ended(error)}\nThe same command finishes the run") from error
     lease.confirm()
     record = replace(
         _count(plan, "finished"),

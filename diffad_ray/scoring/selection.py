@@ -16,7 +16,7 @@ import pyarrow as pa
 from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.errors import UserError
 from diffad_ray.scoring.archive import Archive, open_archive
-from diffad_ray.scoring.patterns import PathTemplate, glob_regex, matches_any
+from diffad_ray.scoring.patterns import PathTemplate, enters, glob_regex, matches_any
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.sql import connect, identifier, quoted, why
 from diffad_ray.table.layout import image_id_sql
@@ -73,7 +73,8 @@ def select_images(
     connection = connect(table, location)
     bound(connection, MEMORY, scratch)
     template = PathTemplate.parse(settings.template) if settings.template else None
-    archive = open_archive(location, connection, scratch, settings.manifest_encoding)
+    may_hold = enters(settings.include, settings.exclude) if settings.include or settings.exclude else None
+    archive = open_archive(location, connection, scratch, settings.manifest_encoding, may_hold, table)
     columns = _extra_columns(archive, template)
     selected = quoted(str(scratch / "selected.parquet"))
     sql = _selection(archive, table, template, detectors, settings, datetime.now(UTC))
@@ -85,7 +86,7 @@ def select_images(
         counts = connection.execute(f"SELECT count(*), count(DISTINCT image_id) FROM {rows}")
         ((entries, images),) = counts.fetchall()
         if images == 0:
-            raise UserError(_nothing(location, archive, settings))
+            raise UserError("; ".join([_nothing(location, archive, settings), *archive.notes]))
         notes = [*archive.notes, *_notes(connection, chosen, template, entries)]
         if entries > images:
             notes.append(f"{entries - images} entries of the manifest name an image a second time")

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from diffad_ray.images import DEFAULT_MAX_PIXELS
 
-Status = Literal["ok", "missing", "unreadable", "too_large", "timeout", "denied", "failed", "unrouted"]
+Status = Literal["ok", "missing", "unreadable", "too_large", "timeout", "denied", "archived", "failed", "unrouted"]
 PASSING: tuple[Status, ...] = ("timeout", "denied")
 "Statuses that may pass by themselves: the next run tries these images again."
 

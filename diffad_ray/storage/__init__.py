@@ -10,25 +10,30 @@ without secrets. Requests that fail in passing are tried again, and fewer are ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
 
-from diffad_ray.storage.failures import Changed, SlowDown, Unavailable, from_fsspec
+from diffad_ray.storage.failures import Archived, Changed, Impossible, SlowDown, Unavailable, from_fsspec
 from diffad_ray.storage.listings import LISTING, FileInfo, Store, tables
 from diffad_ray.storage.local import LocalStore
 from diffad_ray.storage.locations import is_local, normalised
 from diffad_ray.storage.objects import OBSTORE_SCHEMES, ObjectStore
+from diffad_ray.storage.omissions import HIDDEN, Omissions, Scope
 from diffad_ray.storage.other import FsspecStore
 from diffad_ray.storage.retry import Requests
 from diffad_ray.storage.s3 import s3fs_arguments
 from diffad_ray.storage.settings import S3_SCHEMES, S3Settings, StorageSettings
 
 __all__ = [
+    "HIDDEN",
     "LISTING",
+    "Archived",
     "Changed",
     "FileInfo",
+    "Impossible",
+    "Omissions",
     "S3Settings",
     "SlowDown",
     "StorageSettings",
@@ -149,30 +154,47 @@ def has_files(location: str) -> bool:
         return False
 
 
-def walk(location: str) -> Iterator[FileInfo]:
+def walk(location: str, omissions: Omissions | None = None) -> Iterator[FileInfo]:
     """All files below a folder or prefix, at any depth, sorted by URI; or the file that is there.
 
-    Hidden files and folders of local disks are left out, links to folders are not followed, and a link to nothing is
-    listed with the version "dangling".
+    Hidden names, those below the location that start with a dot, are left out. Links to folders are followed, but each
+    real folder is listed once, by its real path where that is below the location; a link to a folder that holds the
+    location is not followed. A link to nothing is listed with the version "dangling".
+
+    Args:
+        omissions: takes what is left out, folders that can't be listed among it; without it, these are errors.
 
     Raises:
         FileNotFoundError: there is nothing at that location; an empty local folder is something.
     """
     store, key = open_store(location)
-    for files in store.files(key, threads=1):
+    for files in store.files(key, 1, Scope(omissions=omissions)):
         yield from files
 
 
-def listing(location: str, threads: int = 16) -> Iterator[pa.Table]:
-    """The files that `walk` gives, in no order, as tables of some 10,000 rows with the schema `LISTING`.
+def listing(
+    location: str,
+    threads: int = 16,
+    *,
+    enters: Callable[[str], bool] | None = None,
+    omissions: Omissions | None = None,
+    apart: str | None = None,
+) -> Iterator[pa.Table]:
+    """The files that `walk` gives, in no order, as tables of some 20,000 rows with the schema `LISTING`.
 
     Folders and prefixes are listed beside each other; a slow reader holds the listing back.
+
+    Args:
+        enters: whether any file of a folder, at whatever depth, may be wanted, by the folder's path below the location;
+            what lies in other folders is not listed.
+        omissions: as of `walk`.
+        apart: a location whose files are left out, even where a link leads to it.
 
     Raises:
         FileNotFoundError: there is nothing at that location; an empty local folder is something.
     """
     store, key = open_store(location)
-    yield from tables(store.files(key, threads))
+    yield from tables(store.files(key, threads, Scope(enters, omissions, apart)))
 
 
 def filesystem(location: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
 LONGEST = 300
@@ -15,8 +16,12 @@ SLOW_DOWN_CODES = {
     "ServerBusy",
 }
 PASSING_CODES = {"RequestTimeout", "InternalError", "OperationAborted", "ConditionalRequestConflict"}
+ARCHIVED_CODES = {"InvalidObjectState", "BlobArchived"}
+"Of S3 (HTTP 403) and Azure (409)."
+IMPOSSIBLE_CODES = {"KeyTooLongError", "InvalidURI", "InvalidBucketName", "InvalidUri", "InvalidResourceName"}
 EXPIRED_CODES = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
 STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})")
+TIER = re.compile(r"<(?:StorageClass|AccessTier)>(\w+)</")
 CODE = re.compile(r"<Code>(\w+)</Code>")
 MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
 BROKEN = re.compile(r"HttpError \{ kind: (\w+)")
@@ -24,6 +29,7 @@ CAUSE = re.compile(r'(?:message|error): "?([\w ]{4,})')
 BAD_CHARACTER = "Got invalid list response: invalid character reference"
 "A key with a character, as NUL, that XML can't hold."
 NAMED_PATH = re.compile(r'Path "(.*?)"(?:: | contained )', re.DOTALL)
+BAD_URL = re.compile(r"URL error|invalid .*domain|empty host|invalid port|relative URL")
 URL = re.compile(r"(https?://)(?:[^/\s@]*@)?([^/\s?]+)[^\s\"']*")
 
 
@@ -35,8 +41,16 @@ class SlowDown(Unavailable):
     """The store asks for fewer requests."""
 
 
-class RefusedKey(OSError):
+class Impossible(OSError):
+    """Nothing can be read at that location, however often one asks: it is no location, or nothing here reads it."""
+
+
+class RefusedKey(Impossible):
     """obstore takes no such key; the object itself may be all right."""
+
+
+class Archived(OSError):
+    """The object is in an archive tier, from which it must be restored before it can be read."""
 
 
 class Changed(FileNotFoundError):
@@ -65,8 +79,14 @@ def refused_key(location: str, key: str) -> RefusedKey:
     return RefusedKey(described(location, f"{reason} {key!r}"))
 
 
-def from_status(status: int, code: str, reason: str, location: str) -> OSError:
-    """The failure that an HTTP status and the store's own code for it mean."""
+def from_status(status: int, code: str, reason: str, location: str, tier: str = "") -> OSError:
+    """The failure that an HTTP status and the store's own code for it mean; `tier` is that of an archived object."""
+    if code in ARCHIVED_CODES:
+        return Archived(
+            described(location, f"archived ({tier}): restore it first" if tier else "archived: restore it first")
+        )
+    if status == 414 or code in IMPOSSIBLE_CODES:
+        return Impossible(described(location, reason))
     if status == 404:
         return FileNotFoundError(described(location, "no such bucket" if code == "NoSuchBucket" else "not found"))
     if status in (401, 403) or code in EXPIRED_CODES:
@@ -88,7 +108,9 @@ def from_obstore(error: Exception, location: str) -> OSError:
         named = NAMED_PATH.search(str(error))
         return refused_key(location, named[1] if named else "what is there")
     status, code, message = (pattern.search(summary) for pattern in (STATUS, CODE, MESSAGE))
-    if isinstance(error, exceptions.AlreadyExistsError | exceptions.PreconditionError):
+    if isinstance(error, exceptions.AlreadyExistsError | exceptions.PreconditionError) and not (
+        code and code[1] in ARCHIVED_CODES
+    ):
         if code and code[1] in PASSING_CODES:  # nobody has written it yet
             return Unavailable(described(location, code[1]))
         return FileExistsError(described(location, "exists already"))
@@ -96,7 +118,9 @@ def from_obstore(error: Exception, location: str) -> OSError:
         # Nothing else of the answer is shown: S3 repeats tokens and what was signed in it.
         parts = [f"HTTP {status[1]}" if status else "", code[1] if code else "", message[1] if message else ""]
         reason = " ".join(part for part in parts if part)
-        return from_status(int(status[1]) if status else 200, code[1] if code else "", reason, location)
+        tier = TIER.search(summary)
+        answered = int(status[1]) if status else 200
+        return from_status(answered, code[1] if code else "", reason, location, tier[1] if tier else "")
     if isinstance(error, FileNotFoundError | exceptions.NotFoundError):
         return FileNotFoundError(described(location, "not found"))
     if isinstance(error, PermissionError | exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
@@ -106,7 +130,8 @@ def from_obstore(error: Exception, location: str) -> OSError:
             return TimeoutError(described(location, "no answer in time"))
         causes = CAUSE.findall(debug)
         return Unavailable(described(location, f"the connection failed: {causes[-1] if causes else broken[1]}"))
-    return OSError(described(location, without_secrets(summary)))
+    failure = Impossible if BAD_URL.search(summary) else OSError
+    return failure(described(location, without_secrets(summary)))
 
 
 def from_botocore(error: Exception, location: str) -> OSError:
@@ -118,7 +143,8 @@ def from_botocore(error: Exception, location: str) -> OSError:
         code, message = (error.response["Error"].get(name, "") for name in ("Code", "Message"))
         if status == 412:
             return FileExistsError(described(location, "exists already"))
-        return from_status(status, code, f"HTTP {status} {code} {message}", location)
+        tier = error.response["Error"].get("StorageClass") or error.response["Error"].get("AccessTier") or ""
+        return from_status(status, code, f"HTTP {status} {code} {message}", location, tier)
     if isinstance(error, exceptions.ConnectTimeoutError | exceptions.ReadTimeoutError):
         return TimeoutError(described(location, "no answer in time"))
     reason = without_secrets(str(error))
@@ -144,5 +170,7 @@ def from_fsspec(error: Exception, location: str) -> OSError:
     # Wrong arguments, missing operations and folders stay wrong however often they are tried.
     lasting = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, ImportError)
     if isinstance(error, (*lasting, IsADirectoryError, NotADirectoryError, FileExistsError)):
-        return OSError(described(location, reason))
+        return Impossible(described(location, reason))
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return Impossible(described(location, reason))
     return Unavailable(described(location, reason))

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import pyarrow as pa
 
+from diffad_ray.storage.omissions import Scope
+
 TABLE_ROWS = 20_000
 LISTING = pa.schema(
     [
@@ -39,8 +41,9 @@ class Store(Protocol):
     def delete(self, key: str) -> None: ...
     def info(self, key: str) -> FileInfo: ...
 
-    def files(self, key: str, threads: int) -> Iterator[list[FileInfo]]:
-        """All files below a folder or prefix, or the one that it names; sorted by URI if there is one thread."""
+    def files(self, key: str, threads: int, scope: Scope) -> Iterator[list[FileInfo]]:
+        """All files below a folder or prefix that are not hidden and within the scope, or the one that it names; sorted
+        by URI if there is one thread."""
         ...
 
 

@@ -9,15 +9,21 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from diffad_ray.storage.failures import Changed
-from diffad_ray.storage.listings import FileInfo, Steps, depth_first, interleaved
-from diffad_ray.storage.locations import as_text, on_disk
+from diffad_ray.storage.failures import Changed, described
+from diffad_ray.storage.listings import FileInfo
+from diffad_ray.storage.locations import on_disk
+from diffad_ray.storage.omissions import Scope
+from diffad_ray.storage.tree import Tree, info_of, version_of
 
-STEP_FILES = 200
+NO_FILE = {
+    errno.ELOOP: "the link leads to itself",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.ENAMETOOLONG: "the name is longer than the file system takes",
+    errno.ENXIO: "this is no file",
+}
+"Reasons why there can be no file at a path."
 
 
 class LocalStore:
@@ -28,16 +34,16 @@ class LocalStore:
             # Without waiting: a pipe that nobody writes to would keep the reader for ever.
             descriptor = os.open(on_disk(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise FileNotFoundError(f"{key} is a link that leads to itself") from error
+            if error.errno in NO_FILE:
+                raise FileNotFoundError(described(key, NO_FILE[error.errno])) from error
             raise
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise FileNotFoundError(f"{key} is no file")
+                raise FileNotFoundError(described(key, NO_FILE[errno.ENXIO]))
             data = read_all(descriptor, status.st_size)
             # Looked at after reading, this also finds a file that was changed meanwhile.
-            if version is not None and version != _version(os.fstat(descriptor)):
+            if version is not None and version != version_of(os.fstat(descriptor)):
                 raise Changed(f"{key} was replaced since it was listed")
         finally:
             os.close(descriptor)
@@ -64,17 +70,15 @@ class LocalStore:
     def info(self, key: str) -> FileInfo:
         status = Path(on_disk(key)).stat()
         if not stat.S_ISREG(status.st_mode):
-            raise FileNotFoundError(f"{key} is no file")
-        return _info(key, status)
+            raise FileNotFoundError(described(key, NO_FILE[errno.ENXIO]))
+        return info_of(key, status)
 
-    def files(self, key: str, threads: int) -> Iterator[list[FileInfo]]:
+    def files(self, key: str, threads: int, scope: Scope) -> Iterator[list[FileInfo]]:
         root = on_disk(key)
         if not Path(root).is_dir():
             yield [self.info(key)]
-        elif threads == 1:
-            yield from ([file] for file in depth_first(root, _contents))
         else:
-            yield from interleaved(_scan([root]), threads)
+            yield from Tree(root, scope).files(threads)
 
 
 def read_all(descriptor: int, expected: int) -> bytes:
@@ -139,62 +143,3 @@ def _linked(staged: int | Path, path: Path) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def _scan(folders: list[str]) -> Steps:
-    """Folders and all below them; after each step another thread may take half of those that are left."""
-    files: list[FileInfo] = []
-    while folders:
-        for name, content in _contents(folders.pop()):
-            (folders if name.endswith("/") else files).append(content)
-            if len(files) >= STEP_FILES:
-                half = folders[::2]
-                del folders[::2]
-                yield files, [_scan(half)] if half else []
-                files = []
-    yield files, []
-
-
-def _contents(folder: str) -> Iterator[tuple[str, Any]]:
-    """What is in a folder and not hidden: files, and `name/` with the path of a folder.
-
-    Links to folders are not followed, so that a loop of links ends. What vanishes meanwhile is left out.
-    """
-    try:
-        entries = os.scandir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    with entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield f"{as_text(entry.name)}/", entry.path
-            elif file := _file(entry):
-                yield as_text(entry.name), file
-
-
-def _file(entry: os.DirEntry[str]) -> FileInfo | None:
-    """A file, also through a link; None for devices, pipes and links to folders."""
-    path = as_text(entry.path)
-    try:
-        status = entry.stat()
-    except OSError as error:
-        if entry.is_symlink():
-            return FileInfo(path, 0, "dangling", None)  # so that it gets a row
-        if isinstance(error, FileNotFoundError):
-            return None
-        raise
-    return _info(path, status) if stat.S_ISREG(status.st_mode) else None
-
-
-def _info(path: str, status: os.stat_result) -> FileInfo:
-    try:
-        modified = datetime.fromtimestamp(status.st_mtime, UTC)
-    except (ValueError, OverflowError, OSError):
-        modified = None  # a clock was off by millennia
-    return FileInfo(path, status.st_size, _version(status), modified)
-
-
-def _version(status: os.stat_result) -> str:
-    return f"{status.st_size}-{status.st_mtime_ns}"

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from diffad_ray.storage.any_key import AnyKeyClient, is_refused
 from diffad_ray.storage.failures import Changed, RefusedKey, Unavailable, from_botocore, from_obstore, refused_key
 from diffad_ray.storage.listings import FileInfo, Steps, interleaved
+from diffad_ray.storage.omissions import HIDDEN, Scope
 from diffad_ray.storage.retry import Requests
 from diffad_ray.storage.s3 import obstore_arguments
 from diffad_ray.storage.settings import S3_SCHEMES, StorageSettings
@@ -19,6 +21,8 @@ PAGE_KEYS = 1000
 "As S3 and GCS give in an answer."
 MOST_PREFIXES = 10_000
 "Where there are more, their objects are few, and one listing of all takes fewer requests."
+FOLDERS_REMEMBERED = 10_000
+"Of which it is known whether they are wanted; keys of a folder come one after another."
 LONGEST_REQUEST = timedelta(hours=1)
 "Even a store that sends a byte now and then must come to an end."
 
@@ -120,32 +124,35 @@ class ObjectStore:
 
         return self.requests.run(head)
 
-    def files(self, key: str, threads: int) -> Iterator[list[FileInfo]]:
+    def files(self, key: str, threads: int, scope: Scope) -> Iterator[list[FileInfo]]:
         prefix = f"{key}/" if key else ""
         found = False
-        pages = self._pages(prefix) if threads == 1 else interleaved(self._split(prefix, 1, threads), threads)
+        wanted = _Wanted(self.root, prefix, scope)
+        pages = self._pages(prefix) if threads == 1 else interleaved(self._split(prefix, 1, threads, wanted), threads)
         for page in pages:
             found = found or bool(page)
-            yield page
+            yield wanted.files(page)
         if not found and not prefix:
             raise FileNotFoundError(f"{self.root} is empty")
-        if not found:
+        if not found and not wanted.left_folders:
             yield [self.info(key)]
 
-    def _split(self, prefix: str, width: int, threads: int) -> Steps:
+    def _split(self, prefix: str, width: int, threads: int, wanted: _Wanted) -> Steps:
         """A prefix, split into those one level below as long as there are fewer than threads.
 
         Args:
             prefix: what to list; empty, or with its slash at the end.
             width: how many prefixes there are beside this one, itself included, if all were split alike.
             threads: how many can be listed at once.
+            wanted: which prefixes are listed at all.
         """
         pages = self._pages(prefix)
         first = next(pages, [])
         if width < threads and self._goes_deeper(prefix, first):
             folders, files = self._level(prefix)
             if len(folders) <= MOST_PREFIXES:
-                yield files, [self._split(folder, width * len(folders), threads) for folder in folders]
+                folders = [folder for folder in folders if wanted.enters(folder)]
+                yield files, [self._split(folder, width * len(folders), threads, wanted) for folder in folders]
                 return
         yield first, []
         yield from ((page, []) for page in pages)
@@ -249,6 +256,44 @@ class ObjectStore:
 
     def _info(self, meta: Any) -> FileInfo:
         return FileInfo(self.root + meta["path"], meta["size"], _version(meta), meta["last_modified"])
+
+
+class _Wanted:
+    """Which objects of a listing are wanted: none with a hidden name below the prefix, none outside the scope."""
+
+    def __init__(self, root: str, prefix: str, scope: Scope):
+        self.start, self.prefix, self.scope = root + prefix, prefix, scope
+        self.left_folders = False
+        apart = f"{scope.apart}/" if scope.apart else ""
+        self.apart = apart.removeprefix(self.start) if apart.startswith(self.start) else ""
+        self.has_choice = bool(scope.enters or self.apart)
+        self._is_entered = lru_cache(maxsize=FOLDERS_REMEMBERED)(self._is_entered)  # type: ignore[method-assign]
+
+    def enters(self, folder: str) -> bool:
+        """Whether anything below a prefix, given with its slash, may be wanted; hidden ones are counted."""
+        path = folder.removeprefix(self.prefix).removesuffix("/")
+        is_wanted = not self._is_hidden(path) and self._is_entered(path)
+        self.left_folders = self.left_folders or not is_wanted
+        return is_wanted
+
+    def files(self, page: list[FileInfo]) -> list[FileInfo]:
+        start = len(self.start)
+        # The slash before the path is in the first look, which is all that most keys need.
+        files = [f for f in page if "/." not in f.uri[start - 1 :] or not self._is_hidden(f.uri[start:])]
+        if not self.has_choice:
+            return files
+        return [file for file in files if self._is_entered(file.uri[start:].rpartition("/")[0])]
+
+    def _is_hidden(self, path: str) -> bool:
+        found = HIDDEN.search(path)
+        if found and self.scope.omissions is not None and self._is_entered(path[: found.start()]):
+            self.scope.omissions.add_hidden_key(self.start, path)
+        return found is not None
+
+    def _is_entered(self, folder: str) -> bool:
+        if not folder:
+            return True
+        return not (self.apart and f"{folder}/".startswith(self.apart)) and self.scope.is_entered(folder)
 
 
 def _version(meta: Any) -> str:

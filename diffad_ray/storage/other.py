@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from diffad_ray.storage.failures import from_fsspec
+from diffad_ray.storage.failures import Unavailable, from_fsspec
 from diffad_ray.storage.listings import FileInfo, depth_first
+from diffad_ray.storage.omissions import Scope
 from diffad_ray.storage.retry import Requests
 
 T = TypeVar("T")
@@ -74,29 +75,43 @@ class FsspecStore:
     def info(self, key: str) -> FileInfo:
         return self._info(self._run(key, self.fs.info))
 
-    def files(self, key: str, threads: int) -> Iterator[list[FileInfo]]:
+    def files(self, key: str, threads: int, scope: Scope) -> Iterator[list[FileInfo]]:
         self.fs.invalidate_cache()
         if not self._run(key, self.fs.isdir):
             yield [self.info(key)]
             return
         found = False
-        for file in depth_first(key, self._contents):
+        for file in depth_first(key, lambda folder: self._contents(key, folder, scope)):
             found = True
             yield [file]
-        if not found:
+        if not found and not self._list(key):
             raise FileNotFoundError(f"{self.root}{key} is empty")
 
-    def _contents(self, folder: str) -> Iterator[tuple[str, Any]]:
-        """Files of a folder, and `name/` with the key of a folder."""
-        for meta in self._run(folder, lambda path: self.fs.ls(path, detail=True)):
+    def _list(self, folder: str) -> list[dict[str, Any]]:
+        """What is in a folder, and maybe the folder itself, which some systems list."""
+        listed = self._run(folder, lambda path: self.fs.ls(path, detail=True))
+        return [meta for meta in listed if self._key(meta["name"]) != folder]
+
+    def _contents(self, top: str, folder: str, scope: Scope) -> Iterator[tuple[str, Any]]:
+        """Files of a folder at or below `top`, and `name/` with the key of a folder."""
+        try:
+            listed = self._list(folder)
+        except (Unavailable, TimeoutError):
+            raise
+        except OSError as error:
+            if folder == top or scope.omissions is None:
+                raise
+            scope.omit("unlisted", self.root + folder, str(error))
+            return
+        for meta in listed:
             key = self._key(meta["name"])
             name = key.rpartition("/")[2]
-            if key == folder:  # some systems list the folder itself
-                continue
-            if meta["type"] == "directory":
-                yield f"{name}/", key
-            else:
+            if name.startswith("."):
+                scope.omit("hidden", self.root + key)
+            elif meta["type"] != "directory":
                 yield name, self._info(meta)
+            elif self.root + key != scope.apart and scope.is_entered(key[len(top) + bool(top) :]):
+                yield f"{name}/", key
 
     def _key(self, path: str) -> str:
         return path.removeprefix(self.base).strip("/")

@@ -25,7 +25,7 @@ from diffad_ray.scratch import scratch_folder
 from diffad_ray.table.documents import parsed
 from diffad_ray.table.layout import quoted
 from diffad_ray.table.lease import Lease
-from diffad_ray.table.reading import connect_bounded, existing, file_list, rows_in
+from diffad_ray.table.reading import connect_bounded, existing, file_list, reason_of, rows_in
 from diffad_ray.table.runs import read_runs
 
 ROWS_PER_FILE = 200_000
@@ -195,5 +195,6 @@ def _merge(table: str, merger: Merger) -> bytes:
 
 def _unreadable(table: str, error: duckdb.Error) -> UserError:
     return UserError(
-        f"a file of the table can't be read: {error}\n`diffad-ray verify {table}` names damaged files; move them away"
+        f"a file of the table can't be read: {reason_of(error)}\n`diffad-ray verify {table}` names damaged files; move "
+        "them away"
     )

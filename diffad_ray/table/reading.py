@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,9 @@ MOST_THREADS = 4
 "Of DuckDB: each one that sorts needs its share of the memory."
 MEMORY_LIMIT = "2GB"
 "Of joins and sorts over a whole table; what needs more spills to the local disk."
+
+_HINTS = re.compile(r"\n\n(?:For more info|Possible solutions|At:)|\nTraceback|\n\n?At:\n|\nExtension \"")
+_KIND = re.compile(r"^(?:[A-Z][A-Za-z]* )+(?:Error|Exception): ")
 
 Result = TypeVar("Result")
 
@@ -137,6 +141,13 @@ def open_table(table: str) -> duckdb.DuckDBPyConnection:
     return connection
 
 
+def reason_of(error: Exception) -> str:
+    """Why a query failed, in one paragraph: what DuckDB says, without the class of its error and its hints."""
+    text = _HINTS.split(str(error))[0]
+    lines = [line for line in text.splitlines() if line.strip(" ^")]
+    return _KIND.sub("", " ".join(" ".join(lines).split()))
+
+
 def lacks_file(table: str, error: duckdb.Error) -> bool:
     """Whether a query may have failed because a file of the table went away after it was listed."""
     # Of a file on an object store, the error has no class of its own, and does not say which one.
@@ -163,3 +174,17 @@ def read_views(table: str, use: Callable[[duckdb.DuckDBPyConnection], Result]) -
             time.sleep(0.1 * 2**attempt)
     with open_table(table) as connection:
         return use(connection)
+
+
+def ask_views(table: str, use: Callable[[duckdb.DuckDBPyConnection], Result]) -> Result:
+    """`read_views` for queries of ours, which can't be wrong.
+
+    Raises:
+        UserError: there is no table, or it can't be read.
+    """
+    try:
+        return read_views(table, use)
+    except duckdb.Error as error:
+        raise UserError(
+            f"the table {table} can't be read: {reason_of(error)}. `diffad-ray verify {table}` names damaged files"
+        ) from error

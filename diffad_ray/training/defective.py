@@ -45,12 +45,15 @@ def _defective_of(location: str) -> dict[str, str]:
     if is_label_file(location):
         found = {image.uri: "" for image in find_labelled(location).images if image.is_anomalous}
     else:
+        omissions = storage.Omissions()
         try:
-            files = {file.uri: file.version for file in storage.walk(location) if is_named_image(file.uri)}
+            listed = storage.walk(location, omissions)
+            files = {file.uri: file.version for file in listed if is_named_image(file.uri)}
         except FileNotFoundError:
             raise UserError(f"no folder {location}: give a folder or URI that holds images") from None
         except OSError as error:
             raise UserError(f"{location} can't be listed: {error}") from error
+        omissions.warn()
         paths = [uri.removeprefix(location).lstrip("/") for uri in files]
         if (dataset := dataset_among(location, paths)) is not None:
             found = {image.uri: files.get(image.uri, "") for image in dataset.images if image.is_anomalous}

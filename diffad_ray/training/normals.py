@@ -97,13 +97,17 @@ def versions_hash(versions: Mapping[str, str]) -> str:
 
 
 def _images_in(folder: str) -> list[storage.FileInfo]:
-    """The files in a folder, at any depth, whose names are those of images, in order."""
+    """The files in a folder, at any depth, whose names are those of images, in order; what else was left out is said at
+    once."""
+    omissions = storage.Omissions()
     try:
-        return sorted((f for f in storage.walk(folder) if is_named_image(f.uri)), key=lambda f: f.uri)
+        return sorted((f for f in storage.walk(folder, omissions) if is_named_image(f.uri)), key=lambda f: f.uri)
     except FileNotFoundError:
         raise UserError(f"no folder {folder}: give a folder or URI that holds images") from None
     except OSError as error:
         raise UserError(f"{folder} can't be listed: {error}") from error
+    finally:
+        omissions.warn()
 
 
 def _digest(files: Sequence[storage.FileInfo]) -> str:

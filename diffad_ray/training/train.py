@@ -132,7 +132,10 @@ def train_as(
     """`train` with settings that are complete but for what is measured on the images; locations are normalised."""
     if workers < 0 or (workers and training.batch_size % workers):
         raise UserError(f"batch_size {training.batch_size} can't be shared among {workers} workers: take a multiple")
+    if workers:
+        from diffad_ray.cluster import check_address  # loads Ray, which takes seconds
 
+        check_address()
     learns_from = find_detector(kind).learns_from
     if textures and "textures" not in learns_from:
         raise UserError(f"a {kind} makes no pseudo-anomalies and takes no textures: leave --textures out")

@@ -14,8 +14,9 @@ from diffad_ray.analytics.overlay import draw_regions, original_and_regions
 from diffad_ray.bundles.bundle import load_bundle
 from diffad_ray.errors import UserError
 from diffad_ray.evaluation.figures import ScoredImage
+from diffad_ray.evaluation.masks import read_mask
 from diffad_ray.evaluation.result import Evaluation
-from diffad_ray.images import ImageError, check_side, decode_image, for_display, resized
+from diffad_ray.images import ImageError, check_side, for_display, resized
 from diffad_ray.inference.engine import Engine, default_device
 from diffad_ray.inference.regions import picture_mask
 from diffad_ray.labels.datasets import GOOD
@@ -123,7 +124,7 @@ def _with_truth(picture: np.ndarray, image: ScoredImage, size: Size | None) -> n
     if image.mask_uri is None:
         return picture
     try:
-        mask = decode_image(storage.read(image.mask_uri), max_pixels(size)).pixels.max(axis=2) > 0
+        mask = read_mask(storage.read(image.mask_uri), max_pixels(size)) >= 0.5
     except (ImageError, OSError):
         return picture
     share = resized(mask.astype(np.float32), picture.shape[1], picture.shape[0])
