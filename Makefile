@@ -30,4 +30,4 @@ bench: install
 	$(BIN)/python benchmarks/scoring.py
 
 clean:
-	rm -rf .venv demo-output build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv demo-output build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

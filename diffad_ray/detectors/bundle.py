@@ -17,8 +17,9 @@ from diffad_ray.detectors.calibration import Calibration
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
 from diffad_ray.detectors.semantic_diffgan import SemanticDiffGAN
 from diffad_ray.errors import UserError
+from diffad_ray.versions import BUNDLE_SCHEMA
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = BUNDLE_SCHEMA
 """Bundles of version 1 do not say what the denoiser predicts: it was the noise. Version 3 came with more kinds of
 detectors and of noise, and is read as it is. DiffusionAD has the present familiarity since version 9; versions 4 to 8,
 which no release wrote, had others."""
