@@ -12,7 +12,7 @@ VERSION = "0.1.0"
 BUNDLE_SCHEMA = 9
 "Of detector bundles; `detectors/bundle.py` says what changed when."
 TABLE_SCHEMA = 1
-"Of tables: columns, file names, plans and records."
+"Of the columns, file names, plans and records of tables."
 
 DEPENDENCIES = {
     "torch": "torch",

@@ -25,7 +25,9 @@ highlight_language = "text"
 default_role = "code"
 autodoc_typehints = "signature"
 python_use_unqualified_type_names = True
-napoleon_use_ivar = True
+# As parameters are written, since several attributes may share a line.
+napoleon_custom_sections = [("Attributes", "params_style")]
+maximum_signature_line_length = 100
 
 html_theme = "furo"
 html_title = f"diffad_ray {VERSION}"
