@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Workers of Ray are separate processes; none may take the time of the others' threads.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test lint bench docs clean
 
 install: .venv/installed
 
@@ -12,6 +12,11 @@ install: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt torch
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+# The site's tools are for those who build it, and for nobody else.
+.venv/installed-docs: .venv/installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
 	touch $@
 
 demo: install
@@ -29,5 +34,10 @@ test: lint
 bench: install
 	$(BIN)/python benchmarks/scoring.py
 
+docs: .venv/installed-docs
+	# All pages anew: of pages that are as they were, Sphinx would not say again which links are broken.
+	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --quiet -c docs/site . build/docs
+	@echo 'The site begins at build/docs/index.html'
+
 clean:
-	rm -rf .venv demo-output build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv demo-output build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from diffad_ray.versions import VERSION
+
 if TYPE_CHECKING:
     from diffad_ray.analytics.contact_sheet import contact_sheet as contact_sheet
     from diffad_ray.analytics.query import query as query
@@ -31,6 +33,7 @@ _HOMES = {
     "UserError": ("diffad_ray.errors", "UserError"),
 }
 __all__ = ["UserError", "contact_sheet", "evaluate", "import_checkpoint", "load_detector", "query", "score", "train"]
+__version__ = VERSION
 
 
 def __getattr__(name: str) -> Any:

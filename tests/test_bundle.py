@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from tiny_detector import random_images, tiny_detector
 
-from diffad_ray.bundles.bundle import DESCRIPTION, SCHEMA_VERSION, WEIGHTS, Bundle, load_bundle, save_bundle
+from diffad_ray.bundles.bundle import BUNDLE_SCHEMA, DESCRIPTION, WEIGHTS, Bundle, load_bundle, save_bundle
 from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
 from diffad_ray.errors import UserError
@@ -102,17 +102,15 @@ def test_no_pickle_is_ever_loaded(location: Path, tmp_path: Path) -> None:
 
 
 def test_a_newer_schema_asks_for_an_update(location: Path) -> None:
-    edit(location, schema_version=SCHEMA_VERSION + 1)
-    with pytest.raises(UserError, match=f"schema version {SCHEMA_VERSION + 1}.*pip install -U diffad-ray"):
+    edit(location, schema_version=BUNDLE_SCHEMA + 1)
+    with pytest.raises(UserError, match=f"schema version {BUNDLE_SCHEMA + 1}.*pip install -U diffad-ray"):
         load_bundle(str(location))
 
 
-def test_denoisers_of_the_first_schema_predict_noise(location: Path) -> None:
-    settings = json.loads((location / DESCRIPTION).read_text())["settings"]
-    assert settings.pop("prediction") == "residual"
-    del settings["familiarity"]
-    edit(location, schema_version=1, settings=settings)
-    assert load_bundle(str(location)).detector.settings.prediction == "noise"
+def test_bundles_of_development_versions_are_refused(location: Path) -> None:
+    edit(location, schema_version=BUNDLE_SCHEMA - 1)
+    with pytest.raises(UserError, match="before its first release"):
+        load_bundle(str(location))
 
 
 def test_no_description_says_how_to_train(location: Path) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from diffad_ray.bundles.calibration import FALSE_ALARM_RATE, Calibration
+from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.evaluation.figures import METRICS
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def print_training(bundle: Bundle, location: str, console: Console) -> None:
         f"{bundle.name} {bundle.fingerprint}",
         f"  trained {facts['settings']['steps']} steps on {images} in {facts['seconds']} s "
         f"({facts['mode']}), losses in {location}/training/losses.png",
-        *_threshold(calibration, facts["settings"]["false_alarm_rate"], f"{judges}; scores in {settings.precision}"),
+        *_threshold(calibration, f"{judges}; scores in {settings.precision}"),
     ]
     if settings.white is not None:
         lines.append(f"  white is {settings.white}: images of more than 8 bits that go beyond it will be refused")
@@ -57,23 +57,18 @@ def print_import(bundle: Bundle, location: str, console: Console) -> None:
     calibration, unreadable = bundle.calibration, bundle.facts["unreadable"]
     lines = [
         f"{bundle.name} {bundle.fingerprint}",
-        *_threshold(calibration, FALSE_ALARM_RATE, f"{calibration.images} images"),
+        *_threshold(calibration, f"{calibration.images} images"),
         *(f"  could not be read: {uri}: {reason}" for uri, reason in unreadable.items()),
         f"Next: diffad-ray score ARCHIVE --detector {location} --table TABLE",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
 
-def _threshold(calibration: Calibration, asked: float, judges: str) -> Iterator[str]:
+def _threshold(calibration: Calibration, judges: str) -> Iterator[str]:
     """What the threshold promises, and how far that can be believed."""
     rate = calibration.false_alarm_rate
     yield f"  threshold {calibration.threshold:.4f}: {rate:.1%} of good parts may score higher, judged by {judges}"
-    if rate > asked:
-        yield (
-            f"  these are too few for the {asked:.1%} that were asked for, so the threshold lies just above their "
-            "highest score; more images of good parts make it better"
-        )
-    elif rate * (calibration.images + 1) < 1:
+    if rate * (calibration.images + 1) < 1:
         yield (
             f"  these are too few to see {rate:.1%}: the threshold lies where the tail of their scores would go on; "
             f"with {math.ceil(1 / rate) - 1} images or more it is measured"

@@ -18,9 +18,8 @@ from diffad_ray.detectors.diffusion_ad import DiffusionAD
 from diffad_ray.detectors.familiarity_alone import FamiliarityAlone
 from diffad_ray.detectors.semantic_diffgan import SemanticDiffGAN
 from diffad_ray.errors import UserError
+from diffad_ray.versions import BUNDLE_SCHEMA
 
-SCHEMA_VERSION = 10
-"The first that a release writes; development versions wrote 1 to 9."
 WEIGHTS, DESCRIPTION = "model.safetensors", "detector.json"
 KINDS: tuple[type[Trainable], ...] = (DiffusionAD, AnoDDPM, SemanticDiffGAN, FamiliarityAlone)
 DETECTORS = {detector.kind: detector for detector in KINDS}
@@ -72,7 +71,7 @@ def save_bundle(bundle: Bundle, location: str) -> Bundle:
     bundle.name = location.rsplit("/", 1)[-1]
     bundle.fingerprint = _fingerprint(kind, settings, digest)
     description = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": BUNDLE_SCHEMA,
         "kind": kind,
         "fingerprint": bundle.fingerprint,
         "settings": settings,
@@ -101,15 +100,15 @@ def load_description(location: str) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{location}/{DESCRIPTION} is damaged ({error}): copy the bundle again") from error
     version = description.get("schema_version") if isinstance(description, dict) else None
-    if isinstance(version, int) and version < SCHEMA_VERSION:
+    if isinstance(version, int) and version < BUNDLE_SCHEMA:
         raise UserError(
             f"the detector at {location} was written by a version of diffad-ray before its first release, whose scores "
             "this one can't repeat: train it again"
         )
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
+    if not isinstance(version, int) or version > BUNDLE_SCHEMA:
         raise UserError(
             f"the detector at {location} has schema version {version}, this diffad-ray reads up to "
-            f"{SCHEMA_VERSION}: update it with `pip install -U diffad-ray`"
+            f"{BUNDLE_SCHEMA}: update it with `pip install -U diffad-ray`"
         )
     return description
 

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -15,6 +16,7 @@ from diffad_ray.cli.detectors import ablate, contact_sheet, evaluate, import_che
 from diffad_ray.cli.shared import stderr
 from diffad_ray.cli.tables import compact, overlay, picture, query, runs, score, verify
 from diffad_ray.errors import UserError
+from diffad_ray.versions import version_lines
 
 INTERRUPTED = 130
 "Exit code after Ctrl-C."
@@ -26,6 +28,26 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Finds defects in archives of inspection images: train on good parts, score an archive, query the table.",
 )
+
+
+def show_version(asked: bool) -> None:
+    if asked:
+        print("\n".join(version_lines()))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=show_version, help="Print the versions of all that matters, and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options of the application as a whole; its help text stands above."""
+
+
 COMMANDS: tuple[Callable[..., None], ...] = (
     train,
     score,
