@@ -12,7 +12,7 @@ from diffad_ray.errors import UserError
 from diffad_ray.networks.presets import PRESETS
 from diffad_ray.settings import parse_overrides
 
-KINDS = ("diffusion-ad", "anoddpm", "semantic-diffgan")
+KINDS = ("diffusion-ad", "anoddpm", "semantic-diffgan", "familiarity")
 "Said here too, as the table of detectors loads torch, and help must come at once."
 
 

@@ -1,0 +1,122 @@
+"""What every kind of detector promises; a new kind takes part by being registered in `bundles.bundle.KINDS`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_image
+
+from diffad_ray import train
+from diffad_ray.bundles.bundle import DETECTORS, Bundle, load_bundle
+from diffad_ray.cli.detectors import KINDS
+from diffad_ray.demo.surfaces import defective, normal
+from diffad_ray.inference.engine import Engine
+from diffad_ray.tensors import as_unit_tensor
+
+SIDE = 32
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of good weave and of defective weave."""
+    folder, rng = tmp_path_factory.mktemp("parts"), np.random.default_rng(0)
+    for k in range(30):
+        write_image(folder / "good" / f"{k:02d}.png", normal("weave", rng, 64).image)
+    for k in range(6):
+        write_image(folder / "bad" / f"{k}.png", defective("weave", "hole", rng, 64).image)
+    return folder
+
+
+@pytest.fixture(scope="module", params=list(DETECTORS))
+def trained(request: pytest.FixtureRequest, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A tiny detector of a kind, trained for some steps, as it is read back from its folder."""
+    kind = DETECTORS[request.param]
+    names = {field.name for field in dataclasses.fields(kind.settings_class)}
+    location = tmp_path_factory.mktemp("detectors") / kind.kind
+    train(
+        parts / "good",
+        location,
+        kind=kind.kind,
+        preset="tiny" if "preset" in names else None,
+        image_size=SIDE,
+        steps=20,
+        batch_size=4,
+        defects=[str(parts / "bad")] if "defective" in kind.learns_from else (),
+        workers=0,
+        overrides=["training.precision=float32"],
+    )
+    return load_bundle(str(location))
+
+
+def various(count: int) -> list[np.ndarray]:
+    """Images of good weave of several sizes."""
+    rng = np.random.default_rng(5)
+    return [normal("weave", rng, 48 + 16 * (k % 3)).image for k in range(count)]
+
+
+def test_a_score_depends_on_the_image_and_the_detector_alone(trained: Bundle, tmp_path: Path) -> None:
+    """Not on the batch, the order, the threads, or on which copy of the bundle scores."""
+    images = various(7)
+    first = [found.score for found in Engine(trained.detector, batch_size=4).detect_images(images)]
+    again = [found.score for found in Engine(trained.detector, batch_size=4).detect_images(images[::-1])]
+    assert again[::-1] == first
+    torch.set_num_threads(2)
+    larger = [found.score for found in Engine(trained.detector, batch_size=16).detect_images(images)]
+    torch.set_num_threads(1)
+    np.testing.assert_allclose(larger, first, atol=1e-3)
+    assert np.isfinite(first).all()
+    assert len(set(first)) == len(first), "scores rank"
+
+
+def test_maps_have_the_unit_of_the_score(trained: Bundle) -> None:
+    (batch,) = Engine(trained.detector, batch_size=4).detect(
+        np.stack([normal("weave", np.random.default_rng(2), SIDE).image])
+    )
+    assert batch.anomaly_map.shape == (1, SIDE, SIDE)
+    assert batch.anomaly_map.mean() <= batch.score[0] <= batch.anomaly_map.max()
+    if batch.reconstruction is not None:
+        assert batch.reconstruction.shape == (1, SIDE, SIDE, 3)
+        assert batch.reconstruction.min() >= 0
+        assert batch.reconstruction.max() <= 1
+
+
+def test_it_sees_tiles_or_says_why_not(trained: Bundle) -> None:
+    detector = trained.detector
+    try:
+        settings = dataclasses.replace(detector.settings, view="tiles")
+    except ValueError as error:
+        assert "tiles" in str(error)
+        return
+    tiled = type(detector)(settings)
+    tiled.load_state_dict(detector.state_dict())
+    image = normal("weave", np.random.default_rng(3), 96).image
+    (found,) = Engine(tiled.eval(), batch_size=4).detect_images([image])
+    assert found.anomaly_map.shape == (96, 96)
+    assert np.isfinite(found.score)
+
+
+def test_its_threshold_lets_good_parts_pass_and_finds_what_is_none(trained: Bundle) -> None:
+    noise = np.random.default_rng(0).integers(0, 2, (3, SIDE, SIDE, 3), dtype=np.uint8) * 255
+    scores = trained.detector.score(as_unit_tensor(noise))
+    assert (scores >= trained.calibration.threshold).any()
+    good = [found.score for found in Engine(trained.detector).detect_images(various(9))]
+    assert np.mean(np.array(good) >= trained.calibration.threshold) < 0.5
+
+
+def test_what_changes_a_score_is_in_the_fingerprint(trained: Bundle) -> None:
+    settings = trained.detector.settings
+    assert settings.mode == trained.detector.mode
+    assert {"precision", "channels_last", "white", "view", "image_size"} <= settings.as_dict().keys()
+
+
+def test_all_kinds_are_told_of() -> None:
+    assert tuple(DETECTORS) == KINDS
+    for name in ("README.md", "docs/detectors.md"):
+        text = (ROOT / name).read_text()
+        missing = [kind for kind in DETECTORS if kind not in text]
+        assert not missing, f"{name} does not name {missing}"
