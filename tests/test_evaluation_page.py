@@ -12,14 +12,14 @@ from conftest import write_image
 from hand_made_table import SIDE, write_run
 from typer.testing import CliRunner
 
-from diffad_ray.analytics import originals
-from diffad_ray.analytics.evaluation_page import page
-from diffad_ray.analytics.evaluation_page.examples import TRUTH, detected, marked_by_table
-from diffad_ray.analytics.evaluation_page.svg import Chart
 from diffad_ray.cli import app
 from diffad_ray.demo.surfaces import defective, normal
 from diffad_ray.evaluation.figures import ScoredImage
 from diffad_ray.evaluation.result import Evaluation, conclude
+from diffad_ray.reports import originals
+from diffad_ray.reports.evaluation_page import page
+from diffad_ray.reports.evaluation_page.examples import TRUTH, detected, marked_by_table
+from diffad_ray.reports.evaluation_page.svg import Chart
 
 HOSTILE = "<script>alert(1)</script>&\"'"
 

@@ -13,12 +13,12 @@ import pytest
 from conftest import write_image
 
 from diffad_ray import UserError, query
-from diffad_ray.analytics.gallery import draw_gallery, worst_images
 from diffad_ray.analytics.query import query_to_file
 from diffad_ray.analytics.summary import summarise
 from diffad_ray.cli.tables import picture
 from diffad_ray.demo.surfaces import normal
 from diffad_ray.detectors.bundle import Bundle
+from diffad_ray.reports.gallery import draw_gallery, worst_images
 from diffad_ray.table.layout import REGIONS, SCORES, image_id, parquet_bytes, shard_file, to_table
 
 START = datetime(2026, 1, 2, 3, tzinfo=UTC)
@@ -150,7 +150,7 @@ def test_what_cannot_be_shown_gives_its_place_to_the_next(
 def test_images_over_the_default_limit_are_shown(
     detector: Path, worst_first: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diffad_ray.analytics.originals.DEFAULT_MAX_PIXELS", 100)
+    monkeypatch.setattr("diffad_ray.reports.originals.DEFAULT_MAX_PIXELS", 100)
     assert len(worst_images(tmp_path / "table", detector, 4).images) == 4
     # The limit is the table's, not none: what grew since is not decoded.
     write_image(worst_first[0], np.zeros((65, 65, 3), np.uint8))

@@ -10,9 +10,9 @@ import duckdb
 import numpy as np
 
 from diffad_ray import storage
-from diffad_ray.analytics.originals import read_original
 from diffad_ray.errors import UserError
 from diffad_ray.images import IMAGE_SUFFIXES, for_display
+from diffad_ray.reports.originals import read_original
 from diffad_ray.scoring.masks import mask_from_runs
 from diffad_ray.table.reading import read_views
 

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 
 from diffad_ray import storage
-from diffad_ray.analytics.evaluation_page.charts import charts
-from diffad_ray.analytics.evaluation_page.examples import Example, chosen, detected, marked_by_table
-from diffad_ray.analytics.evaluation_page.style import STYLE
 from diffad_ray.evaluation.figures import METRICS, Figures
 from diffad_ray.evaluation.result import Evaluation
+from diffad_ray.reports.evaluation_page.charts import charts
+from diffad_ray.reports.evaluation_page.examples import Example, chosen, detected, marked_by_table
+from diffad_ray.reports.evaluation_page.style import STYLE
 
 COLUMNS = {
     "image_auroc": "AUROC",

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffad_ray.analytics.evaluation_page.svg import Chart
 from diffad_ray.evaluation.figures import OVERALL, ProductFigures, ScoredImage
 from diffad_ray.evaluation.ranking import Ranking, ranking
 from diffad_ray.labels.datasets import GOOD
+from diffad_ray.reports.evaluation_page.svg import Chart
 
 MOST_BINS = 40
 SMALLEST_TAIL = 1e-3

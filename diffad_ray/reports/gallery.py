@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from diffad_ray.analytics.originals import read_original
 from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.detectors.engine import Engine, default_device
 from diffad_ray.errors import UserError
 from diffad_ray.images import for_display, resized
+from diffad_ray.reports.originals import read_original
 from diffad_ray.scoring.masks import picture_mask
 from diffad_ray.table.reading import read_views
 

@@ -9,8 +9,6 @@ import cv2
 import numpy as np
 
 from diffad_ray import storage
-from diffad_ray.analytics.originals import Size, max_pixels, read_original, sizes_in
-from diffad_ray.analytics.overlay import draw_regions, original_and_regions
 from diffad_ray.detectors.bundle import load_bundle
 from diffad_ray.detectors.engine import Engine, default_device
 from diffad_ray.errors import UserError
@@ -18,6 +16,8 @@ from diffad_ray.evaluation.figures import ScoredImage
 from diffad_ray.evaluation.result import Evaluation
 from diffad_ray.images import ImageError, check_side, decode_image, for_display, resized
 from diffad_ray.labels.datasets import GOOD
+from diffad_ray.reports.originals import Size, max_pixels, read_original, sizes_in
+from diffad_ray.reports.overlay import draw_regions, original_and_regions
 from diffad_ray.scoring.masks import picture_mask
 
 SHOWN = 6
