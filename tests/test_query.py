@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -125,6 +126,12 @@ def test_the_picture(detector: Path, worst_first: list[Path], tmp_path: Path) ->
     drawn = cv2.imread(str(tmp_path / "worst.png"))
     assert min(drawn.shape[:2]) > 100
     assert drawn.std() > 10, "the picture is blank"
+    # Some kinds of detector make no reconstructions.
+    without = [dataclasses.replace(one, reconstruction=None) for one in worst]
+    draw_gallery({"weave": without}, tmp_path / "less.png")
+    assert cv2.imread(str(tmp_path / "less.png")).shape[1] == drawn.shape[1] * 3 // 4
+    draw_gallery({"with $": worst, "without": without}, tmp_path / "both.png")
+    assert cv2.imread(str(tmp_path / "both.png")).shape[1] == drawn.shape[1] * 7 // 4
 
 
 def test_what_cannot_be_shown_gives_its_place_to_the_next(
