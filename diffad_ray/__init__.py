@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from diffad_ray.versions import VERSION
 
 if TYPE_CHECKING:
-    from diffad_ray.analytics.contact_sheet import contact_sheet as contact_sheet
     from diffad_ray.analytics.query import query as query
     from diffad_ray.bundles.bundle import load_bundle as load_detector
     from diffad_ray.errors import UserError as UserError
     from diffad_ray.evaluation.evaluate import evaluate as evaluate
+    from diffad_ray.reports.contact_sheet import contact_sheet as contact_sheet
     from diffad_ray.scoring.pipeline import score as score
     from diffad_ray.training.import_checkpoint import import_checkpoint as import_checkpoint
     from diffad_ray.training.train import train as train
@@ -29,7 +29,7 @@ _HOMES = {
     "query": ("diffad_ray.analytics.query", "query"),
     "load_detector": ("diffad_ray.bundles.bundle", "load_bundle"),
     "import_checkpoint": ("diffad_ray.training.import_checkpoint", "import_checkpoint"),
-    "contact_sheet": ("diffad_ray.analytics.contact_sheet", "contact_sheet"),
+    "contact_sheet": ("diffad_ray.reports.contact_sheet", "contact_sheet"),
     "UserError": ("diffad_ray.errors", "UserError"),
 }
 __all__ = ["UserError", "contact_sheet", "evaluate", "import_checkpoint", "load_detector", "query", "score", "train"]

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from tiny_detector import tiny_detector
 
-from diffad_ray.analytics.report import print_import
 from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.bundles.calibration import Calibration
+from diffad_ray.reports.terminal import print_import
 
 # Not as close to each other as floats can be: interpolation has no digits left there.
 floats = st.floats(-1e6, 1e6).map(lambda x: round(x, 6))

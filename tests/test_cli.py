@@ -14,10 +14,10 @@ import pytest
 from rich.console import Console
 from typer.main import get_command
 
-from diffad_ray.analytics.report import print_training
 from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.cli import app, main
+from diffad_ray.reports.terminal import print_training
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -11,8 +11,8 @@ from conftest import write_image
 from test_cli import fails, run
 
 from diffad_ray import contact_sheet
-from diffad_ray.analytics.contact_sheet import GAP
 from diffad_ray.diffusion.noise import seeded_generator
+from diffad_ray.reports.contact_sheet import GAP
 from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings, pseudo_anomalies
 from diffad_ray.tensors import as_unit_tensor
 

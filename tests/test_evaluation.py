@@ -15,7 +15,6 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from test_pixels import aupro_by_hand
 
 from diffad_ray import evaluate
-from diffad_ray.analytics.report import print_evaluation
 from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.demo.surfaces import defective, normal
 from diffad_ray.errors import UserError
@@ -24,6 +23,7 @@ from diffad_ray.evaluation.figures import ScoredImage, figures_of
 from diffad_ray.evaluation.pixels import PixelCounts
 from diffad_ray.images import decode_image, network_input, resized
 from diffad_ray.inference.engine import Engine
+from diffad_ray.reports.terminal import print_evaluation
 
 
 @pytest.fixture(scope="module")

@@ -87,11 +87,11 @@ def test_maps_have_the_unit_of_the_score(trained: Bundle) -> None:
 
 def test_it_sees_tiles_or_says_why_not(trained: Bundle) -> None:
     detector = trained.detector
-    try:
-        settings = dataclasses.replace(detector.settings, view="tiles")
-    except ValueError as error:
-        assert "tiles" in str(error)
+    if "defective" in detector.learns_from:
+        with pytest.raises(ValueError, match="tiles"):
+            dataclasses.replace(detector.settings, view="tiles")
         return
+    settings = dataclasses.replace(detector.settings, view="tiles")
     tiled = type(detector)(settings)
     tiled.load_state_dict(detector.state_dict())
     image = normal("weave", np.random.default_rng(3), 96).image

@@ -11,8 +11,8 @@ from conftest import write_image
 from hand_made_table import SIDE, write_run
 
 from diffad_ray import UserError, query
-from diffad_ray.analytics.overlay import LONGEST_SIDE, draw_regions, overlay
 from diffad_ray.inference.regions import find_regions
+from diffad_ray.reports.overlay import LONGEST_SIDE, draw_regions, overlay
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -18,12 +19,12 @@ import pytest
 from conftest import write_image
 
 from diffad_ray import UserError, query, storage
-from diffad_ray.analytics.gallery import draw_gallery, worst_images
 from diffad_ray.analytics.query import query_to_file
 from diffad_ray.analytics.summary import summarise
 from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.cli.tables import picture
 from diffad_ray.demo.surfaces import normal
+from diffad_ray.reports.gallery import draw_gallery, worst_images
 from diffad_ray.table.layout import REGIONS, SCORES, image_id, parquet_bytes, shard_file, to_table
 
 START = datetime(2026, 1, 2, 3, tzinfo=UTC)
@@ -192,6 +193,12 @@ def test_the_picture(detector: Path, worst_first: list[Path], tmp_path: Path) ->
     drawn = cv2.imread(str(tmp_path / "worst.png"))
     assert min(drawn.shape[:2]) > 100
     assert drawn.std() > 10, "the picture is blank"
+    # Some kinds of detector make no reconstructions.
+    without = [dataclasses.replace(one, reconstruction=None) for one in worst]
+    draw_gallery({"weave": without}, tmp_path / "less.png")
+    assert cv2.imread(str(tmp_path / "less.png")).shape[1] == drawn.shape[1] * 3 // 4
+    draw_gallery({"with $": worst, "without": without}, tmp_path / "both.png")
+    assert cv2.imread(str(tmp_path / "both.png")).shape[1] == drawn.shape[1] * 7 // 4
 
 
 def test_what_cannot_be_shown_gives_its_place_to_the_next(
@@ -217,7 +224,7 @@ def test_what_cannot_be_shown_gives_its_place_to_the_next(
 def test_images_over_the_default_limit_are_shown(
     detector: Path, worst_first: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diffad_ray.analytics.originals.DEFAULT_MAX_PIXELS", 100)
+    monkeypatch.setattr("diffad_ray.reports.originals.DEFAULT_MAX_PIXELS", 100)
     assert len(worst_images(tmp_path / "table", detector, 4).images) == 4
     # The limit is the table's, not none: what grew since is not decoded.
     write_image(worst_first[0], np.zeros((65, 65, 3), np.uint8))

@@ -16,8 +16,8 @@ import pytest
 from rich.console import Console
 
 from diffad_ray import UserError, load_detector, train
-from diffad_ray.analytics.report import print_training
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
+from diffad_ray.reports.terminal import print_training
 from diffad_ray.training.normals import find_normals
 
 TINY = {"preset": "tiny", "image_size": 32, "batch_size": 4}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from image_files import HEIGHT, SMOOTH, WIDTH, grey_tiff, saved
 
-from diffad_ray.analytics.originals import read_original
 from diffad_ray.images import ImageError, decode_image, for_display, read_stored, usual_white
+from diffad_ray.reports.originals import read_original
 from diffad_ray.training.normals import find_white
 
 UNIT = SMOOTH[..., 0] / 255

@@ -1,1 +1,1 @@
-"""What one wants to know of a table: queries, the summary, pictures."""
+"""What one wants to know of a table: SQL over it, its summary, and its runs."""

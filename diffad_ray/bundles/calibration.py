@@ -7,8 +7,9 @@ from typing import Self
 
 import numpy as np
 
-TAIL_SHARE = 0.1
-"Share of the normal scores, the largest, whose excesses tell how the tail goes on."
+TAIL_SHARE, FEWEST_EXCESSES = 0.1, 10
+"""Of the normal scores, the largest, whose excesses tell how the tail goes on: this share, or of few images so many, but
+no more than half of them."""
 KEPT_SCORES = 500
 FEWEST_SCORES = 2
 FALSE_ALARM_RATE = 0.01
@@ -29,7 +30,7 @@ class Calibration:
         images: number of held-back normal images.
         scores, ranks: their scores in ascending order and the ranks (1 to n) of these; of many images the highest ones
             are all kept, of the others some.
-        tail_scale, tail_count: mean and number k of the excesses over the 90 % quantile.
+        tail_scale, tail_count: mean and number k of the excesses over the quantile where the tail begins.
     """
 
     false_alarm_rate: float
@@ -57,7 +58,8 @@ class Calibration:
             raise ValueError(f"calibration needs the finite scores of at least {FEWEST_SCORES} normal images")
         if not 0 < false_alarm_rate < 1:
             raise ValueError(f"false_alarm_rate {false_alarm_rate} must lie between 0 and 1")
-        start = float(np.quantile(scores, 1 - TAIL_SHARE))
+        share = max(TAIL_SHARE, min(0.5, FEWEST_EXCESSES / len(scores)))
+        start = float(np.quantile(scores, 1 - share))
         excess = scores[scores > start] - start
         # All scores alike: the tail still needs a scale to be a distribution.
         scale = float(excess.mean()) if len(excess) else max(abs(start), 1e-6) * 1e-3

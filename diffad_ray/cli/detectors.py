@@ -44,7 +44,7 @@ def train(
 
     Copy: `diffad-ray train parts/good --detector detectors/gan --kind semantic-diffgan --defects parts/defects`
     """
-    from diffad_ray.analytics.report import print_training
+    from diffad_ray.reports.terminal import print_training
     from diffad_ray.training.train import train as run
 
     bundle = run(
@@ -80,7 +80,7 @@ def import_checkpoint(
 
     Copy: `diffad-ray import-checkpoint params-best.pt --detector detectors/part --normals parts/good`
     """
-    from diffad_ray.analytics.report import print_import
+    from diffad_ray.reports.terminal import print_import
     from diffad_ray.training.import_checkpoint import import_checkpoint as run
 
     if normals is None:
@@ -111,8 +111,8 @@ def contact_sheet(
 
     Copy: `diffad-ray contact-sheet parts/good --output sheet.png`
     """
-    from diffad_ray.analytics.contact_sheet import contact_sheet as run
-    from diffad_ray.analytics.overlay import check_png, write_png
+    from diffad_ray.reports.contact_sheet import contact_sheet as run
+    from diffad_ray.reports.overlay import check_png, write_png
 
     check_png(output)
     sheet = run(
@@ -145,9 +145,9 @@ def evaluate(
 
     Copy: `diffad-ray evaluate --table scores --labels labels.csv`
     """
-    from diffad_ray.analytics.report import print_evaluation
     from diffad_ray.evaluation.evaluate import evaluate as run
     from diffad_ray.evaluation.scored_table import evaluate_table
+    from diffad_ray.reports.terminal import print_evaluation
 
     if table is not None and labels is not None and dataset is None:
         found = evaluate_table(table, labels, detector=detector, threshold=threshold)
@@ -161,7 +161,7 @@ def evaluate(
     else:
         print_evaluation(found, console)
     if html is not None:
-        from diffad_ray.analytics.evaluation_page import write_page
+        from diffad_ray.reports.evaluation_page import write_page
 
         write_page(found, html, detector)
         say(f"wrote {html}", stderr)
@@ -190,8 +190,8 @@ def ablate(
 
     Copy: `diffad-ray ablate detectors/part parts --method norm-guided --sweep t_small=50,100,200`
     """
-    from diffad_ray.analytics.report import print_ablation
     from diffad_ray.evaluation.ablate import ablate as run
+    from diffad_ray.reports.terminal import print_ablation
 
     sweeps: dict[str, list[Any]] = {}
     for text in sweep or ():
@@ -211,7 +211,7 @@ def ablate(
     else:
         print_ablation(found, console)
     if plot is not None:
-        from diffad_ray.analytics.ablation_plot import write_ablation_plot
+        from diffad_ray.reports.ablation_plot import write_ablation_plot
 
         write_ablation_plot(found, plot)
         say(f"wrote {plot}", stderr)

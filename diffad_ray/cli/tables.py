@@ -42,7 +42,7 @@ def score(
 
     Copy: `diffad-ray score s3://plant/line1 --detector detectors/part --table s3://plant/scores`
     """
-    from diffad_ray.analytics.report import print_run
+    from diffad_ray.reports.terminal import print_run
     from diffad_ray.scoring.pipeline import score as run
 
     pairs = [text.rpartition("=") for text in route or ()]
@@ -83,8 +83,8 @@ def query(
     """
     from diffad_ray.analytics.query import query as run
     from diffad_ray.analytics.query import query_to_file
-    from diffad_ray.analytics.report import print_rows, print_summary
     from diffad_ray.analytics.summary import summarise
+    from diffad_ray.reports.terminal import print_rows, print_summary
 
     if sql is None:
         summaries = summarise(table)
@@ -111,7 +111,7 @@ def picture(
 
     Copy: `diffad-ray picture scores --detector detectors/part --output worst.png`
     """
-    from diffad_ray.analytics.gallery import draw_gallery, worst_images
+    from diffad_ray.reports.gallery import draw_gallery, worst_images
 
     worst = worst_images(table, detector, images)
     for reason in worst.left_out:
@@ -132,8 +132,8 @@ def overlay(
 
     Copy: `diffad-ray overlay scores 000123.png --output overlay.png`
     """
-    from diffad_ray.analytics.overlay import check_png, write_png
-    from diffad_ray.analytics.overlay import overlay as run
+    from diffad_ray.reports.overlay import check_png, write_png
+    from diffad_ray.reports.overlay import overlay as run
 
     check_png(output)
     write_png(run(table, image), output)
@@ -149,7 +149,7 @@ def runs(
     Copy: `diffad-ray runs scores`
     """
     from diffad_ray.analytics.history import runs as run
-    from diffad_ray.analytics.report import print_runs
+    from diffad_ray.reports.terminal import print_runs
 
     states = run(table)
     if as_json:
@@ -167,7 +167,7 @@ def verify(
 
     Copy: `diffad-ray verify scores`
     """
-    from diffad_ray.analytics.report import print_verification
+    from diffad_ray.reports.terminal import print_verification
     from diffad_ray.table.verify import verify as run
 
     if masks != "all" and not masks.isdecimal():
@@ -189,7 +189,7 @@ def compact(
 
     Copy: `diffad-ray compact scores`
     """
-    from diffad_ray.analytics.report import print_compaction
+    from diffad_ray.reports.terminal import print_compaction
     from diffad_ray.table.compact import compact as run
 
     print_compaction(run(table, rows_per_file), console)

@@ -11,9 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from diffad_ray.analytics.gallery import draw_gallery, worst_images
 from diffad_ray.analytics.query import query
-from diffad_ray.analytics.report import print_summary
 from diffad_ray.analytics.summary import summarise
 from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.cluster import connect, cores
@@ -22,6 +20,8 @@ from diffad_ray.demo.surfaces import DEFECTS, PRODUCTS
 from diffad_ray.errors import UserError
 from diffad_ray.evaluation.metrics import at_threshold, auroc, average_precision
 from diffad_ray.labels.datasets import GOOD
+from diffad_ray.reports.gallery import draw_gallery, worst_images
+from diffad_ray.reports.terminal import print_summary
 from diffad_ray.scoring.pipeline import score
 from diffad_ray.training.train import train
 

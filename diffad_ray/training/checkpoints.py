@@ -84,8 +84,9 @@ class TrainingFolder:
         self.losses.append({**line, "images_per_second": round(report.images_per_second, 2)})
 
     def finish(self) -> None:
-        """Draw the losses, and delete the checkpoint, which the finished detector replaces."""
-        storage.write(f"{self.location}/losses.png", self._plot())
+        """Draw the losses, if the kind has any, and delete the checkpoint, which the finished detector replaces."""
+        if self.losses:
+            storage.write(f"{self.location}/losses.png", self._plot())
         storage.delete(f"{self.location}/checkpoint.pt")
 
     def _plot(self) -> bytes:

@@ -40,7 +40,9 @@ def print_training(bundle: Bundle, location: str, console: Console) -> None:
     lines = [
         f"{bundle.name} {bundle.fingerprint}",
         f"  trained {facts['settings']['steps']} steps on {images} in {facts['seconds']} s "
-        f"({facts['mode']}), losses in {location}/training/losses.png",
+        f"({facts['mode']}), losses in {location}/training/losses.png"
+        if facts["losses"]
+        else f"  learnt from {images} in {facts['seconds']} s",
         *_threshold(calibration, f"{judges}; scores in {settings.precision}"),
     ]
     if settings.white is not None:

@@ -10,10 +10,11 @@ import duckdb
 import numpy as np
 
 from diffad_ray import storage
-from diffad_ray.analytics.originals import read_original
 from diffad_ray.errors import UserError
 from diffad_ray.images import IMAGE_SUFFIXES, for_display
 from diffad_ray.inference.regions import mask_from_runs
+from diffad_ray.reports.drawing import FOUND
+from diffad_ray.reports.originals import read_original
 from diffad_ray.table.reading import ask_views
 
 LONGEST_SIDE = 2000
@@ -21,7 +22,7 @@ LONGEST_SIDE = 2000
 MOST_LABELS = 20
 "Regions beyond it are drawn without their peak; the highest peaks come first."
 OTHER_PICTURES = (*(IMAGE_SUFFIXES - {".png"}), ".pdf", ".svg")
-OUTLINE, BOX, INK, PAPER = (255, 45, 45), (255, 214, 10), (255, 255, 255), (0, 0, 0)
+BOX, INK, PAPER = (255, 214, 10), (255, 255, 255), (0, 0, 0)
 
 
 def overlay(table: str | Path, image: str) -> np.ndarray:
@@ -72,7 +73,7 @@ def draw_regions(pixels: np.ndarray, regions: list[dict[str, Any]]) -> np.ndarra
         corner = np.array([region["x"], region["y"]])
         outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         moved = [np.round((outline + corner + 0.5) * scale - 0.5).astype(np.int32) for outline in outlines]
-        cv2.polylines(drawn, moved, True, OUTLINE, line)
+        cv2.polylines(drawn, moved, True, FOUND, line)
         far = corner + np.array([region["width"], region["height"]])
         # Around the outline, not on it, but within the picture.
         low = np.maximum((corner * scale).astype(int) - 2 * line, 0)

@@ -1,5 +1,5 @@
 """An evaluation as one HTML page that holds all it shows, and needs neither script nor network."""
 
-from diffad_ray.analytics.evaluation_page.page import page, write_page
+from diffad_ray.reports.evaluation_page.page import page, write_page
 
 __all__ = ["page", "write_page"]

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from diffad_ray import storage
-from diffad_ray.analytics.originals import Size, max_pixels, read_original, sizes_in
-from diffad_ray.analytics.overlay import draw_regions, original_and_regions
 from diffad_ray.bundles.bundle import load_bundle
 from diffad_ray.errors import UserError
 from diffad_ray.evaluation.figures import ScoredImage
@@ -20,11 +17,13 @@ from diffad_ray.images import ImageError, check_side, for_display, resized
 from diffad_ray.inference.engine import Engine, default_device
 from diffad_ray.inference.regions import picture_mask
 from diffad_ray.labels.datasets import GOOD
+from diffad_ray.reports.drawing import FOUND, TRUTH, heat, outlined
+from diffad_ray.reports.originals import Size, max_pixels, read_original, sizes_in
+from diffad_ray.reports.overlay import draw_regions, original_and_regions
 
 SHOWN = 6
 "Images of a group."
 LONGEST_SIDE = 256
-TRUTH, FOUND = (40, 200, 80), (255, 45, 45)
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,14 @@ def chosen(evaluation: Evaluation) -> dict[str, list[ScoredImage]]:
 
 
 def detected(images: list[ScoredImage], detector: str, table: str | None) -> list[Example]:
-    """The images detected again: with their truth, without their anomaly, as a map, and with what is marked.
+    """The images detected again: with their truth, without their anomaly if the detector tells, as a map, and
+    with what is marked.
 
     Args:
         table: whose scores were evaluated, if any; it knows how large the images are.
     """
+    if not images:
+        return []
     sizes = {} if table is None else sizes_in(table, [image.uri for image in images])
     engine = Engine(load_bundle(detector).detector, default_device())
     problems: dict[str, str] = {}
@@ -86,18 +88,13 @@ def detected(images: list[ScoredImage], detector: str, table: str | None) -> lis
             continue
         picture, detection = originals[image.uri], detections[image.uri]
         height, width = picture.shape[:2]
-        assert detection.reconstruction is not None
-        restored = (resized(detection.reconstruction, width, height).clip(0, 1) * 255).round().astype(np.uint8)
+        pictures = _original(picture, image, sizes.get(image.uri))
+        if detection.reconstruction is not None:
+            restored = resized(detection.reconstruction, width, height).clip(0, 1)
+            pictures["without its anomaly"] = (restored * 255).round().astype(np.uint8)
         full_map, mask = picture_mask(detection.anomaly_map, width, height, image.threshold)
-        top = max(2 * image.threshold, float(full_map.max()), 1e-12)
-        heat = cv2.applyColorMap((full_map.clip(0, top) / top * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
-        marked = _outlined(picture, mask, FOUND) if image.score >= image.threshold else picture
-        pictures = {
-            "image, truth outlined" if image.mask_uri else "image": _with_truth(picture, image, sizes.get(image.uri)),
-            "without its anomaly": restored,
-            "anomaly map": heat[..., ::-1],
-            "marked": marked,
-        }
+        pictures["anomaly map"] = heat(full_map, image.threshold)
+        pictures["marked"] = outlined(picture, mask, FOUND) if image.score >= image.threshold else picture
         examples.append(Example(image, pictures))
     return examples
 
@@ -112,25 +109,22 @@ def marked_by_table(images: list[ScoredImage], table: str) -> list[Example]:
             examples.append(Example(image, {}, str(error)))
             continue
         height, width = pixels.shape[:2]
-        original = _with_truth(for_display(pixels, LONGEST_SIDE), image, (width, height))
-        marked = for_display(draw_regions(pixels, regions), LONGEST_SIDE)
-        title = "image, truth outlined" if image.mask_uri else "image"
-        examples.append(Example(image, {title: original, "marked": marked}))
+        pictures = _original(for_display(pixels, LONGEST_SIDE), image, (width, height))
+        pictures["marked"] = for_display(draw_regions(pixels, regions), LONGEST_SIDE)
+        examples.append(Example(image, pictures))
     return examples
 
 
-def _with_truth(picture: np.ndarray, image: ScoredImage, size: Size | None) -> np.ndarray:
-    """A picture with the outline of its mask, which has the size of the image; as it is where that can't be read."""
+def _original(picture: np.ndarray, image: ScoredImage, size: Size | None) -> dict[str, np.ndarray]:
+    """The picture of an image by its title, with the outline of its mask, which has the image's size.
+
+    Where the mask can't be read, the title says so.
+    """
     if image.mask_uri is None:
-        return picture
+        return {"image": picture}
     try:
         mask = read_mask(storage.read(image.mask_uri), max_pixels(size)) >= 0.5
     except (ImageError, OSError):
-        return picture
+        return {"image, its mask can't be read": picture}
     share = resized(mask.astype(np.float32), picture.shape[1], picture.shape[0])
-    return _outlined(picture, share >= 0.5, TRUTH)
-
-
-def _outlined(picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(picture.copy(), outlines, -1, colour, max(1, max(picture.shape) // 160))
+    return {"image, truth outlined": outlined(picture, share >= 0.5, TRUTH)}

@@ -8,19 +8,18 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from diffad_ray.analytics.originals import read_original
 from diffad_ray.bundles.bundle import load_bundle
 from diffad_ray.errors import UserError
 from diffad_ray.images import for_display, resized
 from diffad_ray.inference.engine import Engine, default_device
 from diffad_ray.inference.regions import picture_mask
+from diffad_ray.reports.drawing import FOUND, heat, outlined
+from diffad_ray.reports.originals import read_original
 from diffad_ray.table.reading import ask_views
 
-COLUMNS = ("image", "without its anomaly", "anomaly map", "marked")
 SPARE = 20
 "So many images may be left out before the picture gets shorter: a table may have outlived all its images."
 LONGEST_SIDE = 512
@@ -29,13 +28,16 @@ LONGEST_SIDE = 512
 
 @dataclass(frozen=True)
 class WorstImage:
-    """One line of the gallery; pictures are [H,W,3], the map [H,W] in the unit of the score."""
+    """One line of the gallery; pictures are [H,W,3], the map [H,W] in the unit of the score.
+
+    Some kinds of detector make no reconstructions.
+    """
 
     uri: str
     score: float
     threshold: float
     image: np.ndarray
-    reconstruction: np.ndarray
+    reconstruction: np.ndarray | None
     anomaly_map: np.ndarray
     marked: np.ndarray
 
@@ -82,48 +84,47 @@ def worst_images(table: str | Path, detector: str | Path, count: int) -> Worst:
     detections = engine.detect_images(islice(originals(), count))
     for found, (uri, score, threshold, picture) in zip(detections, shown, strict=True):
         height, width = picture.shape[:2]
-        assert found.reconstruction is not None
-        restored = resized(found.reconstruction, width, height)
+        restored = None if found.reconstruction is None else resized(found.reconstruction, width, height).clip(0, 1)
         full_map, mask = picture_mask(found.anomaly_map, width, height, threshold)
-        marked = _outlined(picture, mask) if score >= threshold else picture
+        marked = outlined(picture, mask, FOUND) if score >= threshold else picture
         worst.append(WorstImage(uri, score, threshold, picture, restored, full_map, marked))
     if not worst:
         raise UserError(f"none of the worst images of the table {table} can be shown: {'; '.join(left_out[:3])}")
     return Worst(worst, left_out)
 
 
-def _outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(image.copy(), outlines, -1, (255, 30, 30), max(1, max(image.shape) // 160))
-
-
 def draw_gallery(groups: Mapping[str, list[WorstImage]], output: str | Path) -> None:
-    """Write the picture as PNG: a block of four columns for each named group, a line an image.
+    """Write the picture as PNG: a block of columns for each named group of images of one detector, a line an image.
 
     Raises:
         UserError: the file can't be written.
     """
-    lines = max(len(images) for images in groups.values())
-    figure = Figure(figsize=(7.2 * len(groups), 1.9 * lines + 0.8), layout="constrained", facecolor="white")
-    for block, (name, images) in zip(figure.subfigures(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
-        block.suptitle(name, fontsize=13, fontweight="bold")
-        for line, axes in enumerate(block.subplots(lines, len(COLUMNS), squeeze=False)):
-            for axis in axes:
-                axis.set_axis_off()
-            if line >= len(images):
-                continue
-            worst = images[line]
-            top = max(2 * worst.threshold, float(worst.anomaly_map.max()))
-            axes[0].imshow(worst.image)
-            axes[1].imshow(worst.reconstruction.clip(0, 1))
-            axes[2].imshow(worst.anomaly_map, cmap="inferno", vmin=0, vmax=top)
-            axes[3].imshow(worst.marked)
+    shown = {name: [_pictures(one) for one in images] for name, images in groups.items()}
+    columns = [len(pictures[0]) for pictures in shown.values()]
+    lines = max(map(len, shown.values()))
+    figure = Figure(figsize=(1.8 * sum(columns), 1.9 * lines + 0.8), layout="constrained", facecolor="white")
+    blocks = figure.subfigures(1, len(groups), squeeze=False, width_ratios=columns)[0]
+    for block, count, (name, images) in zip(blocks, columns, groups.items(), strict=True):
+        block.suptitle(name, fontsize=13, fontweight="bold", parse_math=False)
+        grid = block.subplots(lines, count, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for line, (worst, pictures) in enumerate(zip(images, shown[name], strict=True)):
+            for axes, (title, picture) in zip(grid[line], pictures.items(), strict=True):
+                axes.imshow(picture)
+                if line == 0:
+                    axes.set_title(title, fontsize=8)
             title = f"{worst.uri.rsplit('/', 1)[-1]}  {worst.score:.3f}"
-            axes[0].set_title(title, fontsize=8, color="firebrick" if worst.score >= worst.threshold else "black")
-            if line == 0:
-                for axis, column in zip(axes[1:], COLUMNS[1:], strict=True):
-                    axis.set_title(column, fontsize=8)
+            colour = "firebrick" if worst.score >= worst.threshold else "black"
+            grid[line][0].set_title(title, fontsize=8, color=colour, parse_math=False)
     try:
         figure.savefig(str(output), format="png", dpi=100)
     except OSError as error:
         raise UserError(f"the picture can't be written: {error}") from error
+
+
+def _pictures(worst: WorstImage) -> dict[str, np.ndarray]:
+    """The pictures of a line, by the titles of their columns."""
+    restored = {} if worst.reconstruction is None else {"without its anomaly": worst.reconstruction}
+    coloured = heat(worst.anomaly_map, worst.threshold)
+    return {"image": worst.image, **restored, "anomaly map": coloured, "marked": worst.marked}

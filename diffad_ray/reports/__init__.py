@@ -1,0 +1,1 @@
+"""What people look at: results in the terminal, pictures, and pages."""
