@@ -8,8 +8,8 @@ from typing import Self
 import numpy as np
 
 TAIL_SHARE, FEWEST_EXCESSES = 0.1, 10
-"""Of the normal scores, the largest, whose excesses tell how the tail goes on: this share, or of few images so many, but
-no more than half of them."""
+"""Of the normal scores, the largest, whose excesses tell how the tail goes on: this share, or of few images so many,
+but no more than half of them."""
 KEPT_SCORES = 500
 FEWEST_SCORES = 2
 FALSE_ALARM_RATE = 0.01
