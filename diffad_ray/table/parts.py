@@ -15,9 +15,11 @@ import pyarrow as pa
 
 from diffad_ray.sql import identifier
 
-RESERVED_PREFIXES = ("_", "anomal", "detector_", "diffad_", "score", "threshold", "verdict")
-"""Columns of manifests and path templates must not begin so. A column that we add to `scores` or `manifests` after
-schema version 1 must: then no table and no nightly job of a user has a column of that name already."""
+RESERVED_PREFIXES = ("anomal", "detector_", "diffad_", "score", "threshold", "verdict")
+"""Columns of users' manifests and path templates may not begin with these. Columns that we add to `scores` or
+`manifests` after version 0.1 must, because then no table and no nightly job of a user has a column of that name. What
+plants call their own columns (`image_name`, `run_number`, `model_year`, `region`, `_id`) is not among them; a column of
+ours about an image as it was scored can begin with `scored_`."""
 
 
 @dataclass(frozen=True)
