@@ -62,6 +62,33 @@ def test_what_is_selected(two_lines: Path, bundle: Bundle, tmp_path: Path) -> No
         count(include=("*.tif",))
 
 
+def test_since_leaves_out_what_is_older_and_takes_what_is_of_unknown_age(bundle: Bundle, tmp_path: Path) -> None:
+    lines = ["uri,modified", "old.png,2026-11-19T23:59:59", "at.png,2026-11-20", "new.png,2026-11-21", "unknown.png,"]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    (tmp_path / "ageless.csv").write_text("uri\na.png\nb.png\n")
+
+    def names(manifest: str) -> set[str]:
+        _, rows = selected(tmp_path / manifest, bundle, tmp_path, since="2026-11-20")
+        return {Path(row["image_uri"]).name for row in rows}
+
+    assert names("list.csv") == {"at.png", "new.png", "unknown.png"}
+    assert names("ageless.csv") == {"a.png", "b.png"}
+
+
+def test_an_image_stays_in_the_sample_whatever_becomes_of_it_and_of_others(bundle: Bundle, tmp_path: Path) -> None:
+    def sampled(manifest: str, *lines: str, share: float = 0.3) -> set[str]:
+        (tmp_path / manifest).write_text("\n".join(["uri,version,bytes,modified", *lines]))
+        _, rows = selected(tmp_path / manifest, bundle, tmp_path, sample=share)
+        return {row["image_uri"] for row in rows}
+
+    names = [f"s3://plant/{k}.png" for k in range(200)]
+    first = sampled("first.csv", *(f"{name},v1,1,2026-11-20" for name in names))
+    assert 30 < len(first) < 90
+    assert sampled("other.csv", *(f"{name},v2,2,2026-11-21" for name in names)) == first
+    assert sampled("fewer.csv", *(f"{name},," for name in names[:100])) == first & {*names[:100]}
+    assert sampled("more.csv", *(f"{name},v1" for name in names), share=0.6) > first
+
+
 def test_columns_and_notes_of_a_template(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
     (two_lines / "stray.png").write_bytes(b"")
     found, rows = selected(two_lines, bundle, tmp_path, template="{line}/{camera}/{name}.png")
