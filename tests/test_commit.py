@@ -224,3 +224,12 @@ def test_masks_are_there_before_regions(shard: Shard, monkeypatch: pytest.Monkey
         shard.commit([image("bad.png", 0.5)])
     assert len(list(Path(shard.plan.table).glob("masks/**/*.png"))) == 1
     assert not shard.file("scores").exists()
+
+
+def test_it_uses_the_settings_of_the_store_and_one_thread(shard: Shard, default_storage: None) -> None:
+    cv2.setNumThreads(2)
+    patient = StorageSettings(attempts=9)
+    CommitShard(shard.plan, ScoringSettings(), patient, {})
+    assert storage.settings() == patient
+    shard.commit([image("bad.png", 0.5)])
+    assert cv2.getNumThreads() == 1, "there are as many processes as cores"
