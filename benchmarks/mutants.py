@@ -35,6 +35,7 @@ OPERATORS = {
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And,
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
 }  # fmt: skip
+GUARDS = ("strict", "frozen", "kw_only")
 SQL = (
     "SELECT ",
     "FROM ",
@@ -142,8 +143,8 @@ def _is_none(node: ast.expr) -> bool:
 
 
 def _values(value: object, parent: ast.AST) -> Iterator[object]:
-    """What a constant may be changed to; `strict` of zip guards against faults of ours that no input brings about."""
-    if isinstance(parent, ast.keyword) and parent.arg == "strict":
+    """What a constant may be changed to; some arguments only guard against faults of ours."""
+    if isinstance(parent, ast.keyword) and parent.arg in GUARDS:
         return
     if isinstance(value, bool):
         yield not value
@@ -244,6 +245,8 @@ def judge(module: str, tests: list[str], deselected: str, share: float) -> list[
 
         def learn() -> int:
             reach = Reach(target)
+            # The only run that leaves bytecode behind: of modules that stay as they are, and of the tests.
+            sys.dont_write_bytecode = False
             status = _pytest([*tests, "-k", deselected], reach)
             found = {"lines": {test: sorted(lines) for test, lines in reach.lines.items()}, "seconds": reach.seconds}
             (copied / "reach.json").write_text(json.dumps(found))
@@ -251,6 +254,8 @@ def judge(module: str, tests: list[str], deselected: str, share: float) -> list[
 
         if in_child(copied, learn, 900) != 0:
             raise SystemExit(f"the tests of {module} fail without a fault:\n{(copied / 'output.txt').read_text()}")
+        for bytecode in target.parent.glob(f"__pycache__/{target.stem}.*"):
+            bytecode.unlink()
         reach = json.loads((copied / "reach.json").read_text())
         seconds = reach["seconds"]
         verdicts = []

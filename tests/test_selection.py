@@ -135,6 +135,48 @@ def test_a_table_within_its_archive_is_not_scored(two_lines: Path, bundle: Bundl
     assert found.images == 40
 
 
+def test_half_of_the_paths_and_values_may_not_fit(bundle: Bundle, tmp_path: Path) -> None:
+    def notes(*names: str, template: str) -> list[str]:
+        (tmp_path / "list.csv").write_text("\n".join(["uri", *(f"{tmp_path}/{name}" for name in names)]))
+        return selected(tmp_path / "list.csv", bundle, tmp_path, template=f"**/{template}")[0].notes
+
+    half = notes("cam_1.png", "cam_2.png", "x.png", "y.png", template="cam_{n}.png")
+    assert half == [f"2 paths don't fit the template, such as {tmp_path}/x.png"]
+    with pytest.raises(UserError, match="2 of 3 paths don't fit"):
+        notes("cam_1.png", "x.png", "y.png", template="cam_{n}.png")
+    assert notes("cam_1.png", "cam_2.png", template="cam_{n}.png") == []
+    day = "cam_{day:%Y%m%d}.png"
+    half = notes("cam_20261121.png", "cam_other.png", "x.png", template=day)
+    assert half[1:] == ["1 values of day do not fit %Y%m%d, such as other: they are null"]
+    with pytest.raises(UserError, match="2 values of day do not fit %Y%m%d, such as other: change the format"):
+        notes("cam_20261121.png", "cam_other.png", "cam_some.png", "x.png", template=day)
+
+
+def test_images_that_no_route_leads_to_a_detector_are_told(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    routed = [Routed("detector", bundle, ("line1/**",))]
+    found = select_images(str(two_lines), str(tmp_path / "table"), routed, ScoringSettings(), folder)
+    example = two_lines / "line2" / "side" / "0.png"
+    assert found.notes == [f"no route leads 20 images to a detector, such as {example}: they get the status unrouted"]
+
+
+def test_an_archive_without_images(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"empty holds no images \(1 other files\): give a folder or prefix"):
+        selected(tmp_path / "empty", bundle, tmp_path)
+    (tmp_path / "list.csv").write_text("uri,line\n")
+    with pytest.raises(UserError, match=r"the manifest .*list.csv names no images"):
+        selected(tmp_path / "list.csv", bundle, tmp_path)
+
+
+def test_a_selection_has_bounded_memory(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
+    found, _ = selected(two_lines, bundle, tmp_path)
+    settings = "SELECT current_setting('memory_limit'), current_setting('temp_directory')"
+    assert found.connection.execute(settings).fetchall() == [("953.6 MiB", str(tmp_path / "scratch"))]
+
+
 def test_refused_settings(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no glob"):
         selected(two_lines, bundle, tmp_path, include=("[z-a].png",))
