@@ -59,6 +59,13 @@ def test_parts_and_runs_of_files(path: str, part: Part, run: str | None) -> None
     assert run_of(path) == run
 
 
+def test_names_of_shards() -> None:
+    day, run, _ = PLACE
+    assert shard_file("t", "scores", *PLACE) == f"t/scores/run_date={day}/{run}-00012.parquet"
+    assert shard_file("t", "regions", *PLACE) == f"t/regions/run_date={day}/{run}-00012.parquet"
+    assert shard_file("t", "manifests", *PLACE) == f"t/manifests/{run}/00012.parquet"
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -31,10 +31,14 @@ def test_ids_of_sql_and_python_agree(uri: str, version: str) -> None:
 def test_since() -> None:
     assert since("36h", NOW) == NOW - timedelta(hours=36)
     assert since("7d", NOW) == NOW - timedelta(days=7)
+    assert since("90m", NOW) == NOW - timedelta(minutes=90)
+    assert since("1.5w", NOW) == NOW - timedelta(weeks=1.5)
+    assert since("20261120", NOW) == datetime(2026, 11, 20, tzinfo=UTC)
     assert since("2026-11-20", NOW) == datetime(2026, 11, 20, tzinfo=UTC)
     assert since("2026-11-20T22:00+02:00", NOW) == datetime(2026, 11, 20, 20, tzinfo=UTC)
-    with pytest.raises(UserError, match="write 2026-11-20"):
-        since("yesterday", NOW)
+    for wrong in ("yesterday", "d", "1.2.3d", "-3d", "99999999999w", ""):
+        with pytest.raises(UserError, match="write 2026-11-20"):
+            since(wrong, NOW)
 
 
 def test_what_is_selected(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
@@ -146,6 +150,7 @@ def test_half_of_the_paths_and_values_may_not_fit(bundle: Bundle, tmp_path: Path
         notes("cam_1.png", "x.png", "y.png", template="cam_{n}.png")
     assert notes("cam_1.png", "cam_2.png", template="cam_{n}.png") == []
     day = "cam_{day:%Y%m%d}.png"
+    assert len(notes("cam_20261121.png", "cam_other.png", template=day)) == 1
     half = notes("cam_20261121.png", "cam_other.png", "x.png", template=day)
     assert half[1:] == ["1 values of day do not fit %Y%m%d, such as other: they are null"]
     with pytest.raises(UserError, match="2 values of day do not fit %Y%m%d, such as other: change the format"):
