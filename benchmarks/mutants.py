@@ -1,7 +1,8 @@
 """Whether the tests can fail: small faults are put into modules one by one, and the nearest tests should fail for each.
 
     make mutants                                          # all modules of `[tool.mutants]` in pyproject.toml
-    python benchmarks/mutants.py table/lease scoring/plan --json mutants.json
+    python benchmarks/mutants.py table/lease scoring/plan --share 0.5
+    python benchmarks/mutants.py --again                  # those that survived
 
 A fault swaps an operator, a comparison, a constant, a word of SQL, or takes a statement away. The wording of messages
 is left alone. Modules run side by side, each in a copy of the repository. Tests run in a process that is forked after
@@ -23,7 +24,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -130,6 +131,8 @@ def _changes(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> Iterator[ast.AST
     elif isinstance(node, ast.Return) and node.value is not None and not _is_none(node.value):
         yield with_(value=ast.Constant(None))
     elif isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant | ast.Yield | ast.YieldFrom):
+        if ast.unparse(node).startswith("log."):
+            return
         yield ast.copy_location(ast.Pass(), node)
     elif isinstance(node, ast.Continue | ast.Break):
         yield ast.copy_location(ast.Break() if isinstance(node, ast.Continue) else ast.Continue(), node)
@@ -233,8 +236,8 @@ def _pytest(arguments: list[str], *plugins: object) -> int:
     return int(pytest.main([*options, *arguments], plugins=list(plugins)))
 
 
-def judge(module: str, tests: list[str], deselected: str, share: float) -> list[Verdict]:
-    """Try the faults of a module, or a share of them."""
+def judge(module: str, tests: list[str], deselected: str, share: float, earlier: list[Verdict] | None) -> list[Verdict]:
+    """Try the faults of a module, or a share of them, or those again that survived earlier."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copied = Path(folder)
         for name in ("diffad_ray", "tests", "benchmarks"):
@@ -261,6 +264,11 @@ def judge(module: str, tests: list[str], deselected: str, share: float) -> list[
         verdicts = []
         every = list(mutants(source))
         chosen = every[:: max(1, round(1 / share))]
+        if earlier is not None:
+            verdicts = [verdict for verdict in earlier if verdict.result != "survived"]
+            # By the change alone, as lines move; of changes that are alike, all.
+            again = {verdict.change for verdict in earlier if verdict.result == "survived"}
+            chosen = [mutant for mutant in every if mutant.change in again][: len(earlier) - len(verdicts)]
         for mutant in chosen:
             nearest = [t for t, lines in reach["lines"].items() if mutant.lines and {*mutant.lines} & {*lines}]
             nearest = sorted(nearest or reach["lines"], key=lambda test: seconds[test])
@@ -287,7 +295,8 @@ def main() -> None:
     parser.add_argument("modules", nargs="*", help="parts of paths of modules; all of pyproject.toml by default")
     parser.add_argument("--share", type=float, default=1.0, help="of the mutants of each module that are tried")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2))
-    parser.add_argument("--json", help="file for all verdicts")
+    parser.add_argument("--json", default="mutants.json", help="file for all verdicts")
+    parser.add_argument("--again", action="store_true", help="try only what survived, as that file says, and change it")
     options = parser.parse_args()
     configured = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutants"]
     modules = {
@@ -305,14 +314,27 @@ def main() -> None:
 
         settings.register_profile("mutants", deadline=None, max_examples=30)
         settings.load_profile("mutants")
+        kept_verdicts = Path(options.json)
+        earlier = _read(kept_verdicts) if kept_verdicts.exists() else {}
         with ThreadPoolExecutor(options.jobs) as pool:
-            judged = [
-                pool.submit(judge, m, tests, configured["deselected"], options.share) for m, tests in modules.items()
-            ]
-            verdicts = [verdict for module in judged for verdict in module.result()]
-    if options.json:
-        Path(options.json).write_text(json.dumps([verdict._asdict() for verdict in verdicts], indent=1))
-    print(f"all: {_figures(verdicts)}")
+
+            def work(module: str) -> tuple[str, list[Verdict]]:
+                before = earlier.get(module, []) if options.again else None
+                return module, judge(module, modules[module], configured["deselected"], options.share, before)
+
+            for done in as_completed([pool.submit(work, module) for module in modules]):
+                module, earlier[module] = done.result()
+                everything = [verdict._asdict() for verdicts in earlier.values() for verdict in verdicts]
+                kept_verdicts.write_text(json.dumps(everything, indent=1))
+    print(f"all: {_figures([verdict for verdicts in earlier.values() for verdict in verdicts])}")
+
+
+def _read(file: Path) -> dict[str, list[Verdict]]:
+    """Verdicts by module."""
+    found: dict[str, list[Verdict]] = {}
+    for values in json.loads(file.read_text()):
+        found.setdefault(values["module"], []).append(Verdict(**values))
+    return found
 
 
 if __name__ == "__main__":
