@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Workers of Ray are separate processes; none may take the time of the others' threads.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test lint bench docs clean
+.PHONY: install demo test lint bench docs mutants clean
 
 install: .venv/installed
 
@@ -30,6 +30,9 @@ lint: install
 test: lint
 	# Files side by side; the tests of a file share its cluster and servers.
 	$(BIN)/pytest -n 2 --dist loadfile
+
+mutants: install
+	$(BIN)/python benchmarks/mutants.py
 
 bench: install
 	$(BIN)/python benchmarks/scoring.py

@@ -42,7 +42,11 @@ def normals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def detector(normals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of a barely trained tiny detector: fast, and its scores mean nothing."""
-    location = tmp_path_factory.mktemp("detectors") / "weave"
+    # `make mutants` runs hundreds of sessions, which need not train it anew.
+    kept = os.environ.get("DIFFAD_RAY_TINY_DETECTOR")
+    location = Path(kept) if kept else tmp_path_factory.mktemp("detectors") / "weave"
+    if (location / "detector.json").exists():
+        return location
     # A trial of bfloat16 takes long on CPUs that have none.
     quick = ["training.precision=float32"]
     train(normals, location, preset="tiny", image_size=SIDE, steps=4, batch_size=4, workers=0, overrides=quick)

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,8 @@ import pytest
 from hand_made_table import write_run
 
 from diffad_ray import UserError, query, storage
-from diffad_ray.table.compact import compact, finish_compactions, pending_mergers
+from diffad_ray.table.compact import Merger, compact, finish_compactions, pending_mergers
+from diffad_ray.table.documents import document
 from diffad_ray.table.lease import Lease
 from diffad_ray.table.verify import verify
 
@@ -98,6 +100,82 @@ def test_files_have_about_the_rows_that_were_asked_for(tmp_path: Path) -> None:
     assert sorted(counts) == [4, 6, 6, 6]
     compact(tmp_path, rows_per_file=1)
     assert len(parquet(str(tmp_path), "scores")) == 4
+
+
+def test_full_files_stay_and_so_does_one_that_has_no_other_beside_it(tmp_path: Path) -> None:
+    write_run(str(tmp_path), 1, NAMES, shard_rows=5)
+    before = sorted(path for path in tmp_path.rglob("*.parquet") if path.parent.parent.name != "regions")
+    summary = compact(tmp_path, rows_per_file=5)
+    after = sorted(path for path in tmp_path.rglob("*.parquet") if path.parent.parent.name != "regions")
+    assert after == before
+    assert summary.files_before - summary.files_after == 5 - len(parquet(str(tmp_path), "regions"))
+    with pytest.raises(UserError, match="rows_per_file must be 1 or more, not 0"):
+        compact(tmp_path, rows_per_file=0)
+
+
+def test_what_is_no_file_of_an_ended_run_stays(tmp_path: Path) -> None:
+    plan = write_run(str(tmp_path), 1, NAMES, shard_rows=11)
+    folder = tmp_path / "scores" / "run_date=2026-01-01"
+    shard = next(folder.iterdir()).read_bytes()
+    strange = ["mine.parquet", f"{plan.run_id}-0.parquet", "20250101T000000-000000-00000.parquet", "deeper/x.parquet"]
+    for name in strange:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(shard)
+    (folder / "notes.txt").write_text("no rows")
+    summary = compact(tmp_path)
+    assert (summary.files_before, summary.files_after, summary.left) == (6, 3, len(strange))
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*.*") if "merged" not in path.name} == {
+        *strange,
+        "notes.txt",
+    }
+
+
+@pytest.mark.parametrize("fatal", range(9))
+def test_what_a_dead_compaction_left_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fatal: int) -> None:
+    """As `test_killed_at_every_call_while_others_read`, in this process: it dies at one of its deletions."""
+    table = str(tmp_path)
+    write_run(table, 1, NAMES[:8])
+    expected = rows(table)
+    deletions, delete = 0, storage.delete
+
+    def dying(uri: str) -> None:
+        nonlocal deletions
+        if "/leases/" not in uri:
+            deletions += 1
+            if deletions > fatal:
+                raise OSError("the network is gone")
+        delete(uri)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "delete", dying)
+        patch.setattr("diffad_ray.table.compact.DELETIONS", 1)
+        with pytest.raises(OSError, match="network"):
+            compact(table)
+    pending = pending_mergers(table)
+    assert len(pending) == min(3, 9 - fatal)
+    assert rows(table) == expected
+    finish_compactions(table)
+    assert rows(table) == expected
+    assert pending_mergers(table) == []
+    assert [len(parquet(table, kind)) for kind in ("scores", "regions", "manifests")] == [1, 1, 1]
+    assert verify(table).notes == []
+
+
+def test_a_merger_that_was_written_down_alone_is_carried_out(tmp_path: Path) -> None:
+    table = str(tmp_path)
+    write_run(table, 1, NAMES[:8])
+    expected = rows(table)
+    sources = [f"scores/run_date=2026-01-01/{name}" for name in parquet(table, "scores")]
+    target = f"scores/run_date=2026-01-01/merged-{'0' * 16}.parquet"
+    merger = Merger("scores", sources, target, 8)
+    storage.write(f"{table}/{merger.journal}", document(merger))
+    assert pending_mergers(table) == [merger]
+    finish_compactions(table)
+    assert parquet(table, "scores") == [f"merged-{'0' * 16}.parquet"]
+    assert rows(table) == expected
+    storage.write(f"{table}/{merger.journal}", document(replace(merger, sources=[target], target=f"{target}x", rows=7)))
+    with pytest.raises(RuntimeError, match="8 rows were copied where 7 were counted"):
+        finish_compactions(table)
 
 
 def test_files_of_unfinished_runs_stay(tmp_path: Path) -> None:

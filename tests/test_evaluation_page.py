@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_image
-from diffad_ray.detectors.engine import Engine
-from diffad_ray.detectors.views import ImageDetection
 from hand_made_table import SIDE, write_run
 from typer.testing import CliRunner
 
@@ -21,6 +19,8 @@ from diffad_ray.cli import app
 from diffad_ray.demo.surfaces import defective, normal
 from diffad_ray.evaluation.figures import ScoredImage
 from diffad_ray.evaluation.result import Evaluation, conclude
+from diffad_ray.inference.engine import Engine
+from diffad_ray.inference.views import ImageDetection
 from diffad_ray.reports import originals
 from diffad_ray.reports.drawing import TRUTH
 from diffad_ray.reports.evaluation_page import page

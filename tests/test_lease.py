@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from diffad_ray import UserError, storage
+from diffad_ray.table import lease as lease_module
 from diffad_ray.table.lease import Holder, Lease, LeaseLost, holder_of
 
 SOON = 1.0
@@ -140,6 +142,91 @@ def test_a_counting_holder_elsewhere_is_left_alone(table: str, monkeypatch: pyte
     with pytest.raises(UserError, match=r"score` on plant-7, process \d+.*Wait for it to end, or stop it"):
         Lease(table, "score", dead_after=SOON).__enter__()
     assert lease_files(table) == ["00000041.json"]
+
+
+def test_a_holder_counts_without_being_asked_until_it_ends(tmp_path: Path) -> None:
+    with Lease(str(tmp_path), "score", dead_after=0.3):
+        time.sleep(0.5)
+        holder = holder_of(str(tmp_path))
+        assert holder is not None
+        assert holder.count >= 3
+    time.sleep(0.1)
+    assert "lease" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_holder_elsewhere_that_releases_is_followed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = f"{tmp_path}/leases/00000041.json"
+    storage.write(file, elsewhere().to_bytes())
+    read, looks = storage.read, []
+
+    def releasing(uri: str) -> bytes:
+        looks.append(uri)
+        if len(looks) == 3:
+            storage.write(file, elsewhere(released=True).to_bytes())
+        return read(uri)
+
+    monkeypatch.setattr(storage, "read", releasing)
+    with Lease(str(tmp_path), "score", dead_after=SOON):
+        assert 3 <= len(looks) < 10
+    assert lease_files(str(tmp_path)) == ["00000042.json"]
+
+
+def test_a_holder_that_wakes_while_it_is_taken_over_keeps_the_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, create = f"{tmp_path}/leases/00000041.json", storage.create
+    storage.write(file, elsewhere().to_bytes())
+
+    def slow(uri: str, data: bytes) -> bool:
+        monkeypatch.setattr(storage, "create", create)
+        storage.write(file, elsewhere(count=1).to_bytes())
+        return create(uri, data)
+
+    monkeypatch.setattr(storage, "create", slow)
+    start = time.monotonic()
+    with Lease(str(tmp_path), "score", dead_after=SOON):
+        assert time.monotonic() - start >= 2 * SOON, "once it is silent again, it is watched anew"
+    assert lease_files(str(tmp_path)) == ["00000042.json"]
+
+
+def test_checks_look_at_the_store_after_a_long_sleep_and_confirmations_always(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = lease_module._now
+    for looks in ("check", "confirm"):
+        with Lease(str(tmp_path), "score", dead_after=60) as lease:
+            for file in tmp_path.glob("leases/*"):
+                file.unlink()
+            lease.check()
+            if looks == "check":
+                monkeypatch.setattr(lease_module, "_now", lambda: now() + 59)
+                lease.check()
+                monkeypatch.setattr(lease_module, "_now", lambda: now() + 61)
+            with pytest.raises(LeaseLost, match=r"another process took over .* no sign of life for 60 s"):
+                getattr(lease, looks)()
+            with pytest.raises(LeaseLost):
+                lease.check()
+        monkeypatch.setattr(lease_module, "_now", now)
+
+
+def test_who_was_silent_for_very_long_holds_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "leases" / "00000041.json"
+    storage.write(str(file), elsewhere().to_bytes())
+    for age, is_held in ((0, True), (250, True), (350, False)):
+        os.utime(file, (time.time() - age,) * 2)
+        assert (holder_of(str(tmp_path)) is not None) == is_held
+    # Of this machine, but of an earlier start of it or of a process that is gone.
+    os.utime(file)
+    here = Holder.here("score")
+    for holder, is_held in (
+        (here, True),
+        (replace(here, process_start="0"), False),
+        (replace(here, pid=2**22 + 1), False),
+        (replace(here, process_start="0", boot_id="", pid_namespace=""), True),
+        (replace(here, process_start="0", pid_namespace="another"), True),
+    ):
+        storage.write(str(file), holder.to_bytes())
+        assert (holder_of(str(tmp_path)) is not None) == is_held
 
 
 def test_a_sleeper_learns_that_it_lost(table: str) -> None:

@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffad_ray import UserError
-from diffad_ray.scoring.patterns import PathTemplate, enters, glob_regex, matches_any
+from diffad_ray.scoring.patterns import TAKEN, PathTemplate, check_column, enters, glob_regex, matches_any
+from diffad_ray.table.parts import MANIFESTS, RESERVED_PREFIXES, SCORES
+
+OF_VERSION_0_1 = """
+image_id image_uri image_version image_bytes image_modified width height mode status error score tail_probability
+threshold is_anomalous anomalous_fraction region_count mask_uri detector detector_fingerprint run_id scored_at run_date
+uri version bytes modified path parts shard id data seconds network_mode anomaly_map map_width
+"""
+"Names that were taken before prefixes were reserved. None may be added: users may have columns of any other name."
 
 
 @pytest.mark.parametrize(
@@ -112,3 +120,33 @@ def test_templates() -> None:
         PathTemplate.parse("{Line 1}/{a}")
     with pytest.raises(UserError, match="no field"):
         PathTemplate.parse("*/*.png")
+
+
+def test_new_columns_of_ours_begin_with_a_reserved_prefix() -> None:
+    """Fails for a column that a user of an earlier version may have: rename it, and leave the list as it is."""
+    ours = {*SCORES.columns.names, *MANIFESTS.columns.names, *TAKEN}
+    assert [name for name in ours - {*OF_VERSION_0_1.split()} if not name.startswith(RESERVED_PREFIXES)] == []
+    assert set(OF_VERSION_0_1.split()) <= TAKEN, "a name that was taken is free"
+
+
+@pytest.mark.parametrize("name", ["score_2", "threshold_high", "verdict", "anomaly", "detector_kind", "diffad_x"])
+def test_reserved_names(name: str) -> None:
+    with pytest.raises(UserError, match=f"the manifest gives a column '{name}', and names that begin with .* reserved"):
+        check_column(name, "the manifest")
+    with pytest.raises(UserError, match=r"take small letters, digits and _ for its name$"):
+        check_column(name.upper(), "the manifest")
+    check_column(f"plant_{name}", "the manifest")
+
+
+def test_names_that_plants_give_their_columns_are_free() -> None:
+    wanted = "line camera station lot serial operator date captured_at product side part batch shift name image_name"
+    for name in [*wanted.split(), "image_type", "run_number", "model_year", "region", "mask_set", "_id", "tail"]:
+        check_column(name, "the manifest")
+
+
+def test_names_that_need_quotes_are_refused_with_one_that_needs_none() -> None:
+    for name, possible in (("Line 1", ", such as line_1"), ("Prüfer", ", such as pr_fer"), ("ID", ""), ("7", "")):
+        with pytest.raises(
+            UserError, match=f"column '{name}': take small letters, digits and _ for its name{possible}$"
+        ):
+            check_column(name, "the manifest")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,16 +11,26 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hand_made_table import write_run
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diffad_ray import UserError, storage
 from diffad_ray.bundles.bundle import Bundle
-from diffad_ray.scoring.plan import ShardLimits, make_plan, remove_half_plans
+from diffad_ray.scoring.plan import (
+    SHARD_BYTES,
+    UNKNOWN_BYTES,
+    ShardLimits,
+    _shards,
+    make_plan,
+    pending_shards,
+    remove_half_plans,
+    shard_limits,
+)
 from diffad_ray.scoring.selection import Routed, select_images
 from diffad_ray.scoring.settings import ScoringSettings
-from diffad_ray.table.layout import SCORES
-from diffad_ray.table.runs import Plan
+from diffad_ray.table.layout import SCORES, parquet_bytes, shard_file
+from diffad_ray.table.runs import Plan, read_runs
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -48,8 +60,6 @@ def test_a_plan_holds_each_image_once_and_a_shard_one_detector(two_lines: Path, 
 
 @given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 10), st.integers(1, 100), st.integers(1, 20))
 def test_shards_keep_their_limits(sizes: list[int], images: int, file_bytes: int, batch: int) -> None:
-    from diffad_ray.scoring.plan import _shards
-
     rows = pa.table({"image_bytes": pa.array(sizes, pa.int64())})
     reader = pa.RecordBatchReader.from_batches(rows.schema, rows.to_batches(max_chunksize=batch))
     shards = [shard["image_bytes"].to_pylist() for shard in _shards(reader, ShardLimits(images, file_bytes))]
@@ -112,3 +122,103 @@ def test_half_a_plan_is_removed(tmp_path: Path) -> None:
         "/runs/whole.plan.json",
         "/manifests/whole/00000.parquet",
     }
+
+
+def routed_to(bundle: Bundle) -> list[Routed]:
+    return [Routed("detectors/weave", bundle, ())]
+
+
+def planned(
+    archive: Path, table: Path, bundle: Bundle, scratch: Path, force: bool = False, finished: str = "", **settings: Any
+) -> Plan:
+    """The plan of a run over an archive."""
+    wanted, routed, scratch = ScoringSettings(**settings), routed_to(bundle), scratch / "scratch"
+    scratch.mkdir(exist_ok=True)
+    selection = select_images(str(archive), str(table), routed, wanted, scratch)
+    return make_plan(str(archive), str(table), selection, routed, wanted, "work", force, finished)
+
+
+def scored(plan: Plan, status: str = "ok", run_id: str = "r") -> None:
+    """Write the rows of a plan's images, all with one status."""
+    rows = [{**row, "status": status, "run_id": run_id, "scored_at": NOW} for shard in shards_of(plan) for row in shard]
+    file = shard_file(plan.table, "scores", "2026-01-01", run_id, 0)
+    storage.write(file, parquet_bytes(pa.Table.from_pylist(rows, SCORES)))
+
+
+def test_what_a_plan_says_of_itself(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
+    table = tmp_path / "table"
+    first = planned(two_lines, table, bundle, tmp_path, include=("line1/**",), shard_images=6)
+    assert (first.images, first.skipped, first.other_files, first.shards) == (20, 0, 1, 4)
+    assert [len(shard) for shard in shards_of(first)] == [6, 6, 6, 2]
+    uris = [row["image_uri"] for shard in shards_of(first) for row in shard]
+    assert uris == sorted(uris)
+    assert first.checks_versions
+    assert first.settings["shard_images"] == 6
+    ((read, record),) = read_runs(str(table))
+    assert (replace(read, settings={}), record) == (replace(first, settings={}), None)
+    assert [path.name for path in sorted(table.glob("runs/*"))] == [f"{first.run_id}.plan.json"]
+    scored(first)
+    second = planned(two_lines, table, bundle, tmp_path)
+    assert (second.images, second.skipped, second.shards) == (20, 20, 2)
+    assert {Path(row["image_uri"]).parts[-3] for shard in shards_of(second) for row in shard} == {"line2"}
+    assert planned(two_lines, table, bundle, tmp_path, force=True).images == 40
+    scored(second, run_id="s")
+    before = sorted(table.rglob("*"))
+    nothing = planned(two_lines, table, bundle, tmp_path)
+    assert (nothing.images, nothing.skipped, nothing.shards, nothing.detectors) == (0, 40, 0, [])
+    assert sorted(table.rglob("*")) == before, "a run that has nothing to do leaves no plan"
+
+
+def test_what_failed_in_the_run_that_was_just_finished_is_left_to_the_next_call(
+    two_lines: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    table = tmp_path / "table"
+    scored(planned(two_lines, table, bundle, tmp_path), "timeout", "just-now")
+    assert planned(two_lines, table, bundle, tmp_path, finished="just-now").images == 0
+    assert planned(two_lines, table, bundle, tmp_path, finished="earlier").images == 40
+    assert planned(two_lines, table, bundle, tmp_path).images == 40
+
+
+def test_a_table_that_cannot_be_written_or_read(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
+    storage.write(f"{tmp_path}/table/runs", b"no folder")
+    with pytest.raises(UserError, match=r"the plan can't be written to the table .*/table"):
+        planned(two_lines, tmp_path / "table", bundle, tmp_path)
+    storage.write(f"{tmp_path}/broken/scores/run_date=2026-01-01/r-00000.parquet", b"no Parquet")
+    with pytest.raises(UserError, match=r"broken can't be compared with .*a file of it is no Parquet file"):
+        planned(two_lines, tmp_path / "broken", bundle, tmp_path)
+
+
+def test_limits_of_shards(bundle: Bundle) -> None:
+    """As many shards as keep workers evenly busy, none of more bytes than a block takes, few of very few images."""
+    side = bundle.detector.settings.image_size
+    assert shard_limits(10, bundle, None) == (16, None)
+    assert shard_limits(64 * 100, bundle, None) == (100, None)
+    assert shard_limits(64 * 100 + 1, bundle, None) == (101, None)
+    assert shard_limits(10**9, bundle, None) == (SHARD_BYTES // (3 * side * side), None)
+    assert shard_limits(10**9, bundle, 5) == (5, None)
+    wide = copy.copy(bundle.detector)
+    wide.settings = replace(bundle.detector.settings, image_size=1600)
+    assert shard_limits(10**9, replace(bundle, detector=wide), None) == (16, None)
+    tiled = copy.copy(bundle.detector)
+    tiled.settings = replace(bundle.detector.settings, view="tiles")
+    assert shard_limits(10**9, replace(bundle, detector=tiled), None) == (64, SHARD_BYTES)
+    assert shard_limits(10, replace(bundle, detector=tiled), None) == (16, SHARD_BYTES)
+
+
+def test_images_of_unknown_size_count_as_some_bytes() -> None:
+    rows = pa.table({"image_bytes": pa.array([0, 5, 0], pa.int64())})
+    reader = pa.RecordBatchReader.from_batches(rows.schema, rows.to_batches())
+    limits = ShardLimits(10, UNKNOWN_BYTES + 5)
+    assert [shard["image_bytes"].to_pylist() for shard in _shards(reader, limits)] == [[0, 5], [0]]
+
+
+def test_pending_shards(tmp_path: Path) -> None:
+    names = [f"{k:02d}.png" for k in range(22)]
+    plan = write_run(str(tmp_path), 1, names, done=0, state=None)
+    assert pending_shards(plan) == [0, 1, 2, 3, 4]
+    done = write_run(str(tmp_path), 1, names, done=2, state=None, suffix="def")
+    assert pending_shards(done) == [2, 3, 4]
+    assert pending_shards(plan) == [0, 1, 2, 3, 4], "shards of another run on the same day"
+    storage.write(f"{shard_file(str(tmp_path), 'scores', done.run_date, done.run_id, 3)}.txt", b"")
+    storage.write(f"{tmp_path}/scores/run_date={done.run_date}/{done.run_id}-00004.parquet", b"")
+    assert pending_shards(done) == [2, 3]

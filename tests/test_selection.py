@@ -31,10 +31,14 @@ def test_ids_of_sql_and_python_agree(uri: str, version: str) -> None:
 def test_since() -> None:
     assert since("36h", NOW) == NOW - timedelta(hours=36)
     assert since("7d", NOW) == NOW - timedelta(days=7)
+    assert since("90m", NOW) == NOW - timedelta(minutes=90)
+    assert since("1.5w", NOW) == NOW - timedelta(weeks=1.5)
+    assert since("20261120", NOW) == datetime(2026, 11, 20, tzinfo=UTC)
     assert since("2026-11-20", NOW) == datetime(2026, 11, 20, tzinfo=UTC)
     assert since("2026-11-20T22:00+02:00", NOW) == datetime(2026, 11, 20, 20, tzinfo=UTC)
-    with pytest.raises(UserError, match="write 2026-11-20"):
-        since("yesterday", NOW)
+    for wrong in ("yesterday", "d", "1.2.3d", "-3d", "99999999999w", ""):
+        with pytest.raises(UserError, match="write 2026-11-20"):
+            since(wrong, NOW)
 
 
 def test_what_is_selected(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
@@ -60,6 +64,33 @@ def test_what_is_selected(two_lines: Path, bundle: Bundle, tmp_path: Path) -> No
     assert sample == selected(two_lines, bundle, tmp_path, sample=0.5)[1]
     with pytest.raises(UserError, match=r"no image of .* is chosen"):
         count(include=("*.tif",))
+
+
+def test_since_leaves_out_what_is_older_and_takes_what_is_of_unknown_age(bundle: Bundle, tmp_path: Path) -> None:
+    lines = ["uri,modified", "old.png,2026-11-19T23:59:59", "at.png,2026-11-20", "new.png,2026-11-21", "unknown.png,"]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    (tmp_path / "ageless.csv").write_text("uri\na.png\nb.png\n")
+
+    def names(manifest: str) -> set[str]:
+        _, rows = selected(tmp_path / manifest, bundle, tmp_path, since="2026-11-20")
+        return {Path(row["image_uri"]).name for row in rows}
+
+    assert names("list.csv") == {"at.png", "new.png", "unknown.png"}
+    assert names("ageless.csv") == {"a.png", "b.png"}
+
+
+def test_an_image_stays_in_the_sample_whatever_becomes_of_it_and_of_others(bundle: Bundle, tmp_path: Path) -> None:
+    def sampled(manifest: str, *lines: str, share: float = 0.3) -> set[str]:
+        (tmp_path / manifest).write_text("\n".join(["uri,version,bytes,modified", *lines]))
+        _, rows = selected(tmp_path / manifest, bundle, tmp_path, sample=share)
+        return {row["image_uri"] for row in rows}
+
+    names = [f"s3://plant/{k}.png" for k in range(200)]
+    first = sampled("first.csv", *(f"{name},v1,1,2026-11-20" for name in names))
+    assert 30 < len(first) < 90
+    assert sampled("other.csv", *(f"{name},v2,2,2026-11-21" for name in names)) == first
+    assert sampled("fewer.csv", *(f"{name},," for name in names[:100])) == first & {*names[:100]}
+    assert sampled("more.csv", *(f"{name},v1" for name in names), share=0.6) > first
 
 
 def test_columns_and_notes_of_a_template(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
@@ -132,6 +163,49 @@ def test_what_a_listing_leaves_out_is_noted(two_lines: Path, bundle: Bundle, tmp
     assert hidden.endswith(f"left out: {two_lines}/._a.png")
     notes = selected(two_lines, bundle, tmp_path, exclude=("line3/**", "line1/top/**"))[0].notes
     assert notes == [hidden]
+
+
+def test_half_of_the_paths_and_values_may_not_fit(bundle: Bundle, tmp_path: Path) -> None:
+    def notes(*names: str, template: str) -> list[str]:
+        (tmp_path / "list.csv").write_text("\n".join(["uri", *(f"{tmp_path}/{name}" for name in names)]))
+        return selected(tmp_path / "list.csv", bundle, tmp_path, template=f"**/{template}")[0].notes
+
+    half = notes("cam_1.png", "cam_2.png", "x.png", "y.png", template="cam_{n}.png")
+    assert half == [f"2 paths don't fit the template, such as {tmp_path}/x.png"]
+    with pytest.raises(UserError, match="2 of 3 paths don't fit"):
+        notes("cam_1.png", "x.png", "y.png", template="cam_{n}.png")
+    assert notes("cam_1.png", "cam_2.png", template="cam_{n}.png") == []
+    day = "cam_{day:%Y%m%d}.png"
+    assert len(notes("cam_20261121.png", "cam_other.png", template=day)) == 1
+    half = notes("cam_20261121.png", "cam_other.png", "x.png", template=day)
+    assert half[1:] == ["1 values of day do not fit %Y%m%d, such as other: they are null"]
+    with pytest.raises(UserError, match="2 values of day do not fit %Y%m%d, such as other: change the format"):
+        notes("cam_20261121.png", "cam_other.png", "cam_some.png", "x.png", template=day)
+
+
+def test_images_that_no_route_leads_to_a_detector_are_told(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    routed = [Routed("detector", bundle, ("line1/**",))]
+    found = select_images(str(two_lines), str(tmp_path / "table"), routed, ScoringSettings(), folder)
+    example = two_lines / "line2" / "side" / "0.png"
+    assert found.notes == [f"no route leads 20 images to a detector, such as {example}: they get the status unrouted"]
+
+
+def test_an_archive_without_images(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"empty holds no images \(1 other files\): give a folder or prefix"):
+        selected(tmp_path / "empty", bundle, tmp_path)
+    (tmp_path / "list.csv").write_text("uri,line\n")
+    with pytest.raises(UserError, match=r"the manifest .*list.csv names no images"):
+        selected(tmp_path / "list.csv", bundle, tmp_path)
+
+
+def test_a_selection_has_bounded_memory(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
+    found, _ = selected(two_lines, bundle, tmp_path)
+    settings = "SELECT current_setting('memory_limit'), current_setting('temp_directory')"
+    assert found.connection.execute(settings).fetchall() == [("953.6 MiB", str(tmp_path / "scratch"))]
 
 
 def test_refused_settings(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:

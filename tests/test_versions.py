@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from diffad_ray.detectors.bundle import SCHEMA_VERSION
 
 import diffad_ray
 from diffad_ray import versions
+from diffad_ray.bundles.bundle import SCHEMA_VERSION
 
 ROOT = Path(__file__).parents[1]
 

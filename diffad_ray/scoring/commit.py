@@ -20,8 +20,6 @@ from diffad_ray.table.layout import REGIONS, SCORES, mask_file, parquet_bytes, s
 from diffad_ray.table.runs import Plan
 
 MASK_WRITERS = 16
-PASSED_ON = ("shard", "seconds", "network_mode", "anomaly_map", "map_width")
-"Columns of a block that are not the table's."
 
 
 class Judge(NamedTuple):
@@ -97,7 +95,7 @@ class CommitShard:
             "scored_at": pa.array([datetime.now(UTC)] * rows),
         }
         place = (plan.run_date, plan.run_id, shard)
-        columns = {name: block[name] for name in block.column_names if name not in PASSED_ON} | filled
+        columns = dict(zip(block.column_names, block.columns, strict=True)) | filled
         fields = [*SCORES, *(block.schema.field(name) for name in plan.columns)]
         table = pa.table({field.name: columns[field.name].cast(field.type) for field in fields}, pa.schema(fields))
         self._publish(place, parquet_bytes(to_table(regions, REGIONS)), parquet_bytes(table))

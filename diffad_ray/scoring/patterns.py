@@ -11,15 +11,16 @@ import pyarrow as pa
 
 from diffad_ray.errors import UserError
 from diffad_ray.sql import quoted
-from diffad_ray.table.layout import SCORES
+from diffad_ray.table.parts import RESERVED_PREFIXES, SCORES
 
 _GLOB_PART = re.compile(r"\*\*/|\*\*|\*|\?|\[!?[^\]]+\]")
 _FIELD = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
 _NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _TIME_OF_DAY = re.compile(r"%[HIMSfpsc]")
-TAKEN = frozenset(SCORES.names) | {"run_date", "uri", "version", "bytes", "modified", "path", "parts"}
+TAKEN = frozenset(SCORES.columns.names) | {"run_date", "uri", "version", "bytes", "modified", "path", "parts"}
 TAKEN |= {"shard", "id", "data", "seconds", "network_mode", "anomaly_map", "map_width"}
-"Names of columns that a template or a manifest may not give: the table has them, or its making does."
+"""Names of columns that a template or a manifest may not give: the table has them, or its making does. A name that is
+added here must begin with one of `RESERVED_PREFIXES`, as users may have any other one already."""
 
 
 def glob_regex(pattern: str) -> str:
@@ -176,13 +177,20 @@ def check_column(name: str, origin: str) -> None:
     """Whether a column may be added to the table.
 
     Raises:
-        UserError: the name is taken, or not one that every engine takes without quotes.
+        UserError: the name is taken or reserved, or not one that every engine takes without quotes.
     """
     if name in TAKEN:
         raise UserError(f"{origin} gives a column {name!r}, a name that is taken already: take another one")
+    if name.startswith(RESERVED_PREFIXES):
+        (prefix,) = (prefix for prefix in RESERVED_PREFIXES if name.startswith(prefix))
+        raise UserError(
+            f"{origin} gives a column {name!r}, and names that begin with {prefix} are reserved for columns of the "
+            f"table: take another one, such as plant_{name}"
+        )
     if not _NAME.fullmatch(name):
         possible = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-        such = f", such as {possible}" if _NAME.fullmatch(possible) and possible not in TAKEN else ""
+        is_free = possible not in TAKEN and not possible.startswith(RESERVED_PREFIXES)
+        such = f", such as {possible}" if _NAME.fullmatch(possible) and is_free else ""
         raise UserError(f"{origin} gives a column {name!r}: take small letters, digits and _ for its name{such}")
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from diffad_ray.scoring.manifest import refuse_absent
 from diffad_ray.scoring.selection import Routed, Selection
 from diffad_ray.scoring.settings import PASSING, ScoringSettings
 from diffad_ray.sql import quoted, why
-from diffad_ray.table.layout import MANIFEST, parquet_bytes
+from diffad_ray.table.layout import MANIFEST, parquet_bytes, shard_file
 from diffad_ray.table.reading import has_rows, rows_of
 from diffad_ray.table.runs import PLAN_SUFFIX, PLANNING_SUFFIX, Plan, PlannedDetector, run_files, write_plan
 
@@ -80,9 +81,10 @@ def make_plan(
     total = sum(counts.values())
     limits = {d.bundle.fingerprint: shard_limits(total, d.bundle, settings.shard_images) for d in detectors}
     limits[""] = ShardLimits(settings.shard_images or READ_ROWS, None)
+    name_of = partial(shard_file, table, "manifests", f"{now:%Y-%m-%d}", run_id)
     try:
         storage.write(f"{table}/runs/{run_id}{PLANNING_SUFFIX}", b"")
-        shards = _write_manifests(selection, pending, f"{table}/manifests/{run_id}", planned, limits)
+        shards = _write_manifests(selection, pending, name_of, planned, limits)
         plan = Plan(
             run_id=run_id,
             run_date=f"{now:%Y-%m-%d}",
@@ -161,7 +163,7 @@ def shard_limits(images: int, bundle: Bundle, wanted: int | None) -> ShardLimits
 def _write_manifests(
     selection: Selection,
     pending: str,
-    folder: str,
+    name_of: Callable[[int], str],
     detectors: Sequence[PlannedDetector],
     limits: Mapping[str, ShardLimits],
 ) -> int:
@@ -177,7 +179,7 @@ def _write_manifests(
             numbered = enumerate(_shards(reader, limit), shards)
             # A few at a time: neither waits for the store one by one, nor are all held in memory.
             while chunk := list(islice(numbered, 4 * WRITERS)):
-                writes = [(f"{folder}/{k:05d}.parquet", parquet_bytes(rows.cast(schema))) for k, rows in chunk]
+                writes = [(name_of(k), parquet_bytes(rows.cast(schema))) for k, rows in chunk]
                 list(pool.map(lambda write: storage.write(*write), writes))
                 shards += len(chunk)
     return shards

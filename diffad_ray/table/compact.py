@@ -9,12 +9,10 @@ then: they have to be made again, and one short time of deletions is one such di
 
 from __future__ import annotations
 
-import json
-import re
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -22,18 +20,16 @@ import duckdb
 from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.scratch import scratch_folder
-from diffad_ray.table.documents import parsed
-from diffad_ray.table.layout import quoted
+from diffad_ray.table.documents import document, parsed
+from diffad_ray.table.layout import TABLE_SCHEMA_KEY, quoted
 from diffad_ray.table.lease import Lease
-from diffad_ray.table.reading import connect_bounded, existing, file_list, reason_of, rows_in
+from diffad_ray.table.parts import PARQUET_PARTS, part_of, run_of
+from diffad_ray.table.reading import connect_bounded, declared_rows, existing, file_list, reason_of, rows_in
 from diffad_ray.table.runs import read_runs
+from diffad_ray.versions import TABLE_SCHEMA
 
 ROWS_PER_FILE = 200_000
-ORDER = {"manifests": "image_uri", "regions": "image_id, region", "scores": "image_uri"}
-"Rows are sorted by this within a file, so that a search for an image skips most of them."
-SHARD_NAME = re.compile(r"(?P<run>.+)-\d{5,}\.parquet")
-MERGED_NAME = re.compile(r"merged-[0-9a-f]{16}\.parquet")
-"No run is called so, so that no such file is taken for a shard that is done."
+_METADATA = f"{{{quoted(TABLE_SCHEMA_KEY.decode())}: '{TABLE_SCHEMA}'}}"
 DELETIONS = 16
 "At the same time: on object stores each one waits for an answer."
 
@@ -84,7 +80,7 @@ def compact(table: str | Path, rows_per_file: int = ROWS_PER_FILE) -> CompactSum
             for folder, paths in folders.items():
                 for merger in _mergers(location, folder, paths, rows_per_file):
                     lease.check()
-                    storage.write(f"{location}/{merger.journal}", json.dumps(asdict(merger), indent=1).encode())
+                    storage.write(f"{location}/{merger.journal}", document(merger))
                     _create(location, merger)
                     rows += merger.rows
                     after -= len(merger.sources) - 1
@@ -127,13 +123,10 @@ def _files_of_ended_runs(table: str) -> tuple[dict[str, list[str]], int]:
     ended = {run.plan.run_id for run in read_runs(table) if run.record}
     folders: dict[str, list[str]] = {}
     left = 0
-    for kind in ORDER:
-        for path in _paths(table, kind):
-            folder, _, name = path.rpartition("/")
-            shard = SHARD_NAME.fullmatch(name)
-            run = Path(folder).name if kind == "manifests" else shard and shard["run"]
-            if run in ended or MERGED_NAME.fullmatch(name):
-                folders.setdefault(folder, []).append(path)
+    for part in (part for part in PARQUET_PARTS.values() if part.order):
+        for path in _paths(table, part.name):
+            if part_of(path) is part and ((run := run_of(path)) is None or run in ended):
+                folders.setdefault(path.rpartition("/")[0], []).append(path)
             else:
                 left += path.endswith(".parquet")
     return folders, left
@@ -183,11 +176,14 @@ def _create(table: str, merger: Merger) -> bool:
 
 def _merge(table: str, merger: Merger) -> bytes:
     """The target's file; sorting spills to disk, so only the file itself, compressed, must fit into memory."""
+    part = PARQUET_PARTS[merger.kind]
     files = rows_in(f"{table}/{path}" for path in merger.sources)
     with scratch_folder() as scratch, connect_bounded(table) as connection:
         merged = scratch / "merged.parquet"
-        merge = f"COPY (SELECT * FROM {files} ORDER BY {ORDER[merger.kind]}) TO {quoted(str(merged))}"
-        ((copied,),) = connection.execute(f"{merge} (FORMAT parquet, COMPRESSION zstd)").fetchall()
+        rows = declared_rows(connection, part, files)
+        written = f"FORMAT parquet, COMPRESSION zstd, KV_METADATA {_METADATA}"
+        merge = f"COPY (SELECT * FROM {rows} ORDER BY {', '.join(part.order)}) TO {quoted(str(merged))} ({written})"
+        ((copied,),) = connection.execute(merge).fetchall()
         if copied != merger.rows:
             raise RuntimeError(f"{copied} rows were copied where {merger.rows} were counted: {merger}")
         return merged.read_bytes()

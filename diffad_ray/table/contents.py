@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,17 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffad_ray import storage
-from diffad_ray.table.compact import MERGED_NAME, SHARD_NAME, Merger
+from diffad_ray.table.compact import Merger
+from diffad_ray.table.layout import TABLE_SCHEMA_KEY
+from diffad_ray.table.parts import MANIFESTS, MASKS, PARQUET_PARTS, part_of, run_of
 from diffad_ray.table.runs import PLAN_SUFFIX
+from diffad_ray.versions import TABLE_SCHEMA
 
 READERS = 8
 "Files that are read at the same time."
 CHUNK = 50_000
 "Masks of a listing that are held in memory."
-PLACES = re.compile(
-    r"(scores|regions)/run_date=\d{4}-\d\d-\d\d/[^/]+\.parquet|manifests/[^/]+/[^/]+\.parquet|runs/[^/]+\.(json|planning)|"
-    r"masks/[^/]+/[0-9a-f]{2}/[0-9a-f]{16}\.png|leases/\d{8,}\.json|compactions/merged-[0-9a-f]{16}\.json"
-)
 
 
 @dataclass
@@ -31,12 +29,12 @@ class Contents:
     """Paths within a table.
 
     Attributes:
-        parquet: of the runs that were asked for, by kind.
+        parquet: of the runs that were asked for, by part.
         unknown: Parquet files that queries read and that are of no run; `foreign`: no part of a table.
         parts: what killed writers left.
     """
 
-    parquet: dict[str, list[str]] = field(default_factory=lambda: {"scores": [], "regions": [], "manifests": []})
+    parquet: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in PARQUET_PARTS})
     unknown: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
@@ -55,30 +53,34 @@ def list_contents(table: str, runs: set[str], mergers: list[Merger], connection:
     connection.execute("CREATE TABLE mask_files (mask_uri VARCHAR)")
     for file in storage.walk(table):
         path = file.uri.removeprefix(f"{table}/")
-        kind = path.partition("/")[0]
-        if not PLACES.fullmatch(path):
+        part = part_of(path)
+        if part is None:
             contents.foreign.append(path)
-        elif kind == "masks":
+        elif part is MASKS:
             masks.append(file.uri)
             if len(masks) == CHUNK:
                 _add_masks(masks, connection)
-        elif kind in contents.parquet and path not in moved:
-            run = _run_of(path)
+        elif part.name in contents.parquet and path not in moved:
+            run = run_of(path)
             if run is None or run in runs:
-                contents.parquet[kind].append(path)
+                contents.parquet[part.name].append(path)
             elif not storage.exists(f"{table}/runs/{run}{PLAN_SUFFIX}"):
-                (contents.foreign if kind == "manifests" else contents.unknown).append(path)
+                (contents.foreign if part is MANIFESTS else contents.unknown).append(path)
     _add_masks(masks, connection)
     return contents
 
 
 def unreadable(table: str, paths: list[str]) -> Iterator[tuple[str, str]]:
-    """Paths of Parquet files that can't be decoded to their end, and why."""
+    """Paths of Parquet files that can't be decoded to their end, or not by this version of the code, and why."""
 
     def reason(path: str) -> str:
         data = storage.read(f"{table}/{path}")
         try:
-            for _ in pq.ParquetFile(pa.BufferReader(data)).iter_batches():
+            file = pq.ParquetFile(pa.BufferReader(data))
+            schema = int((file.metadata.metadata or {}).get(TABLE_SCHEMA_KEY, 1))
+            if schema > TABLE_SCHEMA:
+                return f"it has the table schema {schema}, newer than {TABLE_SCHEMA}: update diffad-ray"
+            for _ in file.iter_batches():
                 pass
         except (pa.ArrowException, OSError) as error:
             return str(error)
@@ -86,15 +88,6 @@ def unreadable(table: str, paths: list[str]) -> Iterator[tuple[str, str]]:
 
     with ThreadPoolExecutor(READERS) as pool:
         yield from ((path, why) for path, why in zip(paths, pool.map(reason, paths), strict=True) if why)
-
-
-def _run_of(path: str) -> str | None:
-    """The run of a Parquet file as its name tells, rightly or not; None: it has rows of several."""
-    folder, name = path.split("/")[-2:]
-    if MERGED_NAME.fullmatch(name) and not path.startswith("manifests/"):
-        return None
-    shard = SHARD_NAME.fullmatch(name)
-    return folder if path.startswith("manifests/") else shard["run"] if shard else name
 
 
 def _add_masks(masks: list[str], connection: duckdb.DuckDBPyConnection) -> None:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
-from typing import Any, TypeVar
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffad_ray.errors import UserError
+from diffad_ray.versions import TABLE_SCHEMA
 
-D = TypeVar("D")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+D = TypeVar("D", bound="DataclassInstance")
+_SCHEMA = "table_schema"
+"The entry with the schema version of the code that wrote a document; documents without it are of version 1."
+
+
+def document(values: DataclassInstance) -> bytes:
+    """A dataclass as JSON, with the schema version of this code."""
+    return json.dumps({_SCHEMA: TABLE_SCHEMA, **asdict(values)}, indent=1).encode()
 
 
 def parsed(kind: type[D], data: bytes, location: str, **known: Any) -> D:
@@ -19,13 +30,33 @@ def parsed(kind: type[D], data: bytes, location: str, **known: Any) -> D:
         known: values that stand for those in the document.
 
     Raises:
-        UserError: it is damaged, or lacks what this version needs.
+        UserError: its writer has a newer schema version than this code knows, it is damaged, or it lacks what this
+            version needs.
     """
     try:
         values = json.loads(data) | known
-        return kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})  # type: ignore[arg-type]
+        # Before anything else is looked at: what a newer document lacks or holds is no damage.
+        refuse_newer(values.get(_SCHEMA, 1), location)
+        return kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
     except (ValueError, TypeError) as error:
         raise UserError(
             f"{location} is damaged, or written by another version of diffad-ray ({error}): update diffad-ray where "
             "it is older, or move the file away"
         ) from error
+
+
+def refuse_newer(schema: int, location: str) -> None:
+    """Raise UserError if something of a table has a newer schema version than this code knows."""
+    if schema > TABLE_SCHEMA:
+        raise UserError(
+            f"{location} has the table schema {schema}, and this diffad-ray knows none newer than {TABLE_SCHEMA}: "
+            "update diffad-ray"
+        )
+
+
+def schema_of(data: bytes) -> int:
+    """The schema version of a document, whatever else it holds; 1 where it is damaged."""
+    try:
+        return int(json.loads(data).get(_SCHEMA, 1))
+    except (ValueError, TypeError, AttributeError):
+        return 1

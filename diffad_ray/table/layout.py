@@ -1,4 +1,4 @@
-"""The table's columns and files.
+"""How rows and masks of a table are written. `parts` declares the columns and the names of these files:
 
     TABLE/scores/run_date=2026-11-21/<run>-00012.parquet     a row an image
     TABLE/regions/run_date=2026-11-21/<run>-00012.parquet    a row a connected region
@@ -22,54 +22,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffad_ray.sql import quoted as quoted
+from diffad_ray.table import parts
+from diffad_ray.table.parts import shard_file as shard_file
+from diffad_ray.versions import TABLE_SCHEMA
 
-SCORES = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("image_uri", pa.string()),
-        ("image_version", pa.string()),
-        ("image_bytes", pa.int64()),
-        ("image_modified", pa.timestamp("us", "UTC")),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("mode", pa.string()),
-        ("status", pa.string()),
-        ("error", pa.string()),
-        ("score", pa.float32()),
-        ("tail_probability", pa.float64()),
-        ("threshold", pa.float32()),
-        ("is_anomalous", pa.bool_()),
-        ("anomalous_fraction", pa.float32()),
-        ("region_count", pa.int32()),
-        ("mask_uri", pa.string()),
-        ("detector", pa.string()),
-        ("detector_fingerprint", pa.string()),
-        ("run_id", pa.string()),
-        ("scored_at", pa.timestamp("us", "UTC")),
-    ]
-)
-REGIONS = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("region", pa.int32()),
-        ("x", pa.int32()),
-        ("y", pa.int32()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("area", pa.int64()),
-        ("peak", pa.float32()),
-        ("mean", pa.float32()),
-        ("centroid_x", pa.float32()),
-        ("centroid_y", pa.float32()),
-        ("mask_runs", pa.list_(pa.int32())),
-        ("detector_fingerprint", pa.string()),
-        ("run_id", pa.string()),
-    ]
-)
-IMAGE = pa.schema([SCORES.field(name) for name in SCORES.names[:5]])
-"What a listing says of an image."
-MANIFEST = IMAGE.append(pa.field("detector_fingerprint", pa.string()))
-"What a run sets out to score; columns from path templates and manifests follow."
+SCORES, REGIONS, MANIFEST = (part.columns for part in (parts.SCORES, parts.REGIONS, parts.MANIFESTS))
+"Columns of the Parquet files; those from path templates and manifests follow in `SCORES` and `MANIFEST`."
+TABLE_SCHEMA_KEY = b"diffad_ray.table_schema"
+"In the metadata of a Parquet file: the version of the code that wrote it."
 
 
 def image_id(uri: str, version: str) -> int:
@@ -90,13 +50,9 @@ def image_id_sql(uri: str, version: str) -> str:
 def parquet_bytes(table: pa.Table) -> bytes:
     """A whole Parquet file; made in memory, so that one atomic write can publish it."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    metadata = {**(table.schema.metadata or {}), TABLE_SCHEMA_KEY: str(TABLE_SCHEMA).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd")
     return buffer.getvalue()
-
-
-def shard_file(table: str, kind: str, run_date: str, run_id: str, shard: int) -> str:
-    """Location of a shard's file; `kind` is `scores` or `regions`."""
-    return f"{table}/{kind}/run_date={run_date}/{run_id}-{shard:05d}.parquet"
 
 
 def mask_file(table: str, fingerprint: str, image: int) -> str:

@@ -9,14 +9,13 @@ older than that one, and nobody heeds it.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
 import socket
 import threading
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +23,7 @@ from typing import Literal
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
-from diffad_ray.table.documents import parsed
+from diffad_ray.table.documents import document, parsed
 
 log = logging.getLogger(__name__)
 DEAD_AFTER = 30.0
@@ -75,7 +74,7 @@ class Holder:
         return is_here and _process_start(self.pid) not in (self.process_start, HIDDEN)
 
     def to_bytes(self) -> bytes:
-        return json.dumps(asdict(self), indent=1).encode()
+        return document(self)
 
 
 class Lease:

@@ -20,6 +20,8 @@ from diffad_ray.errors import UserError
 from diffad_ray.scratch import scratch_folder
 from diffad_ray.sql import connect as connect
 from diffad_ray.sql import quoted
+from diffad_ray.table.parts import REGIONS, SCORES, Part, completed
+from diffad_ray.table.runs import refuse_newer_table
 
 ATTEMPTS = 6
 "At reading a table whose files are being compacted."
@@ -58,7 +60,7 @@ def existing(table: str) -> str:
     """The normalised location of a table.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, it can't be read, or it is of a newer schema version than this code knows.
     """
     table = storage.normalised(table)
     try:
@@ -70,6 +72,7 @@ def existing(table: str) -> str:
             f"no table at {table}: it has no scores. Make one with "
             f"`diffad-ray score ARCHIVE --detector DETECTOR --table {table}`"
         )
+    refuse_newer_table(table)
     return table
 
 
@@ -129,15 +132,11 @@ def open_table(table: str) -> duckdb.DuckDBPyConnection:
     """
     table = existing(table)
     connection = connect(table)
-    connection.execute(
-        f"CREATE VIEW scores AS SELECT * FROM {rows_of(table, 'scores')} "
-        "QUALIFY row_number() OVER (PARTITION BY image_id, detector_fingerprint ORDER BY scored_at DESC, run_id) = 1"
-    )
-    connection.execute(
-        f"CREATE VIEW regions AS SELECT * FROM {rows_of(table, 'regions')} "
-        "SEMI JOIN scores USING (image_id, detector_fingerprint, run_id) "
-        "QUALIFY row_number() OVER (PARTITION BY image_id, detector_fingerprint, run_id, region) = 1"
-    )
+    last = "QUALIFY row_number() OVER (PARTITION BY image_id, detector_fingerprint ORDER BY scored_at DESC, run_id) = 1"
+    create_view(connection, table, SCORES, last)
+    of_scores = f"SEMI JOIN scores USING ({', '.join(SCORES.key)})"
+    once = f"QUALIFY row_number() OVER (PARTITION BY {', '.join(REGIONS.key)}) = 1"
+    create_view(connection, table, REGIONS, f"{of_scores} {once}")
     return connection
 
 
@@ -146,6 +145,43 @@ def reason_of(error: Exception) -> str:
     text = _HINTS.split(str(error))[0]
     lines = [line for line in text.splitlines() if line.strip(" ^")]
     return _KIND.sub("", " ".join(" ".join(lines).split()))
+
+
+def create_view(connection: duckdb.DuckDBPyConnection, table: str, part: Part, chosen: str) -> None:
+    """Create the view of a part, called as it is, with all columns that the part declares; of a table that was written
+    before the part existed, a view without rows.
+
+    Args:
+        chosen: what follows the rows in SQL; it may name columns of schema version 1 only.
+    """
+
+    def create(rows: str) -> None:
+        connection.execute(f"CREATE OR REPLACE VIEW {part.name} AS SELECT * FROM {rows} {chosen}")
+
+    if part.since > 1 and not storage.has_files(f"{table}/{part.name}"):
+        connection.register(f"no_{part.name}", part.columns.empty_table())
+        create(f"no_{part.name}")
+        return
+    rows = rows_of(table, part.name)
+    create(rows)
+    # The catalogue knows the columns of a view; to ask for those of the rows would read the ends of all files again.
+    columns = "SELECT column_name FROM duckdb_columns() WHERE table_name = ?"
+    present = [name for (name,) in connection.execute(columns, [part.name]).fetchall()]
+    whole = completed(rows, part, present, _types(connection, part))
+    if whole != rows:
+        create(whole)
+
+
+def declared_rows(connection: duckdb.DuckDBPyConnection, part: Part, rows: str) -> str:
+    """SQL for rows of a part with all columns that it declares: null where no file has one; `rows` follows FROM."""
+    present = connection.sql(f"SELECT * FROM {rows}").columns
+    return completed(rows, part, present, _types(connection, part))
+
+
+def _types(connection: duckdb.DuckDBPyConnection, part: Part) -> dict[str, str]:
+    """DuckDB's types of a part's columns."""
+    declared = connection.from_arrow(part.columns.empty_table())
+    return dict(zip(declared.columns, map(str, declared.types), strict=True))
 
 
 def lacks_file(table: str, error: duckdb.Error) -> bool:

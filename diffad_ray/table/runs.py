@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
-from diffad_ray.table.documents import parsed
+from diffad_ray.table.documents import document, parsed, refuse_newer, schema_of
+from diffad_ray.table.parts import shard_file
 
 PLAN_SUFFIX, PLANNING_SUFFIX = ".plan.json", ".planning"
 
@@ -70,7 +70,7 @@ class Plan:
         return f"{self.table}/runs/{self.run_id}.json"
 
     def manifest_file(self, shard: int) -> str:
-        return f"{self.table}/manifests/{self.run_id}/{shard:05d}.parquet"
+        return shard_file(self.table, "manifests", self.run_date, self.run_id, shard)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def read_runs(table: str) -> list[Run]:
     """All runs of a table, the oldest first.
 
     Raises:
-        UserError: the table can't be read.
+        UserError: the table can't be read, or is of a newer schema version than this code knows.
     """
     files = run_files(table)
     with_record = {uri for uri in files if not uri.endswith((PLAN_SUFFIX, PLANNING_SUFFIX))}
@@ -145,11 +145,21 @@ def read_runs(table: str) -> list[Run]:
     return [run(uri) for uri in files if uri.endswith(PLAN_SUFFIX)]
 
 
+def refuse_newer_table(table: str) -> None:
+    """Raise UserError if the newest run of a table was planned by code of a newer schema version.
+
+    The newest one is enough: who writes to a table reads all of its runs first, so no older code follows newer code.
+    """
+    plans = [uri for uri in run_files(table) if uri.endswith(PLAN_SUFFIX)]
+    if plans:
+        refuse_newer(schema_of(storage.read(plans[-1])), f"the table {table}")
+
+
 def write_plan(plan: Plan) -> None:
     """From this moment on the run exists."""
-    storage.write(plan.plan_file, json.dumps(asdict(plan), indent=1).encode())
+    storage.write(plan.plan_file, document(plan))
 
 
 def write_record(plan: Plan, record: RunRecord) -> None:
     """From this moment on the run is over."""
-    storage.write(plan.record_file, json.dumps(asdict(record), indent=1).encode())
+    storage.write(plan.record_file, document(record))

@@ -18,51 +18,51 @@ from diffad_ray.errors import UserError
 from diffad_ray.images import ImageError, decode_image
 from diffad_ray.table.compact import pending_mergers
 from diffad_ray.table.contents import READERS, list_contents, unreadable
-from diffad_ray.table.layout import MANIFEST, REGIONS, SCORES, quoted
+from diffad_ray.table.layout import quoted
 from diffad_ray.table.lease import holder_of
-from diffad_ray.table.reading import connect_bounded, count_rows, existing, lacks_file, rows_in
+from diffad_ray.table.parts import PARQUET_PARTS, SCORES
+from diffad_ray.table.reading import connect_bounded, count_rows, declared_rows, existing, lacks_file, rows_in
 from diffad_ray.table.runs import Run, read_runs
 
 MASKS = 1000
 "Masks that are opened, unless more are asked for; whether it is there is looked up for every one."
-SCHEMAS = {"scores": SCORES, "regions": REGIONS, "manifests": MANIFEST}
-IMAGE_OF_RUN = "run_id, image_id, detector_fingerprint"
+IMAGE_OF_RUN = ", ".join(SCORES.key)
 EXAMPLE = "image_uri || ' (run ' || run_id || ')' AS example"
 CHECKS = {
     "missing row": (
         "images that a finished run planned have no row of it",
-        f"SELECT {EXAMPLE} FROM planned SEMI JOIN finished USING (run_id) ANTI JOIN scored USING ({IMAGE_OF_RUN})",
+        f"SELECT {EXAMPLE} FROM manifests SEMI JOIN finished USING (run_id) ANTI JOIN scores USING ({IMAGE_OF_RUN})",
     ),
     "double row": (
         "images have more than one row of a run",
-        f"SELECT any_value(image_uri) || ' (run ' || run_id || ')' AS example FROM scored GROUP BY {IMAGE_OF_RUN} "
+        f"SELECT any_value(image_uri) || ' (run ' || run_id || ')' AS example FROM scores GROUP BY {IMAGE_OF_RUN} "
         "HAVING count(*) > 1",
     ),
     "unplanned row": (
         "rows are of images that their run did not plan",
-        f"SELECT {EXAMPLE} FROM scored ANTI JOIN planned USING ({IMAGE_OF_RUN})",
+        f"SELECT {EXAMPLE} FROM scores ANTI JOIN manifests USING ({IMAGE_OF_RUN})",
     ),
     "region count": (
         "images have another number of regions than their row says",
-        f"SELECT {EXAMPLE} FROM scored LEFT JOIN (SELECT {IMAGE_OF_RUN}, count(*) AS found FROM regions GROUP BY ALL) "
+        f"SELECT {EXAMPLE} FROM scores LEFT JOIN (SELECT {IMAGE_OF_RUN}, count(*) AS found FROM regions GROUP BY ALL) "
         f"USING ({IMAGE_OF_RUN}) WHERE coalesce(region_count, 0) <> coalesce(found, 0)",
     ),
     "region without image": (
         "regions belong to no row of their finished run",
         "SELECT 'image_id ' || image_id || ' (run ' || run_id || ')' AS example FROM regions "
-        f"SEMI JOIN finished USING (run_id) ANTI JOIN scored USING ({IMAGE_OF_RUN})",
+        f"SEMI JOIN finished USING (run_id) ANTI JOIN scores USING ({IMAGE_OF_RUN})",
     ),
     "mask elsewhere": (
         "masks lie outside the table",
-        "SELECT DISTINCT mask_uri AS example FROM scored WHERE NOT starts_with(mask_uri, getvariable('masks'))",
+        "SELECT DISTINCT mask_uri AS example FROM scores WHERE NOT starts_with(mask_uri, getvariable('masks'))",
     ),
     "mask missing": (
         "masks are not there",
-        "SELECT DISTINCT mask_uri AS example FROM scored ANTI JOIN mask_files USING (mask_uri) "
+        "SELECT DISTINCT mask_uri AS example FROM scores ANTI JOIN mask_files USING (mask_uri) "
         "WHERE starts_with(mask_uri, getvariable('masks'))",
     ),
 }
-UNUSED_MASKS = "SELECT mask_uri AS example FROM mask_files ANTI JOIN scored USING (mask_uri)"
+UNUSED_MASKS = "SELECT mask_uri AS example FROM mask_files ANTI JOIN scores USING (mask_uri)"
 
 
 @dataclass(frozen=True)
@@ -169,24 +169,24 @@ def _count(sql: str, connection: duckdb.DuckDBPyConnection) -> tuple[int, str | 
 
 
 def _fill(table: str, files: dict[str, list[str]], runs: list[Run], connection: duckdb.DuckDBPyConnection) -> None:
-    """Make the views that the checks join."""
-    run_of_manifest = "regexp_extract(manifest_file, '/([^/]+)/[^/]+$', 1) AS run_id"
-    for kind, view, columns in (
-        ("scores", "scored", ""),
-        ("regions", "regions", ""),
-        ("manifests", "planned", f", {run_of_manifest}"),
-    ):
-        schema = SCHEMAS[kind]
-        source = rows_in(f"{table}/{path}" for path in files[kind])
-        if kind == "manifests":
-            schema = schema.append(pa.field("manifest_file", pa.string()))
-            source = source.removesuffix(")") + ", filename = 'manifest_file')"
-        if not files[kind]:
-            source = f"no_{kind}"
+    """Make a view of each part, called as it is, for the checks to join."""
+    for name, part in PARQUET_PARTS.items():
+        source = rows_in(f"{table}/{path}" for path in files[name])
+        schema = part.columns
+        if part.divided_by == "run":
+            schema = schema.append(pa.field("run_id", pa.string()))
+            of_run = "regexp_extract(file_of_run, '/([^/]+)/[^/]+$', 1) AS run_id"
+            source = source.removesuffix(")") + ", filename = 'file_of_run')"
+            source = f"(SELECT * EXCLUDE (file_of_run), {of_run} FROM {source})"
+        if not files[name]:
+            source = f"no_{name}"
             connection.register(source, schema.empty_table())
-        # Equal where no detector was found for an image, so that such rows join too.
-        fingerprint = "coalesce(detector_fingerprint, '') AS detector_fingerprint"
-        connection.execute(f"CREATE VIEW {view} AS SELECT * REPLACE ({fingerprint}){columns} FROM {source}")
+        source = declared_rows(connection, part, source)
+        columns = "*"
+        if "detector_fingerprint" in part.columns.names:
+            # Equal where no detector was found for an image, so that such rows join too.
+            columns = "* REPLACE (coalesce(detector_fingerprint, '') AS detector_fingerprint)"
+        connection.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM {source}")
     finished = [run.plan.run_id for run in runs if run.record and run.record.state == "finished"]
     connection.register("finished", pa.table({"run_id": pa.array(finished, pa.string())}))
     connection.execute(f"SET VARIABLE masks = {quoted(f'{table}/masks/')}")
@@ -194,8 +194,8 @@ def _fill(table: str, files: dict[str, list[str]], runs: list[Run], connection: 
 
 def _compare_records(runs: list[Run], connection: duckdb.DuckDBPyConnection, found: Verification) -> None:
     """Numbers that plans and records tell, against the rows themselves."""
-    planned = dict(connection.execute("SELECT run_id, count(*) FROM planned GROUP BY 1").fetchall())
-    counts = count_rows(connection, "scored")
+    planned = dict(connection.execute("SELECT run_id, count(*) FROM manifests GROUP BY 1").fetchall())
+    counts = count_rows(connection, "scores")
     found.rows = sum(of_run.rows for of_run in counts.values())
     for plan, record in runs:
         run_id, of_run = plan.run_id, counts[plan.run_id]
@@ -218,7 +218,7 @@ def _open_masks(most: int | None, connection: duckdb.DuckDBPyConnection, found: 
     limit = "" if most is None else f"LIMIT {most}"
     # In the order of a hash, the first ones are spread evenly over all.
     sample = connection.execute(
-        "SELECT mask_uri, any_value(width), any_value(height) FROM scored SEMI JOIN mask_files USING (mask_uri) "
+        "SELECT mask_uri, any_value(width), any_value(height) FROM scores SEMI JOIN mask_files USING (mask_uri) "
         f"GROUP BY 1 ORDER BY hash(mask_uri) {limit}"
     )
     with ThreadPoolExecutor(READERS) as pool:
