@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -88,10 +89,15 @@ class Calibration:
         """Share of normal images that score at least as high, for scores [N]; in (0, 1], comparable over detectors."""
         scores = np.asarray(scores, dtype=np.float64)
         lowest, highest, n = self.scores[0], self.scores[-1], self.images
-        # Images that share a score are all "at least as high": the first of equal ones decides.
-        distinct, first = np.unique(self.scores, return_index=True)
-        shares = (n + 1 - np.array(self.ranks)[first]) / (n + 1)
+        distinct, shares = self._steps
         body = np.where(scores <= lowest, 1.0, np.interp(scores, distinct, shares))
         excess = np.maximum(scores - highest, 0) / (self.tail_count * self.tail_scale)
         tail = (1 + excess) ** -float(self.tail_count) / (n + 1)
         return np.where(scores > highest, np.maximum(tail, np.finfo(np.float64).tiny), body)
+
+    @cached_property
+    def _steps(self) -> tuple[np.ndarray, np.ndarray]:
+        """The distinct scores in ascending order, and the share of normal images that score at least as high."""
+        # Images that share a score are all "at least as high": the first of equal ones decides.
+        distinct, first = np.unique(self.scores, return_index=True)
+        return distinct, (self.images + 1 - np.array(self.ranks)[first]) / (self.images + 1)

@@ -7,8 +7,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from diffad_ray.inference.tiling import block_maximum
-
 
 def anomaly_mask(anomaly_map: np.ndarray, width: int, height: int, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """The map [h,w] at the size of the original image [H,W], and where it reaches the threshold, bool [H,W].
@@ -17,13 +15,6 @@ def anomaly_mask(anomaly_map: np.ndarray, width: int, height: int, threshold: fl
     """
     full = cv2.resize(anomaly_map.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     return full, full >= min(threshold, float(full.max()))
-
-
-def picture_mask(anomaly_map: np.ndarray, width: int, height: int, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """`anomaly_mask` at the size of a picture of the image, which may be much smaller than the map."""
-    # Shrunk by interpolation alone, a narrow peak would be lost.
-    shrink = max(1, min(anomaly_map.shape[0] // height, anomaly_map.shape[1] // width))
-    return anomaly_mask(block_maximum(anomaly_map, shrink), width, height, threshold)
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:

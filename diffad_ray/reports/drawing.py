@@ -6,6 +6,10 @@ import cv2
 import matplotlib
 import numpy as np
 
+from diffad_ray.images import resized
+from diffad_ray.inference.tiling import block_maximum
+from diffad_ray.inference.verdict import Verdict
+
 TRUTH, FOUND = (40, 200, 80), (255, 45, 45)
 "Colours of outlines: what is defective by the labels, and what a detector marks."
 HEAT = "inferno"
@@ -32,3 +36,24 @@ def outlined(picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]
     """A copy of a picture [H,W,3] uint8 with the outlines of a mask [H,W], those of its holes among them."""
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(picture.copy(), outlines, -1, colour, max(1, max(picture.shape) // 160))
+
+
+def marked_by(found: Verdict, picture: np.ndarray) -> np.ndarray:
+    """A copy of the picture [h,w,3] of an image with the outlines of what its verdict marks."""
+    if found.mask is None or not found.is_anomalous:
+        return picture.copy()
+    height, width = picture.shape[:2]
+    # A region that is narrower than a pixel of the picture must not be lost.
+    ys, xs = np.nonzero(found.mask)
+    mask = np.zeros((height, width), dtype=bool)
+    mask[ys * height // found.mask.shape[0], xs * width // found.mask.shape[1]] = True
+    if width > found.mask.shape[1] or height > found.mask.shape[0]:
+        mask = resized(found.mask.astype(np.uint8), width, height) > 0
+    return outlined(picture, mask, FOUND)
+
+
+def at_picture_size(anomaly_map: np.ndarray, width: int, height: int) -> np.ndarray:
+    """An anomaly map [h,w] at the size of a picture, which may be much smaller: the maximum of what a pixel covers."""
+    shrink = max(1, min(anomaly_map.shape[0] // height, anomaly_map.shape[1] // width))
+    reduced = block_maximum(anomaly_map, shrink).astype(np.float32)
+    return cv2.resize(reduced, (width, height), interpolation=cv2.INTER_LINEAR)

@@ -15,8 +15,8 @@ from diffad_ray.bundles.bundle import load_bundle
 from diffad_ray.errors import UserError
 from diffad_ray.images import for_display, resized
 from diffad_ray.inference.engine import Engine, default_device
-from diffad_ray.inference.regions import picture_mask
-from diffad_ray.reports.drawing import FOUND, heat, outlined
+from diffad_ray.inference.verdict import verdict
+from diffad_ray.reports.drawing import at_picture_size, heat, marked_by
 from diffad_ray.reports.originals import read_original
 from diffad_ray.table.reading import ask_views
 
@@ -66,7 +66,7 @@ def worst_images(table: str | Path, detector: str | Path, count: int) -> Worst:
     if not rows:
         raise UserError(f"the table {table} has no scores of the detector {detector} ({bundle.fingerprint})")
     engine = Engine(bundle.detector, default_device())
-    shown: list[tuple[str, float, float, np.ndarray]] = []
+    shown: list[tuple[str, float, float, tuple[int, int], np.ndarray]] = []
     left_out: list[str] = []
 
     def originals() -> Iterator[np.ndarray]:
@@ -76,17 +76,18 @@ def worst_images(table: str | Path, detector: str | Path, count: int) -> Worst:
             except UserError as error:
                 left_out.append(str(error))
                 continue
-            shown.append((uri, score, threshold, for_display(image, LONGEST_SIDE)))
+            shown.append((uri, score, threshold, (width, height), for_display(image, LONGEST_SIDE)))
             yield image
 
     worst = []
     # A detection comes after its original was taken, so there is a picture for it.
     detections = engine.detect_images(islice(originals(), count))
-    for found, (uri, score, threshold, picture) in zip(detections, shown, strict=True):
+    for found, (uri, score, threshold, size, picture) in zip(detections, shown, strict=True):
+        judged = verdict(score, found.anomaly_map, size, bundle.calibration, threshold)
         height, width = picture.shape[:2]
         restored = None if found.reconstruction is None else resized(found.reconstruction, width, height).clip(0, 1)
-        full_map, mask = picture_mask(found.anomaly_map, width, height, threshold)
-        marked = outlined(picture, mask, FOUND) if score >= threshold else picture
+        marked = marked_by(judged, picture)
+        full_map = at_picture_size(found.anomaly_map, width, height)
         worst.append(WorstImage(uri, score, threshold, picture, restored, full_map, marked))
     if not worst:
         raise UserError(f"none of the worst images of the table {table} can be shown: {'; '.join(left_out[:3])}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -13,7 +12,8 @@ import pyarrow as pa
 
 from diffad_ray import storage
 from diffad_ray.bundles.calibration import Calibration
-from diffad_ray.inference.regions import anomaly_mask, find_regions, mask_png
+from diffad_ray.inference.regions import mask_png
+from diffad_ray.inference.verdict import MAP_TYPE, verdict
 from diffad_ray.read_ahead import read_ahead
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.table.layout import REGIONS, SCORES, mask_file, parquet_bytes, shard_file, to_table
@@ -69,27 +69,18 @@ class CommitShard:
         cv2.setNumThreads(1)
         plan, shard = self.plan, block["shard"][0].as_py()
         judge = self.judges.get(block["detector_fingerprint"][0].as_py(), NOBODY)
-        scores = np.array([np.nan if s is None else s for s in block["score"].to_pylist()], np.float64)
-        has_score = ~np.isnan(scores)
-        is_anomalous = scores >= judge.threshold
-        maps = [row for row, data in enumerate(block["anomaly_map"]) if data.is_valid]
-        judged = [self._marked(block, row, bool(is_anomalous[row]), judge.threshold) for row in maps]
-        pngs = (mark for mark in judged if mark.png)
-        for _ in read_ahead(lambda mark: storage.write(mark.mask_uri, mark.png), pngs, MASK_WRITERS):
+        judged = [self._judged(block, row, judge) for row in range(len(block))]
+        pngs = (row for row in judged if row and row.png)
+        for _ in read_ahead(lambda row: storage.write(row.mask_uri, row.png), pngs, MASK_WRITERS):
             pass
-        regions = [region for mark in judged for region in mark.regions]
-
-        tails = np.full(len(scores), np.nan)
-        if judge.calibration is not None:
-            tails[has_score] = judge.calibration.tail_probability(scores[has_score])
-        rows = len(scores)
+        regions = [region for row in judged if row for region in row.regions]
+        rows = len(judged)
         filled: dict[str, Any] = {
-            "tail_probability": _where(tails, has_score),
-            "threshold": _where(np.full(rows, judge.threshold), has_score),
-            "is_anomalous": _where(is_anomalous, has_score),
-            "anomalous_fraction": _where(_at(maps, [m.fraction for m in judged], rows), has_score),
-            "region_count": _where(_at(maps, [len(m.regions) for m in judged], rows), has_score),
-            "mask_uri": _texts(maps, [m.mask_uri if m.png else None for m in judged], rows),
+            name: pa.array([getattr(row, name) if row else None for row in judged], SCORES.field(name).type)
+            for name in ("tail_probability", "threshold", "is_anomalous", "anomalous_fraction", "region_count")
+        }
+        filled |= {
+            "mask_uri": pa.array([row.mask_uri if row and row.png else None for row in judged], pa.string()),
             "detector": pa.array([judge.name] * rows),
             "run_id": pa.array([plan.run_id] * rows),
             "scored_at": pa.array([datetime.now(UTC)] * rows),
@@ -102,8 +93,8 @@ class CommitShard:
         summary = ShardSummary(
             shard=shard,
             images=rows,
-            failed=rows - int(has_score.sum()),
-            anomalous=int(is_anomalous.sum()),
+            failed=judged.count(None),
+            anomalous=sum(row.is_anomalous for row in judged if row),
             network_mode=next((mode for mode in block["network_mode"].to_pylist() if mode), None),
             seconds=block["seconds"][0].as_py() + time.process_time() - started,
         )
@@ -119,45 +110,40 @@ class CommitShard:
         storage.write(regions_file, regions)
         storage.create(scores_file, scores)
 
-    def _marked(self, block: pa.Table, row: int, is_anomalous: bool, threshold: float) -> _Marks:
-        """Mask and regions of an image, in pixels of the original."""
-        image, fingerprint = block["image_id"][row].as_py(), block["detector_fingerprint"][row].as_py()
-        width, height = block["width"][row].as_py(), block["height"][row].as_py()
-        small = np.frombuffer(block["anomaly_map"][row].as_py(), np.float16)
-        if is_anomalous:
-            small = small.reshape(-1, block["map_width"][row].as_py())
-            full_map, mask = anomaly_mask(small, width, height, threshold)
-            found = find_regions(full_map, mask)
-        else:
-            mask, found = np.zeros((height, width), dtype=bool), []
+    def _judged(self, block: pa.Table, row: int, judge: Judge) -> _Judged | None:
+        """The verdict on an image, ready to be written; None where it has no score."""
+        score, image = block["score"][row].as_py(), block["image_id"][row].as_py()
+        if score is None:
+            return None
+        anomaly_map = None
+        if block["anomaly_map"][row].is_valid:
+            anomaly_map = np.frombuffer(block["anomaly_map"][row].as_py(), MAP_TYPE)
+            anomaly_map = anomaly_map.reshape(-1, block["map_width"][row].as_py())
+        size = block["width"][row].as_py(), block["height"][row].as_py()
+        found = verdict(score, anomaly_map, size, judge.calibration, judge.threshold)
+        fingerprint = block["detector_fingerprint"][row].as_py()
         origin = {"image_id": image, "detector_fingerprint": fingerprint, "run_id": self.plan.run_id}
-        return _Marks(
-            regions=[origin | {"region": k} | region for k, region in enumerate(found)],
-            fraction=float(mask.mean()),
+        return _Judged(
+            tail_probability=found.tail_probability,
+            threshold=found.threshold,
+            is_anomalous=found.is_anomalous,
+            anomalous_fraction=found.anomalous_fraction,
+            region_count=len(found.regions),
+            regions=[origin | {"region": k} | region for k, region in enumerate(found.regions)],
             mask_uri=mask_file(self.plan.table, fingerprint, image),
-            png=mask_png(mask) if self.settings.masks != "none" else b"",
+            # Encoded here: the masks of a shard of large images would not fit the memory.
+            png=b"" if found.mask is None or self.settings.masks == "none" else mask_png(found.mask),
         )
 
 
-class _Marks(NamedTuple):
+class _Judged(NamedTuple):
+    """A verdict as it is written: columns of the scores, rows of the regions, and the mask's file."""
+
+    tail_probability: float | None
+    threshold: float
+    is_anomalous: bool
+    anomalous_fraction: float
+    region_count: int
     regions: list[dict[str, Any]]
-    fraction: float
     mask_uri: str
     png: bytes
-
-
-def _where(values: np.ndarray, valid: np.ndarray) -> pa.Array:
-    return pa.array(values, mask=~valid)
-
-
-def _at(rows: Sequence[int], values: Sequence[float], count: int) -> np.ndarray:
-    """Values at their rows, 0 elsewhere."""
-    filled = np.zeros(count)
-    filled[list(rows)] = values
-    return filled
-
-
-def _texts(rows: Sequence[int], values: Sequence[str | None], count: int) -> pa.Array:
-    """Texts at their rows, null elsewhere."""
-    at = dict(zip(rows, values, strict=True))
-    return pa.array([at.get(row) for row in range(count)], pa.string())

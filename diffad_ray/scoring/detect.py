@@ -16,6 +16,7 @@ from diffad_ray import storage
 from diffad_ray.bundles.bundle import load_bundle
 from diffad_ray.images import ImageError, check_side
 from diffad_ray.inference.engine import Engine, default_device
+from diffad_ray.inference.verdict import MAP_TYPE
 from diffad_ray.read_ahead import read_ahead
 from diffad_ray.scoring.attempts import Attempts
 from diffad_ray.scoring.load import FOUND, LoadedImage, decode, decoder_for, dies_if_stuck
@@ -29,7 +30,7 @@ DETECTORS_HELD = 2
 class DetectShard:
     """Detects in the images of a shard.
 
-    Adds `score`, `anomaly_map` as float16 bytes of [h,w] where a mask will be made of it, `map_width`, and
+    Adds `score`, `anomaly_map` as the bytes of [h,w] `MAP_TYPE` where a mask will be made of it, `map_width`, and
     `network_mode`, how the networks ran; drops `data`.
 
     Args:
@@ -96,7 +97,7 @@ class DetectShard:
                 row = order[count]
                 scores[row] = exact = float(detection.score)
                 if self.settings.masks == "all" or exact >= self.thresholds[fingerprint]:
-                    maps[row] = detection.anomaly_map.astype(np.float16).tobytes()
+                    maps[row] = detection.anomaly_map.astype(MAP_TYPE).tobytes()
                     widths[row] = detection.anomaly_map.shape[1]
         detected = block.drop_columns(["data"])
         for field in FOUND:

@@ -15,9 +15,9 @@ from diffad_ray.evaluation.masks import read_mask
 from diffad_ray.evaluation.result import Evaluation
 from diffad_ray.images import ImageError, check_side, for_display, resized
 from diffad_ray.inference.engine import Engine, default_device
-from diffad_ray.inference.regions import picture_mask
+from diffad_ray.inference.verdict import verdict
 from diffad_ray.labels.datasets import GOOD
-from diffad_ray.reports.drawing import FOUND, TRUTH, heat, outlined
+from diffad_ray.reports.drawing import TRUTH, at_picture_size, heat, marked_by, outlined
 from diffad_ray.reports.originals import Size, max_pixels, read_original, sizes_in
 from diffad_ray.reports.overlay import draw_regions, original_and_regions
 
@@ -64,9 +64,11 @@ def detected(images: list[ScoredImage], detector: str, table: str | None) -> lis
     if not images:
         return []
     sizes = {} if table is None else sizes_in(table, [image.uri for image in images])
-    engine = Engine(load_bundle(detector).detector, default_device())
+    bundle = load_bundle(detector)
+    engine = Engine(bundle.detector, default_device())
     problems: dict[str, str] = {}
     originals: dict[str, np.ndarray] = {}
+    seen: dict[str, Size] = {}
 
     def readable() -> Iterator[np.ndarray]:
         for image in images:
@@ -77,6 +79,7 @@ def detected(images: list[ScoredImage], detector: str, table: str | None) -> lis
                 problems[image.uri] = str(error)
                 continue
             originals[image.uri] = for_display(pixels, LONGEST_SIDE)
+            seen[image.uri] = (pixels.shape[1], pixels.shape[0])
             yield pixels
 
     found = list(engine.detect_images(readable()))
@@ -92,9 +95,9 @@ def detected(images: list[ScoredImage], detector: str, table: str | None) -> lis
         if detection.reconstruction is not None:
             restored = resized(detection.reconstruction, width, height).clip(0, 1)
             pictures["without its anomaly"] = (restored * 255).round().astype(np.uint8)
-        full_map, mask = picture_mask(detection.anomaly_map, width, height, image.threshold)
-        pictures["anomaly map"] = heat(full_map, image.threshold)
-        pictures["marked"] = outlined(picture, mask, FOUND) if image.score >= image.threshold else picture
+        judged = verdict(image.score, detection.anomaly_map, seen[image.uri], bundle.calibration, image.threshold)
+        pictures["anomaly map"] = heat(at_picture_size(detection.anomaly_map, width, height), image.threshold)
+        pictures["marked"] = marked_by(judged, picture)
         examples.append(Example(image, pictures))
     return examples
 
