@@ -36,7 +36,9 @@ from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings, 
 from diffad_ray.familiarity.learning import familiarise
 from diffad_ray.inference.engine import Engine, default_device
 from diffad_ray.tensors import as_unit_tensor
-from diffad_ray.training.loop import Report, State, TrainingSettings, World, train_loop
+from diffad_ray.training.batches import World
+from diffad_ray.training.loop import Report, State, train_loop
+from diffad_ray.training.settings import TrainingSettings
 
 CHECKPOINT_SECONDS = 60.0
 HELD_BACK = 0.1

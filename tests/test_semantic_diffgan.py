@@ -22,7 +22,9 @@ from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.inference.acceleration import Trial
 from diffad_ray.networks.critic import Critic, gradient_penalty
 from diffad_ray.training import loop
-from diffad_ray.training.loop import ALONE, Report, State, TrainingSettings, World, train_loop
+from diffad_ray.training.batches import ALONE, Images, World
+from diffad_ray.training.loop import Report, State, train_loop
+from diffad_ray.training.settings import TrainingSettings
 
 STEPS = 30
 
@@ -73,7 +75,7 @@ def run(
         ema = {name: value.clone() for name, value in state["ema"].items()}
         states.append({"step": state["step"], "detector": weights, "ema": ema, "optimizer": optimizer})
 
-    trained = train_loop(detector, good, None, settings, world, bad, resume, reports.append, keep)
+    trained = train_loop(detector, Images(good, None, bad), settings, world, resume, reports.append, keep)
     assert isinstance(trained, SemanticDiffGAN)
     return trained, reports, states
 

@@ -11,7 +11,7 @@ from diffad_ray.detectors.diffusion_ad import DiffusionADSettings
 from diffad_ray.errors import UserError
 from diffad_ray.networks.presets import NetworkSizes, network_sizes
 from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
-from diffad_ray.training.loop import TrainingSettings
+from diffad_ray.training.settings import TrainingSettings
 
 
 def test_later_tables_win_key_by_key_and_none_is_not_given() -> None:

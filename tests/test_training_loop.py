@@ -15,25 +15,19 @@ from torch import Tensor
 
 from diffad_ray import evaluate, train
 from diffad_ray.demo.surfaces import defective, normal
-from diffad_ray.detectors.base import Detector, Mode
+from diffad_ray.detectors.base import Mode, Trainable
 from diffad_ray.errors import UserError
 from diffad_ray.inference.acceleration import Trial
 from diffad_ray.inference.engine import Engine
 from diffad_ray.inference.views import pieces
+from diffad_ray.networks.ema import Ema
 from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings
 from diffad_ray.training import loop
+from diffad_ray.training.batches import Batches, Images, World
 from diffad_ray.training.checkpoints import TrainingFolder
-from diffad_ray.training.loop import (
-    Batches,
-    Ema,
-    Report,
-    State,
-    TrainingSettings,
-    World,
-    learning_rate_factor,
-    train_loop,
-)
+from diffad_ray.training.loop import Report, State, learning_rate_factor, train_loop
 from diffad_ray.training.normals import load_pieces, read_images
+from diffad_ray.training.settings import TrainingSettings
 
 STEPS = 6
 
@@ -45,16 +39,15 @@ def _one_mode(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(
-    normals: np.ndarray, resume: State | None = None, detector: Detector | None = None, **changes: Any
-) -> tuple[Detector, list[Report], list[State]]:
+    normals: np.ndarray, resume: State | None = None, detector: Trainable | None = None, **changes: Any
+) -> tuple[Trainable, list[Report], list[State]]:
     """Train; give the detector, the reports and a copy of each step's checkpoint."""
     reports: list[Report] = []
     states: list[State] = []
     values = {"steps": STEPS, "batch_size": 4, "precision": "float32", "report_every": 2, "checkpoint_seconds": 0.0}
     trained = train_loop(
         detector or tiny_detector(),
-        normals,
-        None,
+        Images(normals),
         TrainingSettings(**{**values, **changes}),
         resume=resume,
         on_report=reports.append,
@@ -150,7 +143,7 @@ def test_batches_of_one_kind_are_harmless(normals: np.ndarray, share: float) -> 
 
 def test_a_batch_that_cannot_be_shared_is_refused(normals: np.ndarray) -> None:
     with pytest.raises(UserError, match="batch_size 4 can't be shared among 3 workers"):
-        train_loop(tiny_detector(), normals, None, TrainingSettings(batch_size=4), World(0, 3))
+        train_loop(tiny_detector(), Images(normals), TrainingSettings(batch_size=4), World(0, 3))
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1000, 0.05), (1000, 0.0), (10, 0.3), (1, 0.0), (1, 0.9)])

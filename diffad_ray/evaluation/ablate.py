@@ -28,8 +28,8 @@ from diffad_ray.labels.reading import read_dataset
 from diffad_ray.progress import ProgressBar
 from diffad_ray.settings import build
 from diffad_ray.tensors import as_unit_tensor
-from diffad_ray.training.loop import TrainingSettings
 from diffad_ray.training.normals import read_images
+from diffad_ray.training.settings import TrainingSettings
 from diffad_ray.training.train import train_as
 
 METHOD = "method"

@@ -26,9 +26,9 @@ from diffad_ray.inference.engine import Engine, default_device
 from diffad_ray.networks.presets import check_image_size, published_multipliers
 from diffad_ray.progress import ProgressBar
 from diffad_ray.settings import build
-from diffad_ray.training.loop import TrainingSettings
 from diffad_ray.training.normals import find_normals, read_images
 from diffad_ray.training.released import DENOISER, SEGMENTER, from_released, is_released, released_name
+from diffad_ray.training.settings import TrainingSettings
 
 TOP_PIXELS = 50
 "The released score is the mean of so many pixels, whatever the image size."

@@ -18,11 +18,13 @@ from diffad_ray.bundles.bundle import Bundle, find_detector, save_bundle
 from diffad_ray.familiarity.learning import MOST_SQUARES
 from diffad_ray.inference.views import pieces
 from diffad_ray.tensors import NormalSquares
+from diffad_ray.training.batches import Images, World
 from diffad_ray.training.checkpoints import TrainingFolder
 from diffad_ray.training.defective import refuse_common
 from diffad_ray.training.finish import calibrated, settle_mode
-from diffad_ray.training.loop import Report, TrainingSettings, World, train_loop
+from diffad_ray.training.loop import Report, train_loop
 from diffad_ray.training.normals import load_normals, load_pieces, load_textures, read_images
+from diffad_ray.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
 
     resume = folder.load()
     if detector.settings.part_names:
-        detector = train_loop(detector, normals, textures, settings, world, defective, resume, report, folder.save)
+        images = Images(normals, textures, defective)
+        detector = train_loop(detector, images, settings, world, resume, report, folder.save)
     problems = _of_all_ranks(problems, world)
     if world.rank != 0:
         return

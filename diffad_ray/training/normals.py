@@ -126,7 +126,7 @@ def find_white(locations: Sequence[str]) -> int | None:
     return usual_white(_readable(stored, locations, {}))
 
 
-def read_images(locations: Sequence[str], problems: dict[str, str], white: int | None) -> Iterator[np.ndarray]:
+def read_images(locations: Sequence[str], problems: dict[str, str], white: int | None = None) -> Iterator[np.ndarray]:
     """Pixels [H,W,3] of the readable images in their order, uint8 or uint16; the others' reasons go to `problems`."""
     return _readable(partial(_pixels, white=white), locations, problems)
 

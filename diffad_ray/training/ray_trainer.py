@@ -16,8 +16,9 @@ from ray.train.torch import TorchTrainer, get_device
 
 from diffad_ray.cluster import connect, cores
 from diffad_ray.errors import UserError
+from diffad_ray.training.batches import World
 from diffad_ray.training.job import TrainingJob, run_job
-from diffad_ray.training.loop import Report, World
+from diffad_ray.training.loop import Report
 
 RESTARTS = 3
 "Times that a training whose worker or node died goes on from its last checkpoint by itself."

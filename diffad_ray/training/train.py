@@ -18,10 +18,11 @@ from diffad_ray.inference.views import pieces
 from diffad_ray.progress import ProgressBar
 from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
 from diffad_ray.tensors import as_unit_tensor
+from diffad_ray.training.batches import World
 from diffad_ray.training.checkpoints import TrainingFolder
 from diffad_ray.training.defective import find_defective
 from diffad_ray.training.job import TrainingJob, run_job
-from diffad_ray.training.loop import Report, TrainingSettings, World
+from diffad_ray.training.loop import Report
 from diffad_ray.training.normals import (
     find_normals,
     find_textures,
@@ -30,6 +31,7 @@ from diffad_ray.training.normals import (
     require_readable,
     versions_hash,
 )
+from diffad_ray.training.settings import TrainingSettings
 
 MEASURED_IMAGES = 256
 "Normal images, and squares seen of them, on which mean and standard deviation are measured."
