@@ -66,8 +66,15 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Ray's backend logs an "error" for every actor pool of Ray Data (its issue 53727); set it to see the backend's log.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # Ray opens ports on all network interfaces: whoever reaches one without a token can run code here.
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
 }
 "What worker processes of a local cluster inherit, unless the user has set it."
+
+
+_started_here = False
+"Whether `connect` has started the cluster of this process."
 
 
 def connect() -> None:
@@ -76,6 +83,7 @@ def connect() -> None:
     Raises:
         UserError: nobody answers there, the cluster can't be joined, or Ray can't be started.
     """
+    global _started_here
     if ray.is_initialized():
         return
     for name in ("ray.data", "ray.train"):
@@ -83,6 +91,7 @@ def connect() -> None:
     if address := check_address():
         with _explained(f"the Ray cluster at {address}, which RAY_ADDRESS names, can't be joined"):
             ray.init(address=address, log_to_driver=False)
+        _started_here = False
         return
     # Worker processes inherit the environment; a Ray runtime_env would start each of them anew, seconds apart.
     for name, value in _ENVIRONMENT.items():
@@ -97,6 +106,7 @@ def connect() -> None:
             logging_level=logging.ERROR,
             _temp_dir=_short_folder(),
         )
+    _started_here = True
 
 
 def check_address() -> str | None:
@@ -201,9 +211,14 @@ def _short_folder() -> str | None:
 
 
 def processors() -> int:
-    """Processors of the whole cluster: of a local one the cores that there really are, whatever Ray was told."""
-    is_local = os.environ.get("RAY_ADDRESS", "") in ("", "local")
-    return cores() if is_local else int(ray.cluster_resources().get("CPU", 1))
+    """Processors of the whole cluster: of one that `connect` started here the cores that there are, since it told Ray
+    of more."""
+    return cores() if _started_here else int(ray.cluster_resources().get("CPU", 1))
+
+
+def machines() -> int:
+    """Machines of the cluster that are alive."""
+    return max(1, sum(node["Alive"] for node in ray.nodes()))
 
 
 def cores() -> int:

@@ -14,6 +14,7 @@ import torch
 
 from diffad_ray import storage
 from diffad_ray.bundles.bundle import load_bundle
+from diffad_ray.cluster import cores
 from diffad_ray.images import ImageError, check_side
 from diffad_ray.inference.engine import Engine, default_device
 from diffad_ray.inference.verdict import MAP_TYPE
@@ -36,7 +37,7 @@ class DetectShard:
     Args:
         locations: by fingerprint, where the detectors are.
         thresholds: by fingerprint, the score from which an image is anomalous.
-        threads: of an actor on a CPU.
+        actors_a_machine: that share the cores of a machine, where there are no GPUs.
         attempts: counts attempts at shards whose images are decoded here, because the detector sees tiles.
     """
 
@@ -46,13 +47,13 @@ class DetectShard:
         settings: ScoringSettings,
         storage_settings: storage.StorageSettings,
         thresholds: dict[str, float],
-        threads: int,
+        actors_a_machine: int,
         attempts: Attempts,
     ):
         storage.configure(storage_settings)
         self.device = default_device()
         if self.device.type == "cpu":
-            torch.set_num_threads(threads)
+            torch.set_num_threads(max(1, cores() // actors_a_machine))
         self.locations, self.settings, self.thresholds, self.attempts = locations, settings, thresholds, attempts
         self.engines: dict[str, Engine] = {}
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from diffad_ray.cluster import connect, cores, processors
+from diffad_ray.cluster import connect, machines, processors
 from diffad_ray.scoring.attempts import Attempts
 from diffad_ray.scoring.commit import CommitShard, Judge, ShardSummary
 from diffad_ray.scoring.detect import DetectShard
@@ -70,7 +70,7 @@ def run_shards(
     stages = stages.map_batches(load.run, batch_size=None, batch_format="pyarrow", num_cpus=CPUS_A_STAGE)
     stages = stages.map_batches(
         DetectShard,
-        fn_constructor_args=(locations, settings, storage_settings, thresholds, max(1, cores() // count), attempts),
+        fn_constructor_args=(locations, settings, storage_settings, thresholds, -(-count // machines()), attempts),
         # Where a node is lost, the run goes on with the actors that are left.
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count, initial_size=count),
         batch_size=None,
