@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from diffad_ray import storage
 from diffad_ray.bundles.bundle import DESCRIPTION, Bundle, load_bundle, load_description
 from diffad_ray.detectors.diffusion import DiffusionDetector, DiffusionSettings
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
+from diffad_ray.detectors.judged import JudgedDetector
 from diffad_ray.errors import UserError
 from diffad_ray.evaluation.evaluate import evaluate_bundle, supervision
 from diffad_ray.evaluation.figures import OVERALL
@@ -41,6 +42,10 @@ TRIAL_SQUARES = 16
 TRIAL_SECONDS, MOST_TRIALS = 2.0, 5
 "A fast variant is timed several times, and its best time counts: others share the machine."
 ACCURACY = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro")
+
+
+Plan: TypeAlias = "tuple[str, str, DiffusionSettings]"
+"Of a variant: its group, its name and its settings."
 
 
 @dataclass(frozen=True)
@@ -114,33 +119,8 @@ def ablate(
         UserError: an input is not as it must be, or the normal images of the training can't be reached.
     """
     bundle = load_bundle(str(detector))
-    settings = bundle.detector.settings
-    if not isinstance(settings, DiffusionSettings):
-        raise UserError(f"{detector} holds a {bundle.detector.kind}, which has no reconstructions to compare")
-    if autoencoder is not None and not isinstance(bundle.detector, DiffusionAD):
-        raise UserError(f"{detector} holds a {bundle.detector.kind}: only a diffusion-ad is compared to an autoencoder")
-    by_pixels = _by_pixels_alone(settings)
-    every = {method: dataclasses.replace(by_pixels, reconstruction=method) for method in settings.methods}  # type: ignore[call-arg]
-    is_taught = isinstance(bundle.detector, DiffusionAD) and bundle.detector.familiarity.is_fitted
-    if is_familiar := is_taught and by_pixels != settings:
-        every[WITH_FAMILIARITY] = settings
-    if autoencoder is not None:
-        every = {AUTOENCODER: settings, **every}
-    if unknown := [method for method in methods or () if method not in every]:
-        where = " (autoencoder: with --autoencoder FOLDER)" if unknown[0] == AUTOENCODER else ""
-        raise UserError(
-            f"no method {unknown[0]!r} of this {bundle.detector.kind}{where}: take one of {', '.join(every)}"
-        )
-    plans = [(METHOD, method, changed) for method, changed in every.items() if not methods or method in methods]
-    for field, values in (sweeps or {}).items():
-        if field not in settings.sweepable:
-            raise UserError(
-                f"{field!r} can't be swept in a {bundle.detector.kind}: take one of {', '.join(settings.sweepable)}"
-            )
-        for value in values:
-            rest = settings if field == "familiarity" else by_pixels
-            changed = build(type(settings), rest.as_dict() | {field: value}, "detector")
-            plans.append((field, str(getattr(changed, field)), changed))
+    settings = _comparable(bundle, str(detector), autoencoder is not None)
+    plans = [*_methods(bundle, settings, autoencoder is not None, methods), *_swept(bundle, settings, sweeps or {})]
     found = _thinned(read_dataset(dataset), images)
     squares = _good_squares(bundle, found)
     own: dict[str, Bundle] = {}
@@ -158,22 +138,82 @@ def ablate(
                 bar.update(before + done, note)
 
             variant = own.get(name) or _with_settings(bundle, changed)
-            engine = Engine(variant.detector, default_device())
-            calls, rate, normal_error = _trial(engine, squares)
-            figures = evaluate_bundle(variant, engine, name, found, on_image=on_image).figures[OVERALL]
-            accuracy = {metric: getattr(figures, metric) for metric in ACCURACY}
-            variants.append(Variant(group, name, calls, rate, normal_error, **accuracy))
+            variants.append(_measured(variant, group, name, found, squares, on_image))
     on_gpu = default_device().type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
     notes = supervision(bundle, [image.uri for image in found.images])
-    if is_familiar:
+    if WITH_FAMILIARITY in _every_method(bundle, settings, False):
         notes.append("familiarity sees no reconstruction: it judges in the row that says so and where it is swept")
     return Ablation(storage.normalised(detector), found.location, len(found.images), device, variants, notes)
 
 
+def _comparable(bundle: Bundle, location: str, with_autoencoder: bool) -> DiffusionSettings:
+    """The settings of a detector that reconstructs. Raises UserError where it does not, or can't be compared so."""
+    settings = bundle.detector.settings
+    if not isinstance(settings, DiffusionSettings):
+        raise UserError(f"{location} holds a {bundle.detector.kind}, which has no reconstructions to compare")
+    if with_autoencoder and not isinstance(bundle.detector, DiffusionAD):
+        raise UserError(f"{location} holds a {bundle.detector.kind}: only a diffusion-ad is compared to an autoencoder")
+    return settings
+
+
+def _every_method(bundle: Bundle, settings: DiffusionSettings, with_autoencoder: bool) -> dict[str, DiffusionSettings]:
+    """The settings of each method that the detector's weights, or those of an autoencoder, can serve."""
+    by_pixels = _by_pixels_alone(settings)
+    every: dict[str, DiffusionSettings] = {AUTOENCODER: settings} if with_autoencoder else {}
+    for method in settings.methods:
+        every[method] = dataclasses.replace(by_pixels, reconstruction=method)  # type: ignore[call-arg]
+    if isinstance(bundle.detector, JudgedDetector) and bundle.detector.familiarity.is_fitted and settings != by_pixels:
+        every[WITH_FAMILIARITY] = settings
+    return every
+
+
+def _methods(
+    bundle: Bundle, settings: DiffusionSettings, with_autoencoder: bool, methods: Sequence[str] | None
+) -> list[Plan]:
+    """The chosen methods, or all of them. Raises UserError for one that the detector has not."""
+    every = _every_method(bundle, settings, with_autoencoder)
+    if unknown := [method for method in methods or () if method not in every]:
+        where = " (autoencoder: with --autoencoder FOLDER)" if unknown[0] == AUTOENCODER else ""
+        raise UserError(
+            f"no method {unknown[0]!r} of this {bundle.detector.kind}{where}: take one of {', '.join(every)}"
+        )
+    return [(METHOD, method, changed) for method, changed in every.items() if not methods or method in methods]
+
+
+def _swept(bundle: Bundle, settings: DiffusionSettings, sweeps: Mapping[str, Sequence[Any]]) -> list[Plan]:
+    """Settings with one value changed, for each value to sweep. Raises UserError for one that training decides."""
+    plans: list[Plan] = []
+    for field, values in sweeps.items():
+        if field not in settings.sweepable:
+            raise UserError(
+                f"{field!r} can't be swept in a {bundle.detector.kind}: take one of {', '.join(settings.sweepable)}"
+            )
+        for value in values:
+            rest = settings if field == "familiarity" else _by_pixels_alone(settings)
+            changed = build(type(settings), rest.as_dict() | {field: value}, "detector")
+            plans.append((field, str(getattr(changed, field)), changed))
+    return plans
+
+
+def _measured(
+    variant: Bundle,
+    group: str,
+    name: str,
+    found: Dataset,
+    squares: np.ndarray,
+    on_image: Callable[[int], None],
+) -> Variant:
+    engine = Engine(variant.detector, default_device())
+    calls, rate, normal_error = _trial(engine, squares)
+    figures = evaluate_bundle(variant, engine, name, found, on_image=on_image).figures[OVERALL]
+    accuracy = {metric: getattr(figures, metric) for metric in ACCURACY}
+    return Variant(group, name, calls, rate, normal_error, **accuracy)
+
+
 def _by_pixels_alone(settings: DiffusionSettings) -> DiffusionSettings:
     """The settings without what judges beside the networks that are compared."""
-    return dataclasses.replace(settings, familiarity=0.0) if isinstance(settings, DiffusionADSettings) else settings
+    return dataclasses.replace(settings, familiarity=0.0)
 
 
 def _with_settings(bundle: Bundle, settings: DiffusionSettings) -> Bundle:
@@ -247,6 +287,7 @@ def _trial(engine: Engine, squares: np.ndarray) -> tuple[float, float, float]:
         seconds.append(time.perf_counter() - started)
     hook.remove()
     originals = as_unit_tensor(squares).permute(0, 2, 3, 1).numpy()
+    assert found.reconstruction is not None
     error = float(np.square(found.reconstruction - originals).mean())
     # The batch was filled up, and what fills it is computed too.
     return sum(seen) / len(seconds) / engine.batch_size, engine.batch_size / min(seconds), error
