@@ -10,7 +10,7 @@ from platform import python_version
 VERSION = "0.1.0"
 "The package's; pyproject.toml and the documentation read it here."
 BUNDLE_SCHEMA = 10
-"Of detector bundles; `detectors/bundle.py` says what changed when."
+"Of detector bundles; `bundles/bundle.py` says what changed when."
 TABLE_SCHEMA = 1
 "Of the columns, file names, plans and records of tables."
 
