@@ -83,9 +83,7 @@ def read_jpeg2000(data: bytes, max_pixels: int) -> Stored:
     image = Jpeg2KImageFile(BytesIO(data))
     check_size(*image.size, max_pixels)
     width, height, bits = _jpeg2000_size(data)
-    check_size(
-        width, height, max_pixels
-    )  # libraries use the codestream's size, and the container's header may be smaller
+    check_size(width, height, max_pixels)  # libraries use this size, and the container's may be smaller
     samples = Samples(bits, _CHANNELS.get(image.mode, "grey"), 2**bits - 1)
     if bits <= 8:
         return Stored(_rgb(image), samples._replace(white=255))
