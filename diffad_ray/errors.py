@@ -1,4 +1,4 @@
-"""The one error that a user can mend."""
+"""The error for problems that a user can fix."""
 
 from collections.abc import Mapping
 
@@ -6,12 +6,23 @@ REASONS_TOLD = 3
 
 
 class UserError(Exception):
-    """Something outside the code is not as it must be; the message says what, and what to do.
+    """An input, setting or the environment is invalid; the message says what is wrong, and what to do.
 
     The command line prints the message alone and exits with code 2.
+
+    Example:
+        >>> try:
+        ...     load_detector("no/such/folder")
+        ... except UserError as error:
+        ...     print(error)  # doctest: +SKIP
     """
 
 
 def first_reasons(problems: Mapping[str, str]) -> str:
-    """The first few of the reasons by location, for the message of an error."""
+    """Join the first `REASONS_TOLD` reasons by location for an error message.
+
+    Example:
+        >>> first_reasons({"a.png": "damaged", "b.png": "0 bytes"})
+        'a.png: damaged; b.png: 0 bytes'
+    """
     return "; ".join(f"{location}: {reason}" for location, reason in list(problems.items())[:REASONS_TOLD])

@@ -1,4 +1,4 @@
-"""Progress for people: a bar in a terminal, a line every half minute elsewhere."""
+"""Progress display: a bar in a terminal, else one line every half minute."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 class ProgressBar:
-    """Shows how far a job is, its rate and the time left; use as a context manager.
+    """A context manager that shows progress and time left of a job on stderr.
 
     Args:
-        title: what is being done.
+        title: name of the job.
         total: number of units.
-        visible: false shows nothing.
+        visible: whether to show anything.
     """
 
     def __init__(self, title: str, total: int, visible: bool = True):
@@ -45,10 +45,10 @@ class ProgressBar:
         return self
 
     def update(self, done: int, note: str = "") -> None:
-        """Set the number of units done, and a remark such as losses or failures."""
+        """Set the number of finished units, and a note such as losses or failures."""
         now = time.monotonic()
         if self.first is None:
-            # A resumed job must not count what an earlier one did into its rate.
+            # The rate of a resumed job excludes the units of earlier runs.
             self.first, self.start = done, now
         if self.bar is not None:
             self.bar.update(self.task, completed=done, note=note)

@@ -1,4 +1,4 @@
-"""Files read by threads, ahead of whoever works on them, and no further ahead than memory allows."""
+"""Reads files in threads ahead of the consumer, with a bounded number of waiting results."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ R = TypeVar("R")
 
 
 def read_ahead(read: Callable[[T], R], items: Iterable[T], readers: int) -> Iterator[R]:
-    """`map(read, items)` by threads; at most `readers` results are being read or waiting while one is worked on.
+    """Yield `map(read, items)` from threads; at most `readers` results are in progress or waiting at any time.
 
-    Nothing is read any more once the iterator has ended or was closed. `read` must not itself read ahead with as many
-    readers: it would wait for a thread that waits for it.
+    All reading has stopped when the iterator ends or is closed. `read` must not itself call `read_ahead` with the same
+    `readers`, because both calls share one pool and would deadlock.
+
+    Example:
+        >>> list(read_ahead(len, ["a", "bb", "ccc"], readers=2))
+        [1, 2, 3]
     """
     pool, waiting = _readers(readers), deque[Future[R]]()
     try:
@@ -34,17 +38,17 @@ def read_ahead(read: Callable[[T], R], items: Iterable[T], readers: int) -> Iter
 
 
 def _next(waiting: deque[Future[R]]) -> R:
-    """The first result; until it is there, its future stays where an interruption finds it."""
+    """Wait for the first result, then remove and return it; if interrupted, its future stays in `waiting`."""
     waiting[0].result()
     return waiting.popleft().result()
 
 
 @cache
 def _readers(count: int) -> ThreadPoolExecutor:
-    """So many threads, kept for good: to start them takes as long as reading a few hundred small files."""
+    """Return a permanent pool of `count` threads; starting one takes as long as reading a few hundred small files."""
     return ThreadPoolExecutor(count)
 
 
 if hasattr(os, "register_at_fork"):
-    # A forked child has none of the threads.
+    # A forked child process has none of the threads, so it needs new pools.
     os.register_at_fork(after_in_child=_readers.cache_clear)

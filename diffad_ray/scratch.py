@@ -1,4 +1,4 @@
-"""Temporary folders that no killed process leaves behind for good."""
+"""Temporary folders that are removed even if their process is killed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from pathlib import Path
 
 PREFIX = "diffad-scratch-"
 JUST_MADE = 60.0
-"Seconds for which a folder is left alone: its maker may not hold its lock yet."
+"Seconds for which a new folder is not removed, because its process may not hold the lock yet."
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A temporary folder of this process. Those of processes that were killed are removed first: their locks, which
-    the system takes back at a process's end, are free."""
+    """Create a temporary folder for the `with` block, and first remove those of killed processes.
+
+    Each process locks its folder, and the system releases the locks of killed processes.
+    """
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         if _is_abandoned(folder):
             shutil.rmtree(folder, ignore_errors=True)
@@ -35,4 +37,4 @@ def _is_abandoned(folder: Path) -> bool:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
     except OSError:
-        return False  # it is in use, gone, or another user's
+        return False  # the folder is in use, removed, or another user's

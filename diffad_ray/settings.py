@@ -1,4 +1,4 @@
-"""Settings files: from TOML and `key=value` overrides to the settings classes, with errors that name the key."""
+"""Converts TOML settings files and `key=value` overrides to the settings classes; errors name the key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ SECTIONS = ("detector", "training", "images", "scoring", "storage")
 
 
 def read_settings_file(location: str) -> dict[str, dict[str, Any]]:
-    """The sections of a TOML settings file, each a table; one file may serve training and scoring."""
+    """Read the sections of a TOML settings file, which may be shared by training and scoring.
+
+    Raises:
+        UserError: the file can't be read, or contains an unknown section.
+    """
     try:
         text = storage.read(location).decode()
         tables = tomllib.loads(text)
@@ -31,11 +35,18 @@ def read_settings_file(location: str) -> dict[str, dict[str, Any]]:
 
 
 def parse_overrides(pairs: Sequence[str], sections: Sequence[str] = ()) -> dict[str, Any]:
-    """`["steps=100", "anomalies.share=0.3"]` as nested tables; values are read as TOML, bare words as text.
+    """Parse `key=value` pairs to nested tables; values are TOML, other words are text.
+
+    Args:
+        pairs: overrides such as `anomalies.share=0.3`.
+        sections: allowed first parts of the keys; empty allows all.
 
     Raises:
-        UserError: a pair can't be read, or is of none of these sections (without them, any name will do), or it gives a
-            section a plain value.
+        UserError: a pair can't be parsed, is not in one of the sections, or assigns a plain value to a section.
+
+    Example:
+        >>> parse_overrides(["steps=100", "anomalies.share=0.3", "preset=tiny"])
+        {'steps': 100, 'anomalies': {'share': 0.3}, 'preset': 'tiny'}
     """
     merged: dict[str, Any] = {}
     for pair in pairs:
@@ -63,7 +74,12 @@ def parse_overrides(pairs: Sequence[str], sections: Sequence[str] = ()) -> dict[
 
 
 def merged(*tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables laid over each other, later ones on top, nested tables key by key; None means not given."""
+    """Merge tables recursively; later values replace earlier ones, except for None.
+
+    Example:
+        >>> merged({"a": 1, "b": {"c": 2}}, {"a": None, "b": {"d": 3}})
+        {'a': 1, 'b': {'c': 2, 'd': 3}}
+    """
     result: dict[str, Any] = {}
     for table in tables:
         for key, value in table.items():
@@ -76,10 +92,10 @@ def merged(*tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build(settings_class: type[S], values: Mapping[str, Any], section: str) -> S:
-    """An instance of a settings dataclass from plain values, types checked.
+    """Create a settings dataclass from plain values, and check their types.
 
     Raises:
-        UserError: names each key that is unknown or holds a wrong value.
+        UserError: keys are unknown or have invalid values; the message names them.
     """
     _refuse_unknown(settings_class, values, section)
     try:
@@ -99,7 +115,7 @@ def _refuse_unknown(settings_class: type, values: Mapping[str, Any], section: st
     for key, value in values.items():
         if key not in fields:
             raise UserError(f"[{section}] has no setting {key!r}; it has {', '.join(sorted(fields))}")
-        # Settings within settings, maybe optional.
+        # The field may be a settings class itself, or an optional one.
         for nested in (types[key], *get_args(types[key])):
             if isinstance(value, Mapping) and isinstance(nested, type) and dataclasses.is_dataclass(nested):
                 _refuse_unknown(nested, value, f"{section}.{key}")

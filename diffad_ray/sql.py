@@ -1,4 +1,4 @@
-"""DuckDB, as all that uses it here does: connections, names and texts in SQL, and failures in the user's words."""
+"""Common use of DuckDB: connections, quoting in SQL, and error messages for users."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from diffad_ray import storage
 
 
 def connect(*locations: str) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection that can read and write at these locations."""
+    """Open a DuckDB connection, in UTC, that can read and write at these locations."""
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     remote = {location.partition("://")[0]: location for location in locations if not storage.is_local(location)}
@@ -18,17 +18,22 @@ def connect(*locations: str) -> duckdb.DuckDBPyConnection:
 
 
 def quoted(text: str) -> str:
-    """A text as an SQL literal."""
+    """Quote a text as an SQL literal.
+
+    Example:
+        >>> quoted("it's")
+        "'it''s'"
+    """
     return "'" + text.replace("'", "''") + "'"
 
 
 def identifier(name: str) -> str:
-    """A name of a column, whatever it holds."""
+    """Quote any name of a column as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def why(error: duckdb.Error) -> str:
-    """Why a statement failed and what to do. DuckDB's own text shows SQL that the user has not written."""
+    """Return why a statement failed and what to do, since DuckDB's own message quotes internal SQL."""
     text = str(error)
     if isinstance(error, duckdb.OutOfMemoryException) or "No space left" in text:
         return "the memory or the temporary folder is full: let TMPDIR name a folder with more space"

@@ -1,1 +1,1 @@
-"""A detector as a folder, and what its scores mean."""
+"""Detector bundles: saved detectors with the calibration of their scores."""

@@ -27,14 +27,14 @@ DETECTORS = {detector.kind: detector for detector in KINDS}
 
 @dataclass
 class Bundle:
-    """A detector with all that is known of it.
+    """A detector with its calibration and the record of its training.
 
     Attributes:
-        detector: in eval mode, on the CPU.
-        calibration: what its scores mean.
-        facts: how it was trained: data, steps, losses, machine, code version.
-        name: short name for tables; the last part of its location.
-        fingerprint: 16 hex digits over the weights and all settings that change a score.
+        detector: the module, in eval mode, on the CPU.
+        calibration: the distribution of normal scores, and the threshold.
+        facts: record of the training: data, steps, losses, machine, code version.
+        name: short name for tables; the last part of the bundle's location.
+        fingerprint: 16 hex digits, a hash of the weights and of all settings that change a score.
     """
 
     detector: Trainable
@@ -45,7 +45,7 @@ class Bundle:
 
 
 def find_detector(kind: str) -> type[Trainable]:
-    """The detector class of a kind such as `diffusion-ad`."""
+    """Return the detector class of a kind such as `diffusion-ad`; raises UserError for an unknown kind."""
     if kind not in DETECTORS:
         raise UserError(f"unknown detector {kind!r}: take one of {', '.join(DETECTORS)}")
     return DETECTORS[kind]
@@ -57,15 +57,15 @@ def _fingerprint(kind: str, settings: dict[str, Any], weights_sha256: str) -> st
 
 
 def save_bundle(bundle: Bundle, location: str) -> Bundle:
-    """Write a bundle and return it with name and fingerprint filled in.
+    """Write a bundle, and return it with name and fingerprint filled in.
 
-    The description goes last and names the hash of the weights, so that a half-written bundle is no bundle.
+    The description is written last and contains the hash of the weights, so that an interrupted write is detected.
     """
     location = storage.normalised(location)
     settings = json.loads(json.dumps(bundle.detector.settings.as_dict()))
     kind = bundle.detector.kind
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in bundle.detector.state_dict().items()}
-    # One key: safetensors writes several in a random order, and with them the hash would change.
+    # A single metadata key, because safetensors writes several in random order, which would change the hash.
     weights = safetensors.torch.save(state, {"detector": json.dumps({"kind": kind, "settings": settings})})
     digest = hashlib.sha256(weights).hexdigest()
     bundle.name = location.rsplit("/", 1)[-1]
@@ -86,7 +86,11 @@ def save_bundle(bundle: Bundle, location: str) -> Bundle:
 
 
 def load_description(location: str) -> dict[str, Any]:
-    """What `detector.json` says, after a check that this version of the code can read it."""
+    """Read `detector.json`.
+
+    Raises:
+        UserError: there is none, it is damaged, or its schema version is not one that this code reads.
+    """
     location = storage.normalised(location)
     try:
         description = json.loads(storage.read(f"{location}/{DESCRIPTION}"))
@@ -114,10 +118,14 @@ def load_description(location: str) -> dict[str, Any]:
 
 
 def load_bundle(location: str) -> Bundle:
-    """Read a bundle.
+    """Read a bundle from a folder or URI, onto the CPU.
 
     Raises:
         UserError: there is none, it is damaged, or it was written by a newer version.
+
+    Example:
+        >>> bundle = load_bundle("detectors/screws")  # doctest: +SKIP
+        >>> bundle.detector.score(images)  # [N,3,H,W] in [0, 1] -> [N]  # doctest: +SKIP
     """
     location = storage.normalised(location)
     description = load_description(location)
@@ -141,7 +149,7 @@ def load_bundle(location: str) -> Bundle:
             calibration=Calibration(**description["calibration"]),
             facts=description["training"],
             name=location.rsplit("/", 1)[-1],
-            # Not the stored one: settings that were edited by hand make another detector.
+            # The fingerprint is recomputed, because settings that were edited by hand make another detector.
             fingerprint=_fingerprint(description["kind"], description["settings"], expected["sha256"]),
         )
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:

@@ -1,4 +1,4 @@
-"""Calibration: what scores mean, learnt from normal images that the training did not see."""
+"""Calibration: the distribution of scores of normal images held back from the training (the calibration split)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Self
 import numpy as np
 
 TAIL_SHARE, FEWEST_EXCESSES = 0.1, 10
-"""Of the normal scores, the largest, whose excesses tell how the tail goes on: this share, or of few images so many,
-but no more than half of them."""
+"""The tail is fitted to the largest `TAIL_SHARE` of the scores, or to the `FEWEST_EXCESSES` largest, whichever is more,
+but to half of the scores at most."""
 KEPT_SCORES = 500
 FEWEST_SCORES = 2
 FALSE_ALARM_RATE = 0.01
@@ -18,20 +18,27 @@ FALSE_ALARM_RATE = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The distribution of normal scores, and the threshold that spends a false-alarm budget.
+    """The distribution of normal scores, and the threshold for a given false-positive rate.
 
-    A new normal image scores at least as high as the i-th of n held-back ones with probability (n - i + 1) / (n + 1),
-    whatever the distribution (conformal prediction). So a budget of 1 % needs 99 images. Beyond the highest score the
-    tail goes on as k exponential excesses predict the next one, (1 + x / (k mean))^-k, heavier the fewer they are, so
-    that fewer images can set a threshold too and no score is given the probability 0.
+    A new normal image scores at least as high as the i-th of n calibration images with probability
+    (n - i + 1) / (n + 1), for any distribution (conformal prediction). So a rate of 1 % needs 99 images. Beyond the
+    highest score, the tail is the predictive distribution of k exponential excesses, (1 + x / (k mean))^-k. It is
+    heavier for fewer excesses, allows a threshold with fewer images, and gives no score the probability 0.
 
     Attributes:
-        false_alarm_rate: share of normal images that may be called anomalous.
-        threshold: score from which an image is anomalous.
-        images: number of held-back normal images.
-        scores, ranks: their scores in ascending order and the ranks (1 to n) of these; of many images the highest ones
-            are all kept, of the others some.
+        false_alarm_rate: share of normal images that may be called anomalous, in (0, 1).
+        threshold: an image is anomalous if its score is at least this.
+        images: number n of images in the calibration split.
+        scores, ranks: ascending scores and their ranks in 1 to n; with many images, all of the highest scores and an
+            evenly spaced selection of the others.
         tail_scale, tail_count: mean and number k of the excesses over the quantile where the tail begins.
+
+    Example:
+        >>> calibration = Calibration.from_scores(np.arange(199.0), false_alarm_rate=0.01)
+        >>> calibration.threshold
+        197.0
+        >>> calibration.tail_probability(np.array([99.0])).tolist()
+        [0.5]
     """
 
     false_alarm_rate: float
@@ -43,7 +50,7 @@ class Calibration:
     tail_count: int
 
     def __post_init__(self) -> None:
-        # JSON gives lists.
+        # Bundles store tuples as JSON lists.
         object.__setattr__(self, "scores", tuple(self.scores))
         object.__setattr__(self, "ranks", tuple(self.ranks))
 
@@ -62,7 +69,7 @@ class Calibration:
         share = max(TAIL_SHARE, min(0.5, FEWEST_EXCESSES / len(scores)))
         start = float(np.quantile(scores, 1 - share))
         excess = scores[scores > start] - start
-        # All scores alike: the tail still needs a scale to be a distribution.
+        # With equal scores there are no excesses, but the tail still needs a positive scale.
         scale = float(excess.mean()) if len(excess) else max(abs(start), 1e-6) * 1e-3
         count, n = max(1, len(excess)), len(scores)
         beyond = false_alarm_rate * (n + 1)
@@ -71,7 +78,7 @@ class Calibration:
         else:
             threshold = float(np.interp(n + 1 - beyond, np.arange(1, n + 1), scores))
             if (scores >= threshold).sum() > beyond:
-                # Several images share this score and can't be told apart: all of them pass. Scores come in float32.
+                # Tied scores would exceed the rate, so the threshold moves to the next float32, the type of scores.
                 threshold = float(np.nextafter(np.float32(threshold), np.float32(np.inf)))
         spread = np.linspace(0, n - 1, min(n, KEPT_SCORES)).round().astype(int)
         kept = np.union1d(spread, np.arange(max(0, n - KEPT_SCORES), n))
@@ -86,7 +93,10 @@ class Calibration:
         )
 
     def tail_probability(self, scores: np.ndarray) -> np.ndarray:
-        """Share of normal images that score at least as high, for scores [N]; in (0, 1], comparable over detectors."""
+        """Return the share of normal images that score at least as high as each of scores [N]; in (0, 1].
+
+        Tail probabilities are comparable between detectors.
+        """
         scores = np.asarray(scores, dtype=np.float64)
         lowest, highest, n = self.scores[0], self.scores[-1], self.images
         distinct, shares = self._steps

@@ -1,1 +1,1 @@
-"""What a detector is, the detectors themselves, their calibration and how they are kept."""
+"""The detectors and their common base classes."""

@@ -24,10 +24,10 @@ class AnoDDPMSettings(DiffusionSettings):
     """Settings of AnoDDPM.
 
     Attributes:
-        noise: `simplex`, as the paper has it; `gaussian` for comparison.
-        t: noise step from which images are denoised.
-        reconstruction: `one-step`, `ddim` of `ddim_calls` steps, or `iterative`, which takes all t + 1 reverse steps as
-            the paper does; a network call each.
+        noise: `simplex`, as in the paper, or `gaussian` for comparison.
+        t: noise step from which images are denoised, in [0, timesteps).
+        reconstruction: `one-step`, `ddim` of `ddim_calls` steps, or the paper's `iterative`, which takes all t + 1
+            reverse steps. Each step is one network call.
         ddim_calls: network calls of `ddim`.
         smoothing: sigma of the blur of the squared error, as a share of the side.
     """
@@ -54,7 +54,7 @@ class AnoDDPMSettings(DiffusionSettings):
 
 
 class AnoDDPM(DiffusionDetector):
-    """Noises an image part of the way, denoises it, and takes what has changed for the anomaly."""
+    """Noises an image to step t, denoises it, and scores the log squared error of the reconstruction."""
 
     kind = "anoddpm"
     settings_class = AnoDDPMSettings
@@ -64,7 +64,7 @@ class AnoDDPM(DiffusionDetector):
         return {"loss": self.noise_loss(batch.normals, generator)}
 
     def reconstruct(self, x0: Tensor, member: int = 0) -> Tensor:
-        """Scaled images [N,3,H,W] without their anomalies, in [-1, 1]."""
+        """Reconstruct scaled images [N,3,H,W] without their anomalies, in [-1, 1]."""
         settings = self.settings
         if settings.reconstruction == "iterative":
             return self.iterate(x0, settings.t, member)

@@ -1,4 +1,4 @@
-"""What every detector is: a scorer of images, and something that learns from normal ones."""
+"""Base classes of the detectors: a scorer of images, and a scorer that learns from normal images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": to
 
 
 class Mode(NamedTuple):
-    """How networks run: `channels_last` or contiguous memory, and the precision of their arithmetic."""
+    """The memory format, `channels_last` or contiguous, and the arithmetic precision in which networks run."""
 
     channels_last: bool
     precision: Precision
@@ -30,29 +30,29 @@ class Mode(NamedTuple):
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def laid_out(self, images: Tensor) -> Tensor:
-        """Images [N,C,H,W] in this memory format."""
+        """Return images [N,C,H,W] in this memory format."""
         return images.contiguous(memory_format=self.memory_format)
 
 
 class Detection(NamedTuple):
-    """What a detector says of N images; float32."""
+    """Scores, maps and reconstructions of N images; float32."""
 
     score: Tensor
-    "[N]: how anomalous each image is, in log odds where the kind does not say otherwise; higher is worse"
+    "[N] anomaly scores, in log odds where the kind does not say otherwise; higher is more anomalous"
     anomaly_map: Tensor
-    "[N,H,W]: how anomalous each pixel is, in the same unit as `score`"
+    "[N,H,W] anomaly scores of the pixels, in the same unit as `score`"
     reconstruction: Tensor | None
-    "[N,3,H,W] in [0, 1]: the image without its anomaly, as the detector imagines it; None where it imagines nothing"
+    "[N,3,H,W] in [0, 1]: the image reconstructed without its anomaly; None for a kind that reconstructs nothing"
 
 
 class TrainingBatch(NamedTuple):
-    """What a rank learns from in one step: images in [0, 1], N of them, on one device.
+    """The images of one training step on one rank: N of them, in [0, 1], on one device.
 
     Attributes:
-        normals: [N,3,H,W].
-        foregrounds: [N,1,H,W] bool, where the product is; None is everywhere.
-        textures: images [K,3,H,W] that lend pseudo-anomalies their appearance, or None.
-        defective: images [N,3,H,W] of defective parts, for detectors that learn from them, else None.
+        normals: [N,3,H,W] normal images.
+        foregrounds: [N,1,H,W] bool masks of the product; None means everywhere.
+        textures: [K,3,H,W] images for the appearance of pseudo-anomalies, or None.
+        defective: [N,3,H,W] images of defective parts, for detectors that learn from them, else None.
     """
 
     normals: Tensor
@@ -62,19 +62,20 @@ class TrainingBatch(NamedTuple):
 
 
 NETWORKS = "networks"
-"The part of a detector that learns all at once."
+"Name of the only part of a detector whose networks all learn together."
 
 
 class Part(NamedTuple):
-    """Parameters of a detector that learn together.
+    """A group of a detector's parameters that one optimiser trains.
 
     Attributes:
         name: one of `DetectorSettings.part_names`.
-        parameters: of its networks.
-        learning_rate: peak of its schedule.
-        span: the shares of the training's steps between which it learns. At the end it takes its averaged weights.
-        betas: of Adam.
-        rate_setting: that the user may lower if the training diverges.
+        parameters: the parameters of the part's networks.
+        learning_rate: peak of the learning-rate schedule.
+        span: first and last step of the part's training, as shares of all steps. After the last step the part keeps its
+            averaged weights.
+        betas: Adam's betas.
+        rate_setting: name of the setting that a user should lower if the training diverges.
     """
 
     name: str
@@ -87,18 +88,18 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorSettings(ABC):
-    """Settings that every detector has; all of them change a score, so all enter the fingerprint.
+    """Settings of every detector. Each of them changes scores, so all enter the fingerprint.
 
     Attributes:
-        image_size: side in pixels of the squares that the networks see.
-        view: `whole` stretches an image to one square; `tiles` cuts it, at its own scale, into overlapping ones.
-        tile_overlap: share of a tile's side, in [0, 0.9), that it has in common with the next one, or more.
+        image_size: side in pixels of the networks' square inputs.
+        view: `whole` stretches an image to one square; `tiles` cuts the image, at its own scale, into overlapping ones.
+        tile_overlap: least overlap of adjacent tiles, as a share of their side, in [0, 0.9).
         tile_scale: factor in (0, 1] by which an image is shrunk before it is cut.
-        white: the value of white in files that have room for more, such as 4095 where 12 bits of a camera are stored in
-            16. None takes the largest value that a file can hold. Files of 8 bits are read as they are.
-        precision: arithmetic of the networks in scoring, settled at the end of the training.
-        channels_last: the memory format of images and weights in scoring, settled with the precision. Kernels of the
-            two formats round differently.
+        white: the value of white in files with more than 8 bits, such as 4095 where a camera's 12 bits are stored in
+            16. None takes the largest value of the file's type. Files of 8 bits ignore this setting.
+        precision: arithmetic precision of the networks in scoring, chosen at the end of the training.
+        channels_last: memory format of images and weights in scoring, chosen together with the precision. Kernels of
+            the two formats round differently.
     """
 
     image_size: int = 128
@@ -110,7 +111,7 @@ class DetectorSettings(ABC):
     channels_last: bool = False
 
     part_names: ClassVar[tuple[str, ...]] = (NETWORKS,)
-    "Of the parts that learn by gradients; none for a kind without networks."
+    "Names of the parts that learn by gradients; empty for a kind without networks."
 
     def __post_init__(self) -> None:
         if self.view not in ("whole", "tiles"):
@@ -124,16 +125,16 @@ class DetectorSettings(ABC):
 
     @property
     def mode(self) -> Mode:
-        """How the networks run in scoring."""
+        """The mode in which the networks run in scoring."""
         return Mode(self.channels_last, self.precision)
 
     @property
     def training_scales(self) -> tuple[float, ...]:
-        """Sizes of training images, as shares of `image_size`; a training draws one a step."""
+        """Sizes of training images, as shares of `image_size`; each training step draws one of them."""
         return (1.0,)
 
     def turn(self, step: int, steps: int) -> str:
-        """Name of the part that learns at a step of so many; parts with the same span take turns."""
+        """Return the name of the part that learns at `step` of `steps`; parts with the same span alternate."""
         return NETWORKS
 
     def as_dict(self) -> dict[str, Any]:
@@ -141,12 +142,11 @@ class DetectorSettings(ABC):
 
     @abstractmethod
     def measured_on(self, images: Tensor) -> Self:
-        """These settings with what must be measured on normal images [N,3,H,W] in [0,1] filled in."""
+        """Return these settings with the statistics of normal images [N,3,H,W] in [0,1] filled in."""
 
 
 class Scorer(nn.Module, ABC):
-    """What gives images their scores. Images are [N,3,H,W] in [0,1], H and W as `settings.image_size` unless said
-    otherwise."""
+    """A module that scores images [N,3,H,W] in [0,1]; H and W are `settings.image_size` unless said otherwise."""
 
     kind: ClassVar[str]
     settings_class: ClassVar[type[DetectorSettings]]
@@ -158,67 +158,68 @@ class Scorer(nn.Module, ABC):
         self.mode: Mode = settings.mode
 
     def run_in(self, mode: Mode) -> Self:
-        """Lay the weights out and compute as `mode` says from now on."""
+        """Convert the weights to the memory format of `mode`, and compute in that mode from now on."""
         self.mode = mode
-        # nn.Module.to knows the argument, its type hints do not.
+        # nn.Module.to accepts the argument, but its type hints lack it.
         return self.to(memory_format=mode.memory_format)  # type: ignore[call-overload]
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """Context in which the networks run, and only they: the arithmetic around them stays in float32."""
+        """Return the autocast context of the networks; the arithmetic around the networks stays in float32."""
         precision = self.mode.precision
         return torch.autocast(device.type, DTYPES[precision], enabled=precision != "float32")
 
     @abstractmethod
     def detect(self, images: Tensor) -> Detection:
-        """Scores, maps and reconstructions. Deterministic: an image's result depends on it and the detector alone."""
+        """Score images. An image's result depends on the image and the detector alone, not on the rest of the batch."""
 
     def anomaly_map(self, images: Tensor) -> Tensor:
-        """Anomaly map [N,H,W] of images [N,3,H,W] in [0,1]."""
+        """Return the anomaly maps [N,H,W] of images [N,3,H,W] in [0,1]."""
         return self.detect(images).anomaly_map
 
     def score(self, images: Tensor) -> Tensor:
-        """Scores [N] of images [N,3,H,W] in [0,1]."""
+        """Return the scores [N] of images [N,3,H,W] in [0,1]."""
         return self.detect(images).score
 
 
 class Trainable(Scorer):
-    """A scorer that learns: its parts by gradients, in training steps, and then the rest by `fit`."""
+    """A scorer that is trained: its parts by gradient steps, then the rest by `fit`."""
 
     learns_from: ClassVar[frozenset[str]] = frozenset()
-    "Which of `textures` and `defective` its training takes beside normal images."
+    "Those of `textures` and `defective` that the training uses in addition to normal images."
 
     @abstractmethod
     def parts(self, learning_rate: float | None) -> list[Part]:
-        """What learns by gradients, and when; at the given peak rate, or at what suits the networks where it is None.
+        """Return the parts that learn by gradients; an empty list for a kind without networks.
 
-        A kind without networks has none.
+        Args:
+            learning_rate: peak rate; None takes a rate that suits the networks.
         """
 
     @abstractmethod
     def training_losses(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
-        """Named scalar losses of one step; `loss` is the one to minimise, by the part whose turn it is.
+        """Return named scalar losses of one step; the part `turn` minimises the one called `loss`.
 
         Args:
-            batch: on the generator's device.
+            batch: images on the generator's device.
             generator: source of every random number of the step.
-            turn: name of the part whose turn it is, see `DetectorSettings.turn`.
+            turn: name of the part that learns in this step, see `DetectorSettings.turn`.
         """
 
     def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> None:
-        """Learn from normal images what is not learnt by gradients, when all parts have learnt. The precision and the
-        memory format of scoring are settled by then.
+        """Fit statistics of normal images after the gradient steps, in the precision and memory format of scoring.
 
         Args:
-            tell: is told now and then what is done, and how far that is.
+            normals: normal squares.
+            tell: receives progress messages.
 
         Raises:
             UserError: the images are too few for this kind.
         """
 
     def forward(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
-        """`training_losses`, under the name through which DistributedDataParallel synchronises gradients.
+        """Call `training_losses`; DistributedDataParallel synchronises gradients through `forward` alone.
 
-        The parts whose turn it is not are frozen, though gradients pass through them.
+        All parts but `turn` are frozen; gradients still pass through the frozen ones.
         """
         for part in self.parts(None):
             for parameter in part.parameters:

@@ -1,4 +1,4 @@
-"""How an image differs from its reconstruction: maps for the detectors that have no network to tell."""
+"""Anomaly maps from the difference of an image and its reconstruction, for detectors without a segmenter."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from torch import Tensor
 
 
 def squared_error(x0: Tensor, reconstruction: Tensor) -> Tensor:
-    """Mean over channels of the squared difference, [N,1,H,W] from [N,C,H,W] (AnoDDPM, Wyatt et al. 2022)."""
+    """Return the channel mean [N,1,H,W] of the squared difference of [N,C,H,W] (AnoDDPM, Wyatt et al. 2022)."""
     return _within_range(x0).sub(reconstruction).square().mean(dim=1, keepdim=True)
 
 
 def absolute_error(x0: Tensor, reconstruction: Tensor) -> Tensor:
-    """Mean over channels of the absolute difference, [N,1,H,W] from [N,C,H,W]."""
+    """Return the channel mean [N,1,H,W] of the absolute difference of [N,C,H,W]."""
     return _within_range(x0).sub(reconstruction).abs().mean(dim=1, keepdim=True)
 
 
 LEAST_ERROR = 1e-6
-"Of scaled images, below which a difference is rounding."
+"Error of scaled images below which a difference is a rounding error."
 
 
 def logarithm(errors: Tensor) -> Tensor:
-    """Logarithms of errors: they vary by factors, and their logarithms compare over dark and bright products."""
+    """Return the logarithms of errors, which are comparable between products, since errors vary by factors."""
     return (errors + LEAST_ERROR).log()
 
 
 def _within_range(x0: Tensor) -> Tensor:
-    # Reconstructions end at -1 and 1; a good pixel beyond must not look like an error.
+    # Reconstructions are clamped to [-1, 1]; a normal pixel outside this range must not count as an error.
     return x0.clamp(-1, 1)
 
 
 def smoothed(maps: Tensor, share: float) -> Tensor:
-    """Maps [N,1,H,W] blurred by a Gaussian whose sigma is `share` of the shorter side; 0 leaves them as they are."""
+    """Blur maps [N,1,H,W] by a Gaussian with sigma `share` x the shorter side; 0 leaves the maps unchanged."""
     sigma = share * min(maps.shape[-2:])
     reach = min(round(3 * sigma), min(maps.shape[-2:]) - 1)
     if reach < 1:

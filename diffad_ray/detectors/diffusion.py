@@ -1,4 +1,4 @@
-"""What the detectors have in common that noise an image, denoise it, and look at the difference."""
+"""The common base of the detectors that noise an image, denoise it, and compare it with the result."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from diffad_ray.networks.presets import NetworkSizes, check_image_size, network_
 LEARNING_RATE_TIMES_WIDTH = 0.016
 
 MOST_SNR = 5.0
-"Signal-to-noise ratio from which the errors of predicted images count no more."
+"Cap of the signal-to-noise weight of an image prediction's loss (Min-SNR)."
 
 SCALED_VARIANCE = 0.25
-"Of standardised images, which are divided by twice their standard deviation."
+"Variance of standardised images, which are divided by twice their standard deviation."
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionSettings(JudgedSettings):
-    """Settings of all detectors that diffuse.
+    """Settings of all diffusion detectors.
 
     Attributes:
         preset: name of the network sizes (`tiny`, `small`, `base`, `paper`), used where `network` is None.
         network: sizes of the networks; filled from `preset` on construction.
         timesteps, beta_start, beta_end: the noise schedule.
-        noise: `gaussian`, or `simplex`, whose smooth features the networks must learn to repair.
-        prediction: `noise` takes the denoiser's output for the noise, as the papers do; `residual` takes it for what
-            the best linear estimate of the noise leaves, which is learnt in fewer steps (Karras et al. 2022); `image`
-            takes it for the image itself, which narrow networks can draw where they can't pass all of the noise on.
-        scaling: `standardised` gives the networks (x - mean) / (2 std) of the normal images, which keeps products of
-            low contrast visible under the noise; `unit` gives them [0, 1], as DiffusionAD's released code does.
-        mean, std: [3] measured on the normal images, in [0, 1]; used by `standardised`.
+        noise: `gaussian`, or `simplex`, which is spatially smooth.
+        prediction: the denoiser's target. `noise` is the papers'. `residual` is the error of the best linear estimate
+            of the noise, which is learnt in fewer steps (Karras et al. 2022). `image` is the image itself, which narrow
+            networks can output though they can't pass all of the noise on.
+        scaling: `standardised` inputs are (x - mean) / (2 std), so that noise does not hide products of low contrast;
+            `unit` inputs are in [0, 1], as in DiffusionAD's released code.
+        mean, std: [3] statistics of the normal images, in [0, 1]; used by `standardised`.
         noise_seed: seed of the fixed noise of scoring.
-        scales: sizes, as shares of the squares', in (0, 1], at which they are looked at; training draws one a step, and
-            in scoring the maps are averaged. Smaller ones show large smooth defects. The reconstruction is the first's.
-        noise_draws: number of noise draws whose maps are averaged, each at the price of a whole detection.
+        scales: input sizes as shares of `image_size`, in (0, 1]. A training step draws one; scoring averages the maps
+            of all. Small scales find large smooth defects. The reconstruction is that of the first scale.
+        noise_draws: number of noise draws whose maps are averaged; each costs one full detection.
     """
 
     preset: str = "small"
@@ -63,9 +63,9 @@ class DiffusionSettings(JudgedSettings):
     noise_draws: int = 1
 
     methods: ClassVar[tuple[str, ...]] = ()
-    "Values of `reconstruction` that the weights of one training can serve."
+    "Values of `reconstruction` for which the same trained weights can be used."
     sweepable: ClassVar[tuple[str, ...]] = ("noise_seed", "noise_draws", "top_share", "familiarity")
-    "Settings of scoring: weights stay good when they change."
+    "Settings that may change without a new training."
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,7 +73,7 @@ class DiffusionSettings(JudgedSettings):
         object.__setattr__(self, "scales", tuple(self.scales))
         if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
             raise ValueError(f"scales {self.scales} must be numbers in (0, 1], one at least")
-        NoiseSchedule(self.timesteps, self.beta_start, self.beta_end)  # checks them
+        NoiseSchedule(self.timesteps, self.beta_start, self.beta_end)  # raises ValueError if invalid
         if self.noise_draws < 1:
             raise ValueError(f"noise_draws {self.noise_draws} must be 1 or more")
         if self.noise not in ("gaussian", "simplex"):
@@ -82,8 +82,8 @@ class DiffusionSettings(JudgedSettings):
             raise ValueError(f"prediction {self.prediction!r} is none of 'noise', 'residual', 'image'")
         if self.scaling not in ("standardised", "unit"):
             raise ValueError(f"scaling {self.scaling!r} is neither 'standardised' nor 'unit'")
-        # The sizes are kept with the detector, so that a later change of a preset can't make its weights unreadable.
-        # A bundle gives nested settings as plain dictionaries.
+        # The sizes are saved with the detector, so that its weights stay readable if a preset changes later.
+        # Settings loaded from a bundle contain nested ones as plain dictionaries.
         sizes: Any = self.network or network_sizes(self.preset, self.image_size)
         object.__setattr__(self, "network", NetworkSizes(**sizes) if isinstance(sizes, dict) else sizes)
         object.__setattr__(self, "mean", tuple(self.mean))
@@ -94,7 +94,7 @@ class DiffusionSettings(JudgedSettings):
         return self.scales
 
     def measured_on(self, images: Tensor) -> Self:
-        """Mean and standard deviation over all pixels, a channel; a constant channel keeps a std of one grey level."""
+        """Fill in each channel's mean and standard deviation over all pixels; the latter is at least 1/255."""
         if self.scaling == "unit":
             return self
         std, mean = torch.std_mean(images.double(), dim=(0, 2, 3))
@@ -102,9 +102,9 @@ class DiffusionSettings(JudgedSettings):
 
 
 class DiffusionDetector(JudgedDetector):
-    """A denoiser, its schedule and fixed noise, and detection averaged over scales and noise draws.
+    """A detector with a denoiser, which averages its evidence over scales and noise draws.
 
-    "Scaled" images are those that the networks see, see `DiffusionSettings.scaling`.
+    "Scaled" images are the networks' inputs, see `DiffusionSettings.scaling`.
     """
 
     settings: DiffusionSettings
@@ -124,26 +124,26 @@ class DiffusionDetector(JudgedDetector):
         self._fixed_noise: dict[tuple[int, ...], Tensor] = {}
 
     def parts(self, learning_rate: float | None) -> list[Part]:
-        """One rate for all networks; familiarity is learnt when they are done."""
+        """Return one part with all networks but familiarity, which `fit` trains."""
         learns = [p for name, p in self.named_parameters() if not name.startswith("familiarity.")]
         return [Part(NETWORKS, learns, learning_rate or self.suitable_rate)]
 
     @property
     def suitable_rate(self) -> float:
-        """A learning rate for the denoiser; narrow ones bear a higher one (1.25e-4 at the published width of 128)."""
+        """A learning rate inversely proportional to the denoiser's width: 1.25e-4 at the published width of 128."""
         assert self.settings.network is not None
         return LEARNING_RATE_TIMES_WIDTH / self.settings.network.channels
 
     @abstractmethod
     def examine(self, x0: Tensor, member: int) -> Examination:
-        """What scaled images [N,3,H,W] show under a member's noise: evidence and reconstruction."""
+        """Compute evidence and reconstruction of scaled images [N,3,H,W] with the noise of ensemble member `member`."""
 
     def scaled(self, images: Tensor) -> Tensor:
-        """Images [N,3,H,W] in [0, 1] as the networks see them."""
+        """Scale images [N,3,H,W] in [0, 1] for the networks."""
         return (images - self.offset) / self.scale
 
     def predict_noise(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """The denoiser's estimate, in float32 whatever precision it ran in: the arithmetic after it cancels much."""
+        """Return the estimated noise in x_t [N,3,H,W] at t [N], in float32, since later differences cancel digits."""
         if self.settings.prediction == "noise":
             with self.autocast(x_t.device):
                 return self.denoiser(x_t, t).float()
@@ -157,7 +157,7 @@ class DiffusionDetector(JudgedDetector):
         return estimate.slope * x_t + estimate.error * residual
 
     def noise_loss(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean squared error of the estimated noise, at steps drawn from the whole schedule (DDPM Eq. 14)."""
+        """Return the mean squared error of the estimated noise at uniformly drawn steps (DDPM Eq. 14)."""
         n, _, height, width = images.shape
         t = torch.randint(0, self.settings.timesteps, (n,), generator=generator, device=generator.device)
         noise = draw_noise(self.settings.noise, (n, 3, height, width), generator)
@@ -165,10 +165,10 @@ class DiffusionDetector(JudgedDetector):
         return self.noise_error(self.predict_noise(x_t, t), noise, t).mean()
 
     def noise_error(self, estimate: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Squared errors [N,3,H,W] of estimates of the noise at t [N].
+        """Return the squared errors [N,3,H,W] of noise estimates at t [N].
 
-        An estimated image makes large errors of little noise out of small ones of its own: there, the signal-to-noise
-        ratio counts for at most 5 (Min-SNR, Hang et al. 2023).
+        At small t, small errors of a predicted image become large errors of the noise. For `image`, the weight
+        min(SNR, 5) / SNR limits those (Min-SNR, Hang et al. 2023).
         """
         error = (estimate - noise).square()
         if self.settings.prediction != "image":
@@ -176,10 +176,10 @@ class DiffusionDetector(JudgedDetector):
         return error * (MOST_SNR / self.schedule.signal_to_noise(t)).clamp(max=1)
 
     def noise(self, like: Tensor, member: int, draw: int) -> Tensor:
-        """The fixed noise [1,3,H,W] of scoring: `draw` of an ensemble's member, for images of this size and device.
+        """Return the fixed noise [1,3,H,W] of scoring for `draw` of ensemble member `member`, sized as images `like`.
 
-        Draws 0 and 1 are for the way to a noise step. Later ones, for the hundreds of reverse steps, are kept in half
-        precision.
+        Draws 0 and 1 are for the forward process. Later ones are for the hundreds of reverse steps, and are cached in
+        half precision.
         """
         height, width = like.shape[-2:]
         key = (height, width, member, draw)
@@ -190,7 +190,7 @@ class DiffusionDetector(JudgedDetector):
         return self._fixed_noise[key].to(like.dtype)
 
     def iterate(self, x0: Tensor, t: int, member: int) -> Tensor:
-        """Scaled images after noise step t and all reverse steps, under a member's noise, see `iterative`."""
+        """Reconstruct scaled images by all reverse steps from t, with a member's noise, see `iterative`."""
         return iterative(
             self.schedule,
             self.predict_noise,
@@ -201,9 +201,9 @@ class DiffusionDetector(JudgedDetector):
         )
 
     def evidence(self, images: Tensor) -> Examination:
-        """Images [N,3,H,W] in [0, 1] examined at all scales and under all members' noise, which are averaged.
+        """Average the evidence of images [N,3,H,W] in [0, 1] over all scales and noise draws.
 
-        The reconstruction, in [0, 1], is that of the first scale.
+        The reconstruction, in [0, 1], is that of the first scale, averaged over noise draws.
         """
         x0 = self.scaled(images)
         height, width = images.shape[-2:]
@@ -221,7 +221,7 @@ class DiffusionDetector(JudgedDetector):
 
 
 def _resized(images: Tensor, height: int, width: int) -> Tensor:
-    """Images [N,C,h,w] at another size, the same ones where they have it."""
+    """Resize images [N,C,h,w] to [N,C,height,width]; return them unchanged if they have this size."""
     if images.shape[-2:] == (height, width):
         return images
     return F.interpolate(images, (height, width), mode="bilinear")

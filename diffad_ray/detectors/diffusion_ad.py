@@ -29,12 +29,12 @@ class DiffusionADSettings(DiffusionSettings):
     Attributes:
         t_small, t_big: noise steps of scoring.
         t_split: training draws t_small in [0, t_split) and t_big in [t_split, timesteps).
-        reconstruction: `norm-guided` is the paper's method; `one-step` and `iterative` go from t_small alone, in one
-            network call and in t_small + 1; `autoencoder` uses no noise. For the paper's ablation.
+        reconstruction: `norm-guided` is the paper's method. The others are for the paper's ablation: `one-step` and
+            `iterative` start from t_small with 1 and t_small + 1 network calls; `autoencoder` uses no noise.
         guidance: w of the norm guidance.
         focal_gamma: exponent of the focal loss; 0 is cross entropy. The paper's 4 leaves most probabilities near 1/2.
-        score_unit: `log odds`; or `probability`, which the published score is a mean of and imported checkpoints keep:
-            it ranks no images for which the segmenter is sure, and leaves familiarity out.
+        score_unit: `log odds`, or `probability`, as published and for imported checkpoints. Probabilities saturate, so
+            that they do not rank images of which the segmenter is certain; they exclude familiarity.
     """
 
     t_small: int = 200
@@ -66,7 +66,7 @@ class DiffusionADSettings(DiffusionSettings):
 
 
 class TrainingDraw(NamedTuple):
-    """Samples of a training step, see `Samples`, with their noise steps [N] and noise [N,3,H,W]."""
+    """The samples of a training step (see `Samples`), their noise steps [N] and noise [N,3,H,W]."""
 
     images: Tensor
     masks: Tensor
@@ -78,7 +78,7 @@ class TrainingDraw(NamedTuple):
 
 
 class DiffusionAD(DiffusionDetector):
-    """Reconstructs an image without its anomaly and segments the difference."""
+    """Reconstructs an image without its anomaly, and segments the pair of both images."""
 
     kind = "diffusion-ad"
     learns_from = frozenset({"textures"})
@@ -92,7 +92,7 @@ class DiffusionAD(DiffusionDetector):
         self.segmenter = Segmenter(settings.network.segmenter_channels)
 
     def reconstruct(self, x0: Tensor, member: int = 0) -> Tensor:
-        """Scaled images [N,3,H,W] without their anomalies, by the method of the settings, in [-1, 1]."""
+        """Reconstruct scaled images [N,3,H,W] by the method in the settings, in [-1, 1]."""
         settings = self.settings
         if settings.reconstruction == "autoencoder":
             return self.autoencode(x0)
@@ -108,12 +108,12 @@ class DiffusionAD(DiffusionDetector):
         ).x0
 
     def autoencode(self, x0: Tensor) -> Tensor:
-        """The denoiser as a plain autoencoder, given images [N,3,H,W] without noise; in [-1, 1]."""
+        """Apply the denoiser as an autoencoder, without noise, to scaled images [N,3,H,W]; returns [-1, 1]."""
         with self.autocast(x0.device):
             return self.denoiser(x0, torch.zeros(len(x0), dtype=torch.long, device=x0.device)).float().clamp(-1, 1)
 
     def segment(self, x0: Tensor, reconstruction: Tensor) -> Tensor:
-        """Anomaly logits [N,1,H,W] from scaled image and reconstruction, in float32."""
+        """Return anomaly logits [N,1,H,W] of scaled images and their reconstructions, in float32."""
         with self.autocast(x0.device):
             return self.segmenter(torch.cat([x0, reconstruction], dim=1)).float()
 
@@ -126,7 +126,7 @@ class DiffusionAD(DiffusionDetector):
         return self.losses(self.draw(batch, generator))
 
     def draw(self, batch: TrainingBatch, generator: torch.Generator) -> TrainingDraw:
-        """All that is random in a training step."""
+        """Draw everything random in a training step."""
         settings, (n, _, height, width) = self.settings, batch.normals.shape
         made = pseudo_anomalies(batch.normals, batch.textures, generator, settings.anomalies, batch.foregrounds)
         device, split = generator.device, settings.t_split
@@ -139,9 +139,9 @@ class DiffusionAD(DiffusionDetector):
         )
 
     def losses(self, draw: TrainingDraw) -> dict[str, Tensor]:
-        """Noise of both scales on normal samples, focal and smooth L1 on the mask (the paper's Eq. 12).
+        """Return the losses of the paper's Eq. 12: noise errors of normal samples, focal and smooth L1 of the masks.
 
-        An autoencoder has its squared error in place of the noise's.
+        For an autoencoder, the squared error of the reconstruction replaces the noise errors.
         """
         x0 = self.scaled(draw.images)
         if self.settings.reconstruction == "autoencoder":

@@ -1,4 +1,4 @@
-"""Familiarity as a kind of its own: no reconstruction, no large network, and a training of seconds."""
+"""Familiarity as a detector: it needs no reconstruction and no large network, and trains in seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FamiliarityAloneSettings(JudgedSettings):
     """Settings of the kind `familiarity`.
 
     Attributes:
-        familiarity: log odds by which one normal image in ten lies above the usual one, in [1, 4].
+        familiarity: log odds between the 0.9 quantile and the median of normal images, in [1, 4].
     """
 
     familiarity: float = 2.0
@@ -38,7 +38,7 @@ class FamiliarityAloneSettings(JudgedSettings):
 
 
 class FamiliarityAlone(JudgedDetector):
-    """Finds what is like nothing that normal images show, see `Familiarity`."""
+    """Scores images by `Familiarity` alone: by residuals from statistics of normal images."""
 
     kind = "familiarity"
     learns_from = frozenset({"textures"})

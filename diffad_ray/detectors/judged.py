@@ -1,4 +1,4 @@
-"""What all kinds have in common that judge in log odds: their own evidence, and familiarity beside it where wanted."""
+"""The common base of detectors that score in log odds: their own evidence, combined with optional familiarity."""
 
 from __future__ import annotations
 
@@ -17,22 +17,21 @@ from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings
 from diffad_ray.tensors import NormalSquares
 
 PUBLISHED_TOP = 50 / 256**2
-"Share of an image's pixels, the largest of its map, whose mean is its score: 50 pixels at 256 x 256."
+"An image's score is the mean of this share of its map's pixels, the largest: 50 pixels at 256 x 256."
 USUAL_LOG_ODDS = -4.0
-"Of a normal image by evidence that is no log odds by itself; thresholds are calibrated on top of it."
+"Log odds assigned to the median evidence of normal images; thresholds are calibrated afterwards."
 LEAST_SPREAD = 0.05
-"Of the evidence of normal images, in its own unit, at least."
+"Floor of the spread of normal images' evidence, in the unit of the evidence."
 BATCH, MOST_SQUARES = 16, 1500
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedSettings(DetectorSettings):
-    """Settings of all kinds that judge in log odds.
+    """Settings of all detectors that score in log odds.
 
     Attributes:
-        top_share: share of the map's pixels, the largest, whose mean is the score.
-        familiarity: weight in [1, 4] of how unfamiliar a place of the image looks, see `Familiarity`; with 0 the kind's
-            own evidence judges alone, and a training does not learn it.
+        top_share: the score is the mean of this share of the map's pixels, the largest; in (0, 1].
+        familiarity: weight of the log odds of `Familiarity`, in [1, 4]; 0 excludes familiarity from training and score.
         anomalies: how pseudo-anomalies are made in training.
     """
 
@@ -45,7 +44,7 @@ class JudgedSettings(DetectorSettings):
         if not 0 < self.top_share <= 1:
             raise ValueError(f"top_share {self.top_share} must lie in (0, 1]")
         if self.familiarity != 0 and not 1 <= self.familiarity <= 4:
-            # Smaller weights would give each place of the image what its most suspicious ones usually get.
+            # A smaller weight gives all cells nearly `usual_evidence`, the usual log odds of an image's largest ones.
             raise ValueError(f"familiarity {self.familiarity} must be 0, which leaves it out, or lie in [1, 4]")
         anomalies: Any = self.anomalies
         object.__setattr__(
@@ -54,24 +53,24 @@ class JudgedSettings(DetectorSettings):
 
 
 class Examination(NamedTuple):
-    """What N images show."""
+    """Anomaly maps and reconstructions of N images."""
 
     anomaly_map: Tensor
     "[N,1,H,W]"
     reconstruction: Tensor | None
-    "[N,3,H,W], or None where a kind imagines nothing"
+    "[N,3,H,W], or None for a kind that reconstructs nothing"
 
 
 class JudgedDetector(Trainable):
-    """A detector that scores by log odds: a pixel is anomalous where its own evidence or familiarity says so."""
+    """A detector that scores in log odds: a pixel is anomalous if its own evidence or familiarity finds it so."""
 
     settings: JudgedSettings
     in_log_odds: ClassVar[bool] = False
-    "Whether a kind's own evidence is log odds already; other evidence is compared with that of normal images."
+    "Whether a kind's own evidence is in log odds; other evidence is standardised by that of normal images."
     usual: Tensor
-    "[1]: the usual evidence of a normal image"
+    "[1]: median evidence of normal images"
     spread: Tensor
-    "[1]: how far that of one normal image in ten lies above the usual one"
+    "[1]: 0.9 quantile less median of the evidence of normal images"
 
     def __init__(self, settings: JudgedSettings):
         super().__init__(settings)
@@ -81,17 +80,17 @@ class JudgedDetector(Trainable):
 
     @abstractmethod
     def evidence(self, images: Tensor) -> Examination:
-        """What the kind itself finds in images [N,3,H,W] in [0, 1], in its own unit."""
+        """Compute the kind's own evidence of images [N,3,H,W] in [0, 1], in its own unit."""
 
     def own_log_odds(self, images: Tensor) -> Examination:
-        """`evidence` as log odds of an anomaly."""
+        """Return `evidence` as log odds of an anomaly."""
         found = self.evidence(images)
         if self.in_log_odds:
             return found
         return found._replace(anomaly_map=USUAL_LOG_ODDS + (found.anomaly_map - self.usual) / self.spread)
 
     def look(self, images: Tensor) -> Examination:
-        """Log odds of an anomaly at each pixel of images [N,3,H,W] in [0, 1], and their reconstructions."""
+        """Return the log odds of an anomaly at each pixel of images [N,3,H,W] in [0, 1], and the reconstructions."""
         found = self.own_log_odds(images)
         if not (self.settings.familiarity and self.familiarity.is_fitted):
             return found
@@ -99,7 +98,7 @@ class JudgedDetector(Trainable):
         return found._replace(anomaly_map=either(found.anomaly_map, unfamiliar))
 
     def image_score(self, anomaly_map: Tensor) -> Tensor:
-        """Mean of the largest pixels of [N,1,H,W]: `top_share` of the area, so that sizes compare; [N]."""
+        """Return the mean [N] of the largest `top_share` of the pixels of [N,1,H,W], comparable between sizes."""
         pixels = anomaly_map.flatten(1)
         count = max(1, round(self.settings.top_share * pixels.shape[1]))
         return pixels.topk(count, dim=1).values.mean(dim=1)
@@ -122,7 +121,7 @@ class JudgedDetector(Trainable):
 
     @torch.no_grad()
     def _fit_evidence(self, normals: NormalSquares, tell: Callable[[str], None]) -> None:
-        """Measure the evidence of normal images: the median of their scores, and how far one in ten lies above it."""
+        """Fit `usual` and `spread` to the scores of normal images: the median, and 0.9 quantile less median."""
         scores = [
             self.image_score(self.evidence(self.mode.laid_out(images[:, :3])).anomaly_map)
             for images in squares_of(normals, MOST_SQUARES, BATCH)

@@ -1,8 +1,8 @@
 """SemanticDiffGAN: a GAN learns the noise under which a frozen DDPM denoises a defect away (weakly supervised).
 
-After the report of Chen, Tseng, Huang and Yang ("A Fusion of Diffusion and GAN"), in three turns of one training: the
-denoiser learns from normal images; then, while it rests, a noise generator and a critic learn from normal and
-defective ones, of which no more than the image's label is known.
+The method is that of the report by Chen, Tseng, Huang and Yang ("A Fusion of Diffusion and GAN"). First the denoiser
+learns from normal images. Then it is frozen, and a noise generator and a critic learn in turns from normal and
+defective images with image-level labels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from diffad_ray.networks.critic import Critic, gradient_penalty
 from diffad_ray.networks.denoiser import Denoiser
 
 NOISE_LIMIT = 3.0
-"The generator moves a drawn noise by less than this many of its standard deviations, either way."
+"The generator shifts each value of the drawn noise by less than this many standard deviations."
 GAN_BETAS = (0.5, 0.9)
 Reconstruction = Literal["learned-noise", "drawn-noise"]
 RECONSTRUCTIONS: tuple[Reconstruction, ...] = get_args(Reconstruction)
@@ -37,16 +37,16 @@ class SemanticDiffGANSettings(DiffusionSettings):
     Attributes:
         timesteps: T of the report.
         t: noise step from which images are denoised.
-        calls: network calls of the reconstruction: 1 is one-step, more are DDIM steps; the generator's gradient passes
+        calls: network calls of the reconstruction: 1 is one-step, more are DDIM steps. The generator's gradient passes
             through all of them.
-        reconstruction: `learned-noise` is the report's method; `drawn-noise` leaves the generator out.
-        denoiser_share: share of the training's steps that the denoiser learns before the GAN does.
-        critic_steps: steps of the critic for each of the generator's.
+        reconstruction: `learned-noise` is the report's method; `drawn-noise` omits the generator.
+        denoiser_share: share of the training's steps in which the denoiser learns, before the GAN.
+        critic_steps: steps of the critic per step of the generator.
         gan_learning_rate: peak rate of generator and critic.
         penalty: weight of the critic's gradient penalty.
-        adversarial, similarity, identity: weights of the generator's losses: the critic's value of noised defective
-            images, the squared difference of denoised defective and denoised normal ones, and that of denoised normal
-            ones and themselves.
+        adversarial, similarity, identity: weights of the generator's losses: the negative critic value of noised
+            defective images, the squared difference of denoised defective and denoised normal images, and that of
+            denoised and original normal images.
         smoothing: sigma of the blur of the absolute error, as a share of the side.
     """
 
@@ -96,7 +96,7 @@ class SemanticDiffGANSettings(DiffusionSettings):
 
 
 class SemanticDiffGAN(DiffusionDetector):
-    """Gives an image the noise under which it denoises to a good one, and takes what has changed for the anomaly."""
+    """Noises an image with learned noise, denoises it, and scores the log absolute error of the reconstruction."""
 
     kind = "semantic-diffgan"
     learns_from = frozenset({"defective"})
@@ -119,18 +119,18 @@ class SemanticDiffGAN(DiffusionDetector):
         ]
 
     def learned_noise(self, x0: Tensor, drawn: Tensor) -> Tensor:
-        """Noise [N,3,H,W] for scaled images: a drawn one [N,3,H,W], moved as the generator finds good."""
+        """Return noise [N,3,H,W] for scaled images x0: `drawn` [N,3,H,W] plus the generator's bounded shift."""
         t = torch.full((len(x0),), self.settings.t, device=x0.device)
         with self.autocast(x0.device):
             moved = self.generator(torch.cat([x0, drawn], dim=1), t).float()
         return drawn + NOISE_LIMIT * torch.tanh(moved / NOISE_LIMIT)
 
     def noised(self, x0: Tensor, noise: Tensor) -> Tensor:
-        """Scaled images at step t of the settings."""
+        """Return scaled images noised to step t of the settings."""
         return self.schedule.add_noise(x0, torch.full((len(x0),), self.settings.t, device=x0.device), noise)
 
     def denoised(self, x0: Tensor, noise: Tensor) -> Tensor:
-        """Scaled images after noise and denoising, in [-1, 1]; differentiable in both."""
+        """Noise and denoise scaled images x0, in [-1, 1]; differentiable in x0 and `noise`."""
         return ddim(self.schedule, self.predict_noise, x0, self.settings.t, noise, self.settings.calls)
 
     def training_losses(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
@@ -147,7 +147,7 @@ class SemanticDiffGAN(DiffusionDetector):
     def _critic_losses(
         self, normal: Tensor, defective: Tensor, z_normal: Tensor, z_defective: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """The report's Eq. 9: values of noised defective images against noised normal ones, and the penalty."""
+        """Return the report's Eq. 9: critic values of noised defective less noised normal images, plus the penalty."""
         real = self.noised(normal, z_normal)
         with torch.no_grad():
             made = self.noised(defective, self.learned_noise(defective, z_defective))

@@ -1,1 +1,1 @@
-"""Diffusion arithmetic: noise schedule, noise draws, reconstructions. Knows no network and no image file."""
+"""Diffusion arithmetic, independent of networks and image files: noise schedule, noise draws, reconstructions."""

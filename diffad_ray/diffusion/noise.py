@@ -1,4 +1,4 @@
-"""Draws of noise. Every draw names its generator, so that training resumes and scoring repeats exactly."""
+"""Noise draws. Every draw takes an explicit generator, so that resumed trainings and repeated scorings are exact."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from torch import Tensor
 from diffad_ray.diffusion.simplex import simplex_noise
 
 Noise = Literal["gaussian", "simplex"]
-"Kinds of noise, both of mean 0 and variance 1: pixels on their own, or smooth features of many sizes."
+"Kinds of noise, of mean 0 and variance 1: independent pixels, or spatially smooth octaves."
 
 
 def seeded_generator(device: torch.device | str, *seed: int) -> torch.Generator:
-    """A generator on `device` whose state is a function of all the numbers in `seed` (seed, step, rank, ...).
+    """Return a generator on `device` whose state is a function of all numbers in `seed` (seed, step, rank, ...).
 
-    Neighbouring seeds give unrelated streams: the numbers are mixed by multiplication with a large odd constant and
-    folding of the high bits (the finaliser of SplitMix64).
+    The numbers are mixed by the finaliser of SplitMix64, so that adjacent seeds give unrelated streams.
     """
     mixed = 0
     for number in seed:
@@ -29,15 +28,15 @@ def seeded_generator(device: torch.device | str, *seed: int) -> torch.Generator:
 
 
 def draw_noise(kind: Noise, shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
-    """Noise [N,C,H,W] on the generator's device."""
+    """Draw noise [N,C,H,W] on the generator's device."""
     if kind == "simplex":
         return simplex_noise(shape, generator)
     return torch.randn(shape, generator=generator, device=generator.device)
 
 
 def fixed_noise(kind: Noise, seed: int, draw: int, channels: int, height: int, width: int) -> Tensor:
-    """Noise [1,C,H,W] of scoring, shared by all images: the same for a seed, draw and size on every machine.
+    """Draw the noise [1,C,H,W] of scoring for all images; it depends on seed, draw and size alone.
 
-    It is drawn on the CPU whatever the device, since devices disagree on the numbers that a seed gives.
+    The noise is drawn on the CPU, because other devices give other numbers for the same seed.
     """
     return draw_noise(kind, (1, channels, height, width), seeded_generator("cpu", seed, draw))

@@ -1,4 +1,4 @@
-"""Reconstructions: from an image to the same image without its anomaly.
+"""Reconstructions of an image without its anomaly.
 
 Shapes: N images, C channels, H x W pixels. A noise predictor maps (x_t [N,C,H,W], t [N] int64) to the noise in x_t.
 """
@@ -17,7 +17,7 @@ NoisePredictor = Callable[[Tensor, Tensor], Tensor]
 
 
 class NormGuided(NamedTuple):
-    """A norm-guided reconstruction and the parts that its losses and pictures need; all [N,C,H,W]."""
+    """A norm-guided reconstruction, and its intermediate results for losses and figures; all [N,C,H,W]."""
 
     x0: Tensor
     "the reconstruction, in [-1, 1]"
@@ -49,15 +49,15 @@ def norm_guided(
 ) -> NormGuided:
     """Norm-guided one-step reconstruction (DiffusionAD, arXiv 2303.08730, section 3.3).
 
-    The coarse but anomaly-free reconstruction from t_big steers the fine one from t_small. Both scales pass through the
-    network as one batch of 2N. Before the last clamp the result equals the blend
+    The coarse, anomaly-free reconstruction from t_big guides the fine one from t_small. The network evaluates both
+    scales as one batch of 2N. Before the last clamp the result equals the blend
     `(1 - L) x0_small + L x0_big` with `L = guidance * (1 - alphas_cumprod[t_small])`; L > 1 extrapolates.
 
     Args:
         x0: images [N,C,H,W].
         t_small, t_big: [N] int64 in [0, T), t_small < t_big.
-        noise_small, noise_big: independent draws, [N,C,H,W] or broadcastable to it.
-        guidance: w of the paper; 0 is the plain one-step reconstruction from t_small.
+        noise_small, noise_big: independent draws, [N,C,H,W] or broadcastable to this shape.
+        guidance: w of the paper; 0 is the one-step reconstruction from t_small.
     """
     x_small = schedule.add_noise(x0, t_small, noise_small)
     x_big = schedule.add_noise(x0, t_big, noise_big)
@@ -78,7 +78,7 @@ def norm_guided(
 def reverse_step(
     schedule: NoiseSchedule, predict_noise: NoisePredictor, x_t: Tensor, t: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Mean [N,C,H,W] and variance [N,1,1,1] of x_{t-1} given x_t (DDPM Algorithm 2, x0 clamped to [-1, 1])."""
+    """Return mean [N,C,H,W] and variance [N,1,1,1] of x_{t-1} given x_t (DDPM Algorithm 2, x0 clamped to [-1, 1])."""
     x0 = schedule.predict_x0(x_t, t, predict_noise(x_t, t)).clamp(-1, 1)
     return schedule.posterior(x0, x_t, t)
 
@@ -91,11 +91,12 @@ def iterative(
     noise: Tensor,
     step_noise: Callable[[int], Tensor],
 ) -> Tensor:
-    """Noise x0 to step t and take all t + 1 reverse steps back (DDPM Algorithm 2), a network call each; in [-1, 1].
+    """Noise x0 to step t and take all t + 1 reverse steps (DDPM Algorithm 2), one network call each; in [-1, 1].
 
     Args:
         x0: images [N,C,H,W].
-        noise: of the way to t; `step_noise(s)`: of the step from s > 0; both [N,C,H,W] or broadcastable to it.
+        noise: noise of the forward process to t, [N,C,H,W] or broadcastable to this shape.
+        step_noise: maps a step s > 0 to the noise of the reverse step from s, of the same shape.
     """
     steps = torch.full((len(x0),), t, device=x0.device)
     x_t = schedule.add_noise(x0, steps, noise)
@@ -109,9 +110,9 @@ def iterative(
 def ddim(
     schedule: NoiseSchedule, predict_noise: NoisePredictor, x0: Tensor, t: int, noise: Tensor, calls: int
 ) -> Tensor:
-    """Noise x0 to step t and denoise it by `calls` deterministic steps (DDIM, Song et al. 2021, Eq. 12, eta = 0).
+    """Noise x0 to step t and denoise it in `calls` deterministic steps (DDIM, Song et al. 2021, Eq. 12, eta = 0).
 
-    The steps are evenly spread from t down to x0, at most t + 1 of them; one call is the one-step reconstruction.
+    The steps, at most t + 1, are evenly spaced from t to x0. One call is the one-step reconstruction.
     Each estimate of x0 is clamped to [-1, 1].
     """
     steps = torch.linspace(t, -1, min(calls, t + 1) + 1, device=x0.device)[:-1].round().long()

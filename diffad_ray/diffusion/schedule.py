@@ -1,4 +1,4 @@
-"""The forward process: how much signal and how much noise an image holds at time step t.
+"""The forward process: coefficients of signal and noise at time step t.
 
 Shapes: N images, C channels, H x W pixels, T time steps.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class LinearEstimate(NamedTuple):
-    """The noise in x_t, estimated as `slope` x_t; all [N,1,1,1]."""
+    """The linear estimate `slope` x_t of the noise in x_t; all [N,1,1,1]."""
 
     slope: Tensor
     error: Tensor
@@ -22,9 +22,9 @@ class LinearEstimate(NamedTuple):
 
 
 class NoiseSchedule(nn.Module):
-    """Linear beta schedule of DDPM (Ho et al. 2020), with the lookups that the reconstructions need.
+    """Linear beta schedule of DDPM (Ho et al. 2020), with the lookups for the reconstructions.
 
-    Holds no parameters; its tables move with `.to(device)` and stay out of `state_dict`.
+    The module has no parameters; its tables move with `.to(device)` and are not in `state_dict`.
 
     Args:
         timesteps: T, at least 2.
@@ -46,7 +46,7 @@ class NoiseSchedule(nn.Module):
         betas = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
         alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
         self.timesteps = timesteps
-        # The products are taken in float64; float32 is enough to apply them.
+        # The products are computed in float64 and applied in float32.
         for name, table in {
             "betas": betas,
             "alphas_cumprod": alphas_cumprod,
@@ -56,11 +56,11 @@ class NoiseSchedule(nn.Module):
             self.register_buffer(name, table.float(), persistent=False)
 
     def signal(self, t: Tensor) -> Tensor:
-        """sqrt(alphas_cumprod[t]) as [N,1,1,1], for t [N] int64 in [0, T)."""
+        """Return sqrt(alphas_cumprod[t]) as [N,1,1,1], for t [N] int64 in [0, T)."""
         return self.sqrt_alphas_cumprod[t][:, None, None, None]
 
     def noise(self, t: Tensor) -> Tensor:
-        """sqrt(1 - alphas_cumprod[t]) as [N,1,1,1], for t [N] int64 in [0, T)."""
+        """Return sqrt(1 - alphas_cumprod[t]) as [N,1,1,1], for t [N] int64 in [0, T)."""
         return self.sqrt_one_minus_alphas_cumprod[t][:, None, None, None]
 
     def add_noise(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -72,27 +72,27 @@ class NoiseSchedule(nn.Module):
         return (x_t - self.noise(t) * eps) / self.signal(t)
 
     def noise_between(self, x_t: Tensor, t: Tensor, x0: Tensor) -> Tensor:
-        """The noise that makes x_t at t [N] of x0: (x_t - sqrt(a) x0) / sqrt(1-a), the other way of `predict_x0`."""
+        """Return the noise between x0 and x_t at t [N]: (x_t - sqrt(a) x0) / sqrt(1-a); inverts `predict_x0`."""
         return (x_t - self.signal(t) * x0) / self.noise(t)
 
     def signal_to_noise(self, t: Tensor) -> Tensor:
-        """a / (1-a) at t [N], as [N,1,1,1]."""
+        """Return the signal-to-noise ratio a / (1-a) at t [N], as [N,1,1,1]."""
         return (self.signal(t) / self.noise(t)).square()
 
     def linear_estimate(self, t: Tensor, variance: float) -> LinearEstimate:
-        """The best linear estimate of the noise in x_t at t [N], for pixels of mean 0 and the given variance."""
+        """Return the best linear estimate of the noise in x_t at t [N], for pixels of mean 0 and this variance."""
         signal, noise = self.signal(t).square() * variance, self.noise(t)
         total = signal + noise.square()
         return LinearEstimate(slope=noise / total, error=(signal / total).sqrt(), deviation=total.sqrt())
 
     def posterior(self, x0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean [N,C,H,W] and variance [N,1,1,1] of x_{t-1} given x_t and x0 (DDPM Eq. 7).
+        """Return mean [N,C,H,W] and variance [N,1,1,1] of x_{t-1} given x_t and x0 (DDPM Eq. 7).
 
-        The variance is DDPM's fixed large one, beta_t; at t = 0, where nothing is left to add, the small one of step 1.
+        The variance is DDPM's fixed large one, beta_t; at t = 0, whose step adds no noise, the small one of step 1.
         """
         beta = self.betas[t]
         previous = torch.where(t > 0, self.alphas_cumprod[t - 1], torch.ones_like(beta))
-        # From its own table: in float32, 1 - alphas_cumprod has three digits left at the first steps.
+        # The squared table is used because 1 - alphas_cumprod keeps only three digits in float32 at the first steps.
         one_minus = self.sqrt_one_minus_alphas_cumprod.square()
         one_minus_previous = torch.where(t > 0, one_minus[t - 1], torch.zeros_like(beta))
         weight_x0 = beta * previous.sqrt() / one_minus[t]

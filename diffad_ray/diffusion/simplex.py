@@ -1,11 +1,11 @@
-"""Simplex noise in torch: smooth noise of many sizes at once, batched, on any device.
+"""Simplex noise in torch: smooth noise in octaves, batched, on any device.
 
-Perlin's simplex noise (2001) in two dimensions: a lattice of triangles with a random gradient at each vertex, whose
-linear ramps are added up, each within a radius around its vertex. Octaves of it are the noise of AnoDDPM (Wyatt et al.
-2022). Shapes: N draws, C channels, H x W pixels.
+Perlin's simplex noise (2001) in two dimensions has a triangular lattice with a random gradient at each vertex. The
+linear ramps of the gradients are added, each within a radius around its vertex. Octaves of this noise are the noise of
+AnoDDPM (Wyatt et al. 2022). Shapes: N draws, C channels, H x W pixels.
 
 Two things differ from the usual code. Gradients are drawn for each vertex instead of looked up in a hashed table of
-few directions, so that nothing repeats; and the noise has a variance of 1, as the schedules of diffusion assume.
+few directions, so that the noise does not repeat; and its variance is 1, as diffusion schedules assume.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch import Tensor
 
 OCTAVES, PERSISTENCE = 6, 0.8
 FEATURE_SHARE = 0.25
-"Size of the largest octave's features as a share of the shorter side: AnoDDPM's 64 px at 256 x 256."
+"Feature size of the coarsest octave as a share of the shorter side: AnoDDPM's 64 px at 256 x 256."
 
 SKEW = (math.sqrt(3) - 1) / 2
-"F of two dimensions: x + (x + y) F makes squares of the triangles, two each."
+"F in two dimensions: x + (x + y) F skews pairs of triangles into squares."
 UNSKEW = (3 - math.sqrt(3)) / 6
 RADIUS_SQUARED = 0.5
-"Beyond this squared distance from a vertex its ramp is 0; the pixel's own triangle has all vertices that are nearer."
+"Squared distance from a vertex at which its ramp ends; all nearer vertices belong to the pixel's own triangle."
 VARIANCE = math.sqrt(3) * math.pi / 184320
-"Of the sum of (1/2 - d^2)^4 g.d over vertices, unit gradients g: vertices an area times the integral of its square."
+"Variance of the sum over vertices of (1/2 - d^2)^4 g.d, g unit: vertex density times the integral of the square."
 
 
 def simplex_noise(
@@ -34,9 +34,9 @@ def simplex_noise(
     octaves: int = OCTAVES,
     persistence: float = PERSISTENCE,
 ) -> Tensor:
-    """Noise [N,C,H,W] of mean 0 and variance 1 on the generator's device, a fresh draw for each image and channel.
+    """Draw noise [N,C,H,W] of mean 0 and variance 1 on the generator's device, independently per image and channel.
 
-    Each octave has features of half the size of the one before, and `persistence` times its amplitude.
+    Each octave has half the feature size and `persistence` times the amplitude of the one before.
     """
     n, channels, height, width = shape
     device = generator.device
@@ -46,12 +46,12 @@ def simplex_noise(
     for octave in range(octaves):
         frequency = 2**octave / (FEATURE_SHARE * min(height, width))
         if frequency > 1:
-            # Features smaller than a pixel: neighbours have no vertex in common, and white noise says as much.
+            # With features smaller than a pixel, adjacent pixels share no vertex, so white noise is equivalent.
             total += persistence**octave * torch.randn(shape, generator=generator, device=device)
             continue
         y, x = rows * frequency, columns * frequency
         skewed = torch.stack([x + (x + y) * SKEW, y + (x + y) * SKEW])
-        # A lattice that lay still would be 0 at the same pixels in every draw.
+        # The noise is 0 at vertices; a random shift moves those in every draw.
         shift = torch.rand((n, 2, 1, 1), generator=generator, device=device)
         u, v = (skewed + shift).unbind(dim=1)
         diagonal = (height + width) * SKEW
@@ -62,17 +62,17 @@ def simplex_noise(
 
 
 def simplex_octave(u: Tensor, v: Tensor, gradients: Tensor) -> Tensor:
-    """Simplex noise [N,C,H,W] of variance 1 at skewed places u, v [N,H,W].
+    """Return simplex noise [N,C,H,W] of variance 1 at skewed coordinates u, v [N,H,W].
 
     Args:
         u, v: x + (x + y) F and y + (x + y) F, in cells, at least 0 and below I - 2 and J - 2.
-        gradients: [N,I,J,C,2], the unit vector of each vertex and channel.
+        gradients: [N,I,J,C,2] unit vectors per vertex and channel.
     """
     n, _, down, channels, _ = gradients.shape
     i, j = u.long(), v.long()
     part_u, part_v = u - i, v - j
     upper = (part_u > part_v).long()
-    # Planes of x and of y, [N,C,vertices]: gathering from rows of one number is several times as fast as from pairs.
+    # Separate planes [N,C,vertices] of x and y, because gathering single numbers is several times faster than pairs.
     planes = gradients.permute(4, 0, 3, 1, 2).flatten(3)
 
     total = torch.zeros((n, channels, u[0].numel()), device=u.device, dtype=gradients.dtype)

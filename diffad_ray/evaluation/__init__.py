@@ -1,1 +1,1 @@
-"""How good a detector is: exact metrics, labelled datasets, evaluations."""
+"""Evaluation of detectors on labelled images: exact metrics, their intervals, ablations."""

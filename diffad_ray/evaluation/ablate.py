@@ -1,4 +1,4 @@
-"""`ablate`: what each part of the method is worth, on labelled images, side by side."""
+"""`ablate`: compares variants of a detector on labelled images."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from diffad_ray.training.train import train_as
 METHOD = "method"
 AUTOENCODER: Final = "autoencoder"
 WITH_FAMILIARITY = "with familiarity"
-"The detector as it scores: the methods are compared without what judges beside them."
+"Name of the unchanged detector; the other methods are compared without familiarity."
 TRIAL_SQUARES = 16
-"Of good images, on which speed and the error of the reconstruction are measured: one batch."
+"Number of good squares, one batch, on which speed and reconstruction error are measured."
 TRIAL_SECONDS, MOST_TRIALS = 2.0, 5
-"A fast variant is timed several times, and its best time counts: others share the machine."
+"A variant is timed until the seconds or the trials are used up; the shortest time counts, as machines are shared."
 ACCURACY = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro")
 
 
@@ -50,14 +50,14 @@ Plan: TypeAlias = "tuple[str, str, DiffusionSettings]"
 
 @dataclass(frozen=True)
 class Variant:
-    """One line of the ablation.
+    """One row of the ablation.
 
     Attributes:
-        group: `method`, or the setting that is swept.
-        name: of the method, or the value.
-        network_calls: of the denoiser, an image or tile.
-        images_per_second: images or tiles that networks and arithmetic take, without reading files.
-        normal_error: mean squared difference between good images and their reconstructions, in [0, 1].
+        group: `method`, or the name of the swept setting.
+        name: name of the method, or value of the setting.
+        network_calls: calls of the denoiser per image or tile.
+        images_per_second: images or tiles per second, without reading files.
+        normal_error: mean squared error of reconstructed good images, for pixels in [0, 1].
         image_auroc, image_ap, pixel_auroc, pixel_ap, aupro: means over products; None where undefined.
     """
 
@@ -75,7 +75,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Ablation:
-    """The variants of a detector, on `images` test images by `device`; `notes` are what a reader should know."""
+    """The variants of a detector, evaluated on `images` test images on `device`; `notes` qualify the figures."""
 
     detector: str
     dataset: str
@@ -101,22 +101,22 @@ def ablate(
     sweeps: Mapping[str, Sequence[Any]] | None = None,
     show_progress: bool = False,
 ) -> Ablation:
-    """Compare a detector's reconstructions, and sweep its settings of scoring, one at a time.
+    """Compare a detector's reconstruction methods, and sweep its scoring settings one at a time.
 
-    The detector's weights serve all variants but the autoencoder, which has its own: it learns from the same images, by
-    the same settings and for as many steps. An iterative reconstruction takes hundreds of network calls, so that
-    `images` may have to be few.
+    All variants use the detector's weights, except the autoencoder, which is trained on the same images with the same
+    settings and steps. An iterative reconstruction takes hundreds of network calls, so limit `images` for it.
 
     Args:
         detector: folder or URI of a bundle; a DiffusionAD must have been trained with norm guidance.
-        dataset: labelled images, as `evaluate` takes them.
-        autoencoder: for DiffusionAD: folder or URI of the autoencoder's bundle; trained there if there is none yet.
-        methods: those to compare; all by default.
-        images: at most so many of each product and kind, evenly spread.
+        dataset: labelled images, as for `evaluate`.
+        autoencoder: folder or URI of the autoencoder's bundle, for DiffusionAD; it is trained there if it is missing.
+        methods: methods to compare; None takes all.
+        images: largest number of images per product and kind, evenly spread; None takes all.
         sweeps: values by setting, such as `{"t_small": [50, 100, 200]}`; see `sweepable` of the detector's settings.
+        show_progress: whether to show a progress bar.
 
     Raises:
-        UserError: an input is not as it must be, or the normal images of the training can't be reached.
+        UserError: an input is invalid, or the normal images of the training can't be reached.
     """
     bundle = load_bundle(str(detector))
     settings = _comparable(bundle, str(detector), autoencoder is not None)
@@ -217,14 +217,14 @@ def _by_pixels_alone(settings: DiffusionSettings) -> DiffusionSettings:
 
 
 def _with_settings(bundle: Bundle, settings: DiffusionSettings) -> Bundle:
-    """The bundle with other settings of scoring and the same weights."""
+    """Return the bundle with other scoring settings and the same weights."""
     detector = type(bundle.detector)(settings)
     detector.load_state_dict(bundle.detector.state_dict())
     return dataclasses.replace(bundle, detector=detector.eval())
 
 
 def _autoencoder(bundle: Bundle, location: str, show_progress: bool) -> Bundle:
-    """The autoencoder that was, or now is, trained as the detector was."""
+    """Return the autoencoder at `location`, trained like the detector; train it if it is missing."""
     facts, settings = bundle.facts, bundle.detector.settings
     assert isinstance(settings, DiffusionADSettings)
     if storage.exists(f"{storage.normalised(location)}/{DESCRIPTION}"):
@@ -248,7 +248,7 @@ def _autoencoder(bundle: Bundle, location: str, show_progress: bool) -> Bundle:
 
 
 def _thinned(found: Dataset, most: int | None) -> Dataset:
-    """At most so many images of each product and kind, evenly spread."""
+    """Return the dataset with at most `most` images of each product and kind, evenly spread."""
     if most is None:
         return found
     if most < 1:
@@ -264,7 +264,7 @@ def _thinned(found: Dataset, most: int | None) -> Dataset:
 
 
 def _good_squares(bundle: Bundle, found: Dataset) -> np.ndarray:
-    """What the networks see of good images: [N,S,S,3], a batch of `TRIAL_SQUARES` at most, one of each image."""
+    """Return network inputs [N,S,S,3] from good images, one from each, N <= `TRIAL_SQUARES`."""
     good = [image.uri for image in found.images if image.kind == GOOD]
     squares = []
     for pixels in islice(read_images(good, {}, bundle.detector.settings.white), TRIAL_SQUARES):
@@ -276,7 +276,7 @@ def _good_squares(bundle: Bundle, found: Dataset) -> np.ndarray:
 
 
 def _trial(engine: Engine, squares: np.ndarray) -> tuple[float, float, float]:
-    """Network calls an image, images a second, and mean squared error of the reconstruction."""
+    """Return network calls per image, images per second, and the mean squared error of the reconstruction."""
     assert isinstance(engine.detector, DiffusionDetector)
     seen: list[int] = []
     hook = engine.detector.denoiser.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
@@ -289,5 +289,5 @@ def _trial(engine: Engine, squares: np.ndarray) -> tuple[float, float, float]:
     originals = as_unit_tensor(squares).permute(0, 2, 3, 1).numpy()
     assert found.reconstruction is not None
     error = float(np.square(found.reconstruction - originals).mean())
-    # The batch was filled up, and what fills it is computed too.
+    # The engine pads the batch to `batch_size`, and the padding is computed, too.
     return sum(seen) / len(seconds) / engine.batch_size, engine.batch_size / min(seconds), error

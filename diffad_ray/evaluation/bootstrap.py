@@ -1,4 +1,4 @@
-"""How far figures could have come out otherwise: the bootstrap over images (Efron & Tibshirani 1993, chapter 13)."""
+"""Percentile-bootstrap intervals of figures, resampled over images (Efron & Tibshirani 1993, chapter 13)."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ from diffad_ray.evaluation.ranking import ranking
 RESAMPLES = 1000
 SEED = 0
 MOST_DRAWS = 4_000_000
-"Images drawn at once, in all resamples of a part together; bounds the memory."
+"Number of images drawn at once over several resamples; bounds the memory."
 LEVELS = (0.025, 0.975)
-"Of an interval of 95 %."
+"Quantiles of a 95 % interval."
 
 
 def resampled(scores: np.ndarray, labels: np.ndarray, called: np.ndarray) -> dict[str, np.ndarray]:
-    """The figures of images [N] in `RESAMPLES` resamples, [R] for each figure; seeded.
+    """Compute the image figures in R = `RESAMPLES` seeded bootstrap resamples.
 
-    Good and defective images are drawn by themselves, with replacement, so that each resample has as many of both.
-    Nothing of it depends on the order of the images.
+    Good and defective images are resampled separately, so that each resample has the original number of both. The
+    result does not depend on the order of the images.
 
     Args:
-        called: whether the threshold calls an image anomalous.
+        scores: [N] scores.
+        labels: [N] bool, true for defective.
+        called: [N] bool, whether the score reaches the threshold.
 
     Returns:
-        By the names of `Figures`; none where good or defective images are fewer than 2. The precision of a resample
-        without calls is NaN.
+        [R] values by the names of `Figures`; empty with fewer than 2 good or 2 defective images. The precision of a
+        resample without calls is NaN.
     """
     found = ranking(scores, labels)
     if found is None or min(labels.sum(), (~labels).sum()) < 2:
         return {}
-    # In the order of the ranking; among equal scores, of the calls.
+    # Images are sorted like the ranking: by falling score, ties by `called`.
     order = np.lexsort((called, scores))[::-1]
     of_defective, of_normal = (called[order][labels[order] == kind] for kind in (True, False))
     first = np.append(0, np.cumsum(found.hits)[:-1])
@@ -67,13 +69,13 @@ def resampled(scores: np.ndarray, labels: np.ndarray, called: np.ndarray) -> dic
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """The bounds of 95 % of resampled values [R] in [0,1], not all of them NaN."""
-    # Means of resamples can be rounded past 1.
+    """Return the 95 % interval of resampled values [R] in [0,1], of which at least one is not NaN."""
+    # Rounding can bring means of resamples above 1.
     low, high = np.nanquantile(values, LEVELS).clip(0, 1)
     return float(low), float(high)
 
 
 def _draws(rng: np.random.Generator, count: int, items: int) -> np.ndarray:
-    """How often each item was drawn in `count` resamples, [count, items]."""
+    """Draw `count` resamples of the items; return how often each item was drawn, [count, items]."""
     drawn = rng.integers(0, items, (count, items)) + items * np.arange(count)[:, None]
     return np.bincount(drawn.ravel(), minlength=count * items).reshape(count, items)

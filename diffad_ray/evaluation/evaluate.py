@@ -1,4 +1,4 @@
-"""`evaluate`: a detector on labelled images."""
+"""`evaluate`: scores labelled images with a detector and computes figures."""
 
 from __future__ import annotations
 
@@ -31,15 +31,20 @@ READERS = 8
 def evaluate(
     detector: str | Path, dataset: str | Path, *, threshold: float | None = None, show_progress: bool = False
 ) -> Evaluation:
-    """Score labelled test images and compare with their labels and masks.
+    """Score labelled test images, and compare scores and maps with labels and masks.
 
     Args:
         detector: folder or URI of a bundle.
-        dataset: folder or URI of a product, or of several, in a layout that `read_dataset` knows; or a table of labels.
-        threshold: replaces the calibrated one.
+        dataset: folder or URI of one or several products in a layout that `read_dataset` knows; or a table of labels.
+        threshold: replaces the calibrated threshold.
+        show_progress: whether to show a progress bar.
 
     Raises:
-        UserError: the dataset is not as it must be, has no readable image, or the threshold is no number.
+        UserError: the dataset is invalid or has no readable image, or the threshold is not finite.
+
+    Example:
+        >>> found = evaluate("detectors/screws", "data/screws")  # doctest: +SKIP
+        >>> found.figures["overall"].image_auroc  # doctest: +SKIP
     """
     check_threshold(threshold)
     found = read_dataset(dataset)
@@ -57,8 +62,13 @@ def evaluate_bundle(
     threshold: float | None = None,
     on_image: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
-    """`evaluate` of a bundle whose detector is in `engine`, called `detector`, on images that were found; `on_image`
-    counts them."""
+    """Evaluate a bundle, whose detector is loaded in `engine`, on the images of a dataset.
+
+    Args:
+        detector: location of the bundle, for the result.
+        threshold: replaces the calibrated threshold.
+        on_image: receives the number of images done so far.
+    """
     images, settings = found.images, bundle.detector.settings
     threshold = bundle.calibration.threshold if threshold is None else threshold
     unreadable: dict[str, str] = {}
@@ -75,7 +85,7 @@ def evaluate_bundle(
         try:
             mask = _mask(image, *pixels.shape[:2])
         except ImageError as error:
-            # The image still tells what the detector does with it; what it should have marked is unknown.
+            # The image still has a score and a label; only its pixel figures are undefined.
             without_mask.setdefault((image.product, image.kind), {})[image.uri] = str(error)
         height, width = grid_of(pixels.shape[0], pixels.shape[1], settings).map_size
         return pixels, None if mask is None else _at_size(mask, height, width)
@@ -123,7 +133,7 @@ def evaluate_bundle(
 
 
 def supervision(bundle: Bundle, tested: Sequence[str]) -> list[str]:
-    """What a reader must know of a detector that has learnt from defective images, and of tested ones among them."""
+    """Return notes on a detector trained with defective images, and on those that are among the tested URIs."""
     learnt = set(bundle.facts.get("data", {}).get("defective", ()))
     if not learnt:
         return []
@@ -134,16 +144,16 @@ def supervision(bundle: Bundle, tested: Sequence[str]) -> list[str]:
 
 
 def check_threshold(threshold: float | None) -> None:
-    """Raise UserError if a threshold is given and is no number that a score can reach or miss."""
+    """Raise UserError if a threshold is given and not finite."""
     if threshold is not None and not math.isfinite(threshold):
         raise UserError(f"the threshold must be a number, not {threshold}")
 
 
 def _mask(image: LabelledImage, height: int, width: int) -> np.ndarray:
-    """Ground truth [H,W] float32 of an image of height x width, at least 0.5 where it is defective.
+    """Return the ground truth [H,W] float32 of an image of height x width; pixels >= 0.5 are defective.
 
     Raises:
-        ImageError: a defective image has no mask, or none that can be used.
+        ImageError: a defective image has no usable mask.
     """
     if not image.is_anomalous:
         return np.zeros((height, width), np.float32)
@@ -162,19 +172,19 @@ def _mask(image: LabelledImage, height: int, width: int) -> np.ndarray:
 
 
 def _at_size(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A mask [H,W] of numbers in [0,1] at the size of a map, bool; no region of it is lost, however thin or small."""
-    # As numbers, not as int() of a blurred mask, which would erode it.
+    """Resize a mask [H,W] in [0,1] to a map's height x width, bool, and keep every region, however thin or small."""
+    # The mask is resized as floats and then thresholded; rounding down would erode it.
     found = resized(mask, width, height) >= 0.5
     y, x = (mask >= 0.5).nonzero()
     cells = y * height // mask.shape[0] * width + x * width // mask.shape[1]
     if found.flat[cells].all():
-        # Nothing is lost, as in good images, where nothing is marked.
+        # All defective pixels are kept, as in masks of good images, which have none.
         return found
     count, region_of = cv2.connectedComponents((mask >= 0.5).astype(np.uint8), connectivity=8)
     regions, is_lost = region_of[y, x].astype(np.int64), np.ones(count, bool)
     is_lost[regions[found.flat[cells]]] = False
     mine = is_lost[regions]
-    # How many pixels each lost region has in each cell of the map: it keeps those that it covers most.
+    # Count the pixels of each lost region in each pixel of the map; the map pixels with the highest counts are set.
     keys, sizes = np.unique(regions[mine] * found.size + cells[mine], return_counts=True)
     regions, cells = np.divmod(keys, found.size)
     most = np.zeros(count)

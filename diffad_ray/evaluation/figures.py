@@ -1,4 +1,4 @@
-"""The figures of an evaluation: of a kind of defect, of a product, and the mean over products."""
+"""The figures of an evaluation: per kind of defect, per product, and their mean over products."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OVERALL = "overall"
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """A labelled image and what the detector says of it; it is called anomalous where `score >= threshold`."""
+    """A labelled image with its score; the image is called anomalous if `score >= threshold`."""
 
     uri: str
     product: str
@@ -30,13 +30,13 @@ class ScoredImage:
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures of one kind of defect against all good images of its product, or of all kinds; None where undefined.
+    """Figures of one kind of defect, or of all kinds, against all good images of the product; None where undefined.
 
-    The two F1-max are oracles: their thresholds are chosen on the labels that judge them.
+    Both F1-max values are oracles: their thresholds are chosen on the test labels.
     """
 
     images: int
-    "images of the kind; the good ones not counted"
+    "number of defective images"
     image_auroc: float | None = None
     image_ap: float | None = None
     image_f1_max: float | None = None
@@ -48,9 +48,9 @@ class Figures:
     pixel_ap: float | None = None
     pixel_f1_max: float | None = None
     aupro: float | None = None
-    "up to a false-positive rate of 0.3"
+    "area under the per-region overlap up to a false-positive rate of 0.3"
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    "95 % bounds of the figures of images, by name; see `bootstrap`"
+    "95 % intervals of the image figures, by name; see `bootstrap`"
 
 
 METRICS = tuple(f.name for f in fields(Figures) if f.name not in ("images", "intervals"))
@@ -58,20 +58,21 @@ METRICS = tuple(f.name for f in fields(Figures) if f.name not in ("images", "int
 
 @dataclass(frozen=True)
 class ProductFigures:
-    """Figures of a product: by kind of defect, and `overall`, which stands first."""
+    """Figures of a product by kind of defect; the first entry is `overall`."""
 
     good: int
-    "good images"
+    "number of good images"
     figures: dict[str, Figures]
 
 
 def figures_of(
     images: Sequence[ScoredImage], pixels: Mapping[tuple[str, str], PixelCounts | None]
 ) -> tuple[dict[str, ProductFigures], Figures, list[str]]:
-    """The figures of each product, their mean, and notes on what could not be said.
+    """Compute the figures of each product, their mean over products, and notes on undefined or inexact figures.
 
     Args:
-        pixels: counts by product and kind; None or absent where the kind's pixel figures are undefined.
+        images: scored images.
+        pixels: pixel counts by product and kind; None or absent where the kind's pixel figures are undefined.
     """
     products, notes = {}, []
     replicates = []
@@ -116,7 +117,7 @@ def _figures(
     pixels: PixelCounts | None,
     again: dict[str, np.ndarray],
 ) -> Figures:
-    """Figures of images [N], with the bounds that their resamples `again` give."""
+    """Compute the figures of images [N], with intervals from their resamples `again`."""
     judged = at_threshold(scores, labels, thresholds)
     values = {
         "image_auroc": auroc(scores, labels),
@@ -136,7 +137,7 @@ def _figures(
 
 
 def _mean(products: list[Figures], replicates: list[dict[str, np.ndarray]]) -> Figures:
-    """The mean over the products that have a figure; its bounds where all of these have resamples."""
+    """Average each figure over the products that have it; the interval needs resamples of all of these products."""
     means, bounds = {}, {}
     for name in METRICS:
         values = [getattr(one, name) for one in products]
@@ -148,7 +149,7 @@ def _mean(products: list[Figures], replicates: list[dict[str, np.ndarray]]) -> F
 
 
 def _notes(product: str, kinds: np.ndarray, scores: np.ndarray, thresholds: np.ndarray) -> list[str]:
-    """What a reader of a product's figures must know."""
+    """Return notes that qualify a product's figures."""
     notes = []
     good, defective = int((kinds == GOOD).sum()), int((kinds != GOOD).sum())
     if good == 0:

@@ -1,4 +1,4 @@
-"""Ground truth masks: which pixels of an image file stand for a defect."""
+"""Ground truth masks: reads which pixels are defective from an image file."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from PIL import Image
 from diffad_ray.images import DEFAULT_MAX_PIXELS, decode_image
 
 MOST_CLASSES = 16
-"Values above 0 that a mask of classes has at most; a soft edge has more."
+"Largest number of distinct values above 0 in a mask of class numbers; a mask with soft edges has more."
 LOSSY = (b"\xff\xd8\xff", b"VP8 ")
-"How JPEG begins, and the chunk of WebP whose pixels are not exactly what was stored."
+"The signature of JPEG, and the chunk of a lossy WebP."
 
 
 def read_mask(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
-    """The mask [H,W] float32 of a file; at least 0.5 is defective.
+    """Read a mask [H,W] float32 from the bytes of an image file; pixels >= 0.5 are defective.
 
-    Any value above 0 is defective, as classes are numbered from 1. Where a mask is white on black and its edges are
-    soft, or it was stored with loss (JPEG), it is defective from half of its largest value on: what is near to 0 there
-    is noise. What is transparent is not defective; a palette's numbers count where its colours say nothing.
+    Values above 0 are defective, since classes are numbered from 1. In a white-on-black mask with soft edges or lossy
+    compression (JPEG), values from half of the largest one are defective, since small ones are noise. Transparent
+    pixels are not defective. If all colours of a palette are black, its indices count.
 
     Raises:
-        ImageError: the file is no image that can be read.
+        ImageError: the file is not a readable image.
     """
     values = decode_image(data, max_pixels).pixels.max(axis=2)
     with Image.open(BytesIO(data)) as image:
@@ -32,7 +32,7 @@ def read_mask(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
         elif image.mode == "I" or (image.mode == "P" and not values.any()):
             numbers = np.asarray(image)
             if numbers.shape == values.shape:
-                # Decoding scales 32 bits to 16, which makes nothing of small numbers.
+                # Decoding scales 32 bits to 16, which rounds small class numbers to 0.
                 return (numbers > 0).astype(np.float32)
     white = np.iinfo(values.dtype).max
     levels = np.count_nonzero(np.bincount(values.ravel())[1:])
@@ -44,7 +44,7 @@ def read_mask(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
 
 
 def _visible(values: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Values without those that are transparent; where nothing but transparency is drawn, the opaque ones."""
+    """Set transparent pixels to 0; if no value above 0 remains, return the alpha channel as the mask."""
     if alpha.shape != values.shape or alpha.min() == alpha.max():
         return values
     seen = np.where(alpha > 0, values, 0)

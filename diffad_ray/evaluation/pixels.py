@@ -1,4 +1,4 @@
-"""Figures over all pixels of all maps, in memory that does not grow with the number of images."""
+"""Metrics over all pixels of all maps, in memory that does not grow with the number of images."""
 
 from __future__ import annotations
 
@@ -11,42 +11,41 @@ import numpy as np
 from diffad_ray.evaluation.ranking import Ranking
 
 MOST_DISTINCT = 1 << 23
-"Distinct values that are told apart, 100 to 200 MB of them; a product's test maps rarely have more."
+"Largest number of distinct values kept, 100 to 200 MB; the test maps of a product rarely have more."
 MOST_WAITING = 1 << 24
-"Pixels that are sorted together; sorting at every image would sort those before it again each time."
+"Number of pixels that are merged at once; a merge per image would sort earlier pixels again each time."
 FPR_LIMIT = 0.3
-"AUPRO is the area up to here (Bergmann et al. 2021)."
+"Upper limit of the false-positive rate in AUPRO (Bergmann et al. 2021)."
 
 
 class Counted(NamedTuple):
-    """Distinct values, ascending, and what belongs to each."""
+    """Distinct values, ascending, and C sums of weights for each."""
 
     values: np.ndarray
     "[K] float32"
     sums: np.ndarray
-    "[C,K] float64, exact for the pixels of the largest archive"
+    "[C,K] float64, which count the pixels of the largest archive exactly"
 
     def cut(self, bits: int) -> Counted:
-        """The same with the last bits of the values dropped."""
-        # Values stay in order, so that equal ones lie side by side.
+        """Return the counts with the last `bits` mantissa bits of the values dropped."""
+        # Dropping bits keeps the order, so equal values are adjacent.
         return _put_together(_cut(self.values, bits), self.sums) if bits and len(self.values) else self
 
 
 class PixelCounts:
-    """How many normal and defective pixels have which value, and which share of the defective regions they cover.
+    """Counts of normal and defective pixels per map value, with the defective pixels' shares of their regions.
 
-    A region is an 8-connected part of a mask, as in the authors' code of MVTec AD. Each of its pixels covers 1 / area
-    of it, so that the sum over all values from a threshold on, divided by the number of regions, is the per-region
-    overlap there (Bergmann et al. 2021, Eq. 4): no region needs counts of its own.
+    A region is an 8-connected component of a mask, as in the code of the authors of MVTec AD. Each pixel covers
+    1 / area of its region. The sum of these shares over all values >= a threshold, divided by the number of regions, is
+    the per-region overlap at this threshold (Bergmann et al. 2021, Eq. 4), so no counts per region are needed.
 
-    Values are kept as they are, and all figures exact, up to `MOST_DISTINCT` of them. Beyond, the last bits of their
-    mantissa are dropped one by one, which makes ties of neighbours and is the same whatever the order of the maps and
-    of the sums.
+    Up to `MOST_DISTINCT` distinct values are kept, and metrics are exact. Beyond, the last mantissa bits of the values
+    are dropped one by one, which ties adjacent values; the result does not depend on the order of maps or sums.
     """
 
     def __init__(self) -> None:
         self.dropped_bits = 0
-        "of the 23 of a float32 mantissa; 0 means exact"
+        "dropped bits of the 23 of a float32 mantissa; 0 means exact"
         self.regions = 0
         self._normal = Counted(np.zeros(0, np.float32), np.zeros((1, 0)))
         self._defective = Counted(np.zeros(0, np.float32), np.zeros((2, 0)))
@@ -55,7 +54,7 @@ class PixelCounts:
         self._waiting = 0
 
     def add(self, anomaly_map: np.ndarray, mask: np.ndarray) -> None:
-        """Count the pixels of a map [H,W] float32, finite, with the truth [H,W] bool."""
+        """Add the pixels of an anomaly map [H,W] float32, finite, with its mask [H,W] bool."""
         if not np.isfinite(anomaly_map).all():
             raise ValueError("the anomaly map holds values that are not finite")
         anomaly_map = anomaly_map.astype(np.float32, copy=False)
@@ -71,7 +70,7 @@ class PixelCounts:
 
     @classmethod
     def sum(cls, several: Iterable[PixelCounts]) -> Self:
-        """The counts of all maps of several."""
+        """Return the sum of several counts."""
         total, parts = cls(), list(several)
         for one in parts:
             one._merge()
@@ -84,26 +83,25 @@ class PixelCounts:
         return total
 
     def auroc(self) -> float | None:
-        """Probability that a defective pixel has a higher value than a normal one, ties half; None without either."""
+        """Return the area under the ROC curve; None without defective or without normal pixels."""
         found = self._ranking()
         return None if found is None else float(found.auroc())
 
     def average_precision(self) -> float | None:
-        """Average precision as the step sum over recall; None without defective or normal pixels."""
+        """Return the average precision, a step sum over recall; None without defective or without normal pixels."""
         found = self._ranking()
         return None if found is None else float(found.average_precision())
 
     def f1_max(self) -> float | None:
-        """F1 at the threshold best for it, an oracle; None without defective or normal pixels."""
+        """Return the largest F1 over all thresholds, an oracle; None without defective or without normal pixels."""
         found = self._ranking()
         return None if found is None else float(found.best_f1().f1)
 
     def aupro(self, limit: float = FPR_LIMIT) -> float | None:
-        """Area under the per-region overlap over the false-positive rate of all normal pixels, from 0 to `limit`.
+        """Return AUPRO: the area under per-region overlap over the false-positive rate, from 0 to `limit`, / `limit`.
 
-        Every distinct value is a threshold, ties are one step, and the curve is interpolated linearly at the limit, by
-        which the area is divided: 1 is best, 0.15 is chance at the limit of 0.3. None without defective or normal
-        pixels.
+        Every distinct value is a threshold, tied pixels are one step, and the curve is linearly interpolated at the
+        limit. 1 is best; chance is 0.15 at the limit 0.3. None without defective or without normal pixels.
         """
         found = self._ranking()
         return None if found is None else float(found.area(self._defective.sums[1, ::-1] / self.regions, limit))
@@ -118,10 +116,10 @@ class PixelCounts:
         return Ranking(thresholds[::-1], hits[::-1], (count - upto)[::-1], (count - below)[::-1], count)
 
     def _merge(self) -> None:
-        """Count what waits."""
+        """Merge the waiting pixels into the counts."""
         if not self._waiting:
             return
-        # Without sums to carry along, the many normal pixels need the values sorted, not their order.
+        # Normal pixels all have weight 1, so sorting their values suffices; no sort order must be applied to weights.
         values, pixels = np.unique(_cut(np.concatenate(self._waiting_normal), self.dropped_bits), return_counts=True)
         self._normal = _joined(self._normal, Counted(values, pixels[None].astype(np.float64)))
         if self._waiting_defective:
@@ -132,7 +130,7 @@ class PixelCounts:
         self._coarsen()
 
     def _coarsen(self) -> None:
-        """Drop bits while the values are too many."""
+        """Drop mantissa bits until there are at most `MOST_DISTINCT` values."""
         while True:
             if len(self._normal.values) + len(self._defective.values) <= MOST_DISTINCT or self.dropped_bits == 23:
                 return
@@ -141,7 +139,7 @@ class PixelCounts:
 
 
 def _joined(*parts: Counted) -> Counted:
-    """All values of parts that are counted by themselves."""
+    """Merge separate counts into one."""
     filled = [part for part in parts if len(part.values)]
     if len(filled) < 2:
         return filled[0] if filled else parts[0]
@@ -150,18 +148,18 @@ def _joined(*parts: Counted) -> Counted:
 
 
 def _counted(values: np.ndarray, sums: np.ndarray) -> Counted:
-    """Values [N], at least one, in any order, with what belongs to each [C,N]; equal ones put together."""
-    # The stable sort is the one that makes use of parts that are sorted already.
+    """Count unsorted values [N], N >= 1, with weights [C,N]: sum the weights of equal values."""
+    # A stable sort is faster on parts that are sorted already.
     order = np.argsort(values, kind="stable")
     return _put_together(values[order], sums[:, order])
 
 
 def _put_together(values: np.ndarray, sums: np.ndarray) -> Counted:
-    """Sorted values [N], at least one, with what belongs to each [C,N]; equal ones put together."""
+    """Count sorted values [N], N >= 1, with weights [C,N]: sum the weights of equal values."""
     first = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
     return Counted(values[first], np.add.reduceat(sums, first, axis=1))
 
 
 def _cut(values: np.ndarray, bits: int) -> np.ndarray:
-    """Values [N] float32 without the last bits of the mantissa; their order stays, and cutting in steps is the same."""
+    """Clear the last `bits` mantissa bits of values [N] float32; this keeps the order, and may be done in steps."""
     return (values.view(np.int32) >> bits << bits).view(np.float32) if bits else values

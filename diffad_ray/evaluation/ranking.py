@@ -1,4 +1,4 @@
-"""Figures of a ranking, exact: every distinct score is a threshold, and tied items are passed in one step."""
+"""Exact metrics of a ranking: every distinct score is a threshold, and tied items are one step."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import numpy as np
 
 
 class BestF1(NamedTuple):
-    """The largest F1 that any threshold reaches: an oracle, for it is chosen on the labels that judge it."""
+    """The largest F1 over all thresholds, an oracle: its threshold is chosen on the test labels."""
 
     f1: np.ndarray
     "[...]"
     threshold: np.ndarray
-    "[...] the highest one that reaches it"
+    "[...] the highest threshold that reaches this F1"
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Defective and normal items in the order of their scores, as the steps of a falling threshold.
+    """Counts of defective and normal items at each step of a falling threshold.
 
-    A step is a distinct score that defective items have. Between two steps only false alarms come, so K steps hold all
-    of the ROC, the precision-recall and the per-region-overlap curve. Arrays are [..., K]: the leading axes, if any,
+    The steps are the K distinct scores of defective items. Between two steps only false positives are added, so the
+    steps determine the ROC, precision-recall and per-region-overlap curves. Arrays are [..., K]; leading axes, if any,
     are resamples of the same items.
 
     Attributes:
         thresholds: [K] float, falling.
-        hits: defective items of that very score.
-        before, after: normal items that score higher, and those that score at least as high.
-        normals: [...] all normal items, at least one.
+        hits: number of defective items with exactly this score.
+        before, after: numbers of normal items that score higher, and at least as high.
+        normals: [...] number of all normal items, at least one.
     """
 
     thresholds: np.ndarray
@@ -40,31 +40,32 @@ class Ranking:
 
     @property
     def found(self) -> np.ndarray:
-        """[..., K] defective items that score at least as high."""
+        """[..., K] number of defective items that score at least as high."""
         return np.cumsum(self.hits, axis=-1)
 
     def auroc(self) -> np.ndarray:
-        """[...] area under the ROC curve: the probability that a defective item outranks a normal one, ties half."""
+        """Return [...], the area under the ROC curve, ties half."""
         return self.area(self.hits / self.hits.sum(axis=-1, keepdims=True))
 
     def average_precision(self) -> np.ndarray:
-        """[...] the step sum of precision over recall, as scikit-learn has it, not the trapezoid."""
+        """Return [...], the average precision as scikit-learn defines it: a step sum of precision over recall."""
         found = self.found
-        calls = np.maximum(found + self.after, 1)  # a resample may have none at the highest steps
+        calls = np.maximum(found + self.after, 1)  # a resample may have no call at the highest steps
         return (self.hits * found / calls).sum(axis=-1) / found[..., -1]
 
     def best_f1(self) -> BestF1:
-        """F1 at its best threshold."""
+        """Return the largest F1 over all thresholds."""
         found = self.found
         f1 = 2 * found / (found + self.after + found[..., -1:])
         best = f1.argmax(axis=-1)
         return BestF1(np.take_along_axis(f1, best[..., None], axis=-1)[..., 0], self.thresholds[best])
 
     def area(self, gains: np.ndarray, limit: float = 1.0) -> np.ndarray:
-        """[...] area under a curve over the false-positive rate, up to `limit` and as a share of it.
+        """Return [...], the area under a curve over the false-positive rate up to `limit`, divided by `limit`.
 
         Args:
-            gains: [..., K] by how much the curve rises at each step; in a straight line while tied normal items come.
+            gains: [..., K] rise of the curve at each step; the rise is linear over tied normal items.
+            limit: largest false-positive rate, in (0, 1].
         """
         normals = np.asarray(self.normals)[..., None]
         start, end = self.before / normals, self.after / normals
@@ -74,7 +75,7 @@ class Ranking:
 
 
 def ranking(scores: np.ndarray, labels: np.ndarray) -> Ranking | None:
-    """The ranking of items [N] with finite scores; `labels` are true for defective ones. None without either kind."""
+    """Rank items [N] with finite scores; `labels` are true for defective items. None without either kind."""
     if not labels.any() or labels.all():
         return None
     thresholds, hits = np.unique(scores[labels], return_counts=True)

@@ -1,4 +1,4 @@
-"""What an evaluation found."""
+"""The result of an evaluation."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from diffad_ray.evaluation.pixels import PixelCounts
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a detector does on labelled images.
+    """Figures and scores of a detector on labelled images.
 
     Attributes:
-        detector, fingerprint: which; several of a table are separated by commas.
-        dataset, layout: where the labels are from, and how they were recognised.
+        detector, fingerprint: name and fingerprint of the detector; several in a table are separated by commas.
+        dataset, layout: location of the labels, and the recognised layout.
         table: the scored table, if its scores were used.
-        image_size, view: of the detector. Pixel figures are taken at the size of the maps: image_size x image_size in
-            the view `whole`, that of the (shrunk) image, up to 4 megapixels, in the view `tiles`. Masks are resized to
-            it by area means and binarised at 0.5; a region that would be lost keeps the pixels that it covers most.
-            None for a table, whose images have no pixel figures.
-        threshold: the score from which an image is called anomalous; None where images have different ones.
+        image_size, view: settings of the detector. Pixel figures are computed at the size of the maps: image_size x
+            image_size in the view `whole`, the size of the (shrunk) image, up to 4 megapixels, in the view `tiles`.
+            Masks are resized to this size by area means and binarised at 0.5; a region that would be lost keeps the
+            pixels that it covers most. None for a table, which has no pixel figures.
+        threshold: an image is called anomalous if its score is at least this; None if images have different thresholds.
         good: number of good images.
-        figures: `overall`, which is the mean over products, and by kind of defect if there is one product.
-        products: by name.
-        unreadable: reason by image that could not be used.
-        notes: what a reader of the figures should know, in sentences.
-        images: with their scores, worst first.
+        figures: `overall`, the mean over products, and figures by kind of defect if there is one product.
+        products: figures by name of the product.
+        unreadable: reasons by URI of the images that could not be used.
+        notes: sentences that qualify the figures.
+        images: scored images, highest score first.
     """
 
     detector: str
@@ -47,7 +47,7 @@ class Evaluation:
     images: list[ScoredImage] = field(repr=False)
 
     def rows(self) -> Iterator[tuple[str, Figures]]:
-        """The figures in the order of a report, with what to call them: products, their kinds, and the mean."""
+        """Yield titles and figures in the order of a report: products with their kinds, and the mean."""
         if len(self.products) == 1:
             yield from self.figures.items()
             return
@@ -71,7 +71,7 @@ def conclude(
     unreadable: dict[str, str],
     notes: list[str],
 ) -> Evaluation:
-    """The evaluation of scored images, at least one; see `Evaluation` and `figures_of`."""
+    """Compute the evaluation of one or more scored images; see `Evaluation` and `figures_of`."""
     products, mean, more_notes = figures_of(images, pixels)
     thresholds = {image.threshold for image in images}
     return Evaluation(

@@ -1,4 +1,4 @@
-"""`evaluate_table`: the scores of a table against a table of labels; no image is opened."""
+"""`evaluate_table`: compares the scores of a table with a table of labels, without opening images."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ NO_MAPS = "a table keeps scores and no anomaly maps: figures of pixels need the 
 def evaluate_table(
     table: str | Path, labels: str | Path, *, detector: str | Path | None = None, threshold: float | None = None
 ) -> Evaluation:
-    """Compare the scores of a table with labels; the figures of pixels are undefined.
+    """Compare the scores of a table with labels; pixel figures are undefined.
 
-    A label belongs to the image whose URI it names, taken from the folder of the labels if it is relative, or else to
-    the one image whose URI ends with it after a slash.
+    The URI of a label, if relative, starts at the folder of the labels. If no image of the table has this URI, the
+    label belongs to the single image whose URI ends with a slash and the label's URI.
 
     Args:
         table: folder or URI of the table.
         labels: file of labels, see `read_labels`.
-        detector: folder or URI of the one whose scores count, for images that several have scored.
-        threshold: replaces the ones that the table was scored with.
+        detector: folder or URI of the detector whose scores count, if several have scored the images.
+        threshold: replaces the thresholds stored in the table.
 
     Raises:
-        UserError: there is no table or no labels, no label fits, or one fits several images or detectors.
+        UserError: the table or the labels are missing, no label matches, or one matches several images or detectors.
     """
     check_threshold(threshold)
     wanted = read_labels(str(labels))
@@ -100,7 +100,7 @@ def evaluate_table(
 
 
 def _rows(table: str, labels: list[Label], location: str, fingerprint: str | None) -> dict[int, list[dict[str, Any]]]:
-    """Rows of the table that each label, by its number, may mean; the last scored one first."""
+    """Return the table rows that match each label, by the label's index; the last scored row is first."""
     places = pa.table(
         {
             "number": range(len(labels)),
@@ -109,7 +109,7 @@ def _rows(table: str, labels: list[Label], location: str, fingerprint: str | Non
             "name": [label.uri.rpartition("/")[2] for label in labels],
         }
     )
-    # By the last part of the path first, as a join on ends_with alone would compare each label with each image.
+    # The join is on the file name, because a join on ends_with alone would compare each label with each image.
     sql = (
         "SELECT number, image_uri, status, error, score, threshold, tail_probability, detector, detector_fingerprint, "
         "image_uri = uri AS is_exact FROM scores JOIN places ON regexp_extract(image_uri, '[^/]*$') = name "
@@ -128,7 +128,7 @@ def _rows(table: str, labels: list[Label], location: str, fingerprint: str | Non
 
 
 def _only(rows: list[dict[str, Any]], label: Label) -> dict[str, Any]:
-    """The row that a label means: the last one, of one image and one detector."""
+    """Return the last scored row that matches a label; raises UserError for several images or detectors."""
     rows = [row for row in rows if row["is_exact"]] or rows
     uris = sorted({row["image_uri"] for row in rows})
     if len(uris) > 1:

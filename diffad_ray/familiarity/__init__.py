@@ -1,1 +1,1 @@
-"""Familiarity: how well each place of an image fits in with what normal images show."""
+"""Familiarity: patch statistics of normal images, and a small network that segments the residuals from them."""

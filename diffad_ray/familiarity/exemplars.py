@@ -1,10 +1,10 @@
-"""Places of normal images by example (PatchCore, Roth et al. 2022): what is like one of them is not strange.
+"""Coresets of patch features of normal images, and the distance to the nearest one (PatchCore, Roth et al. 2022).
 
-A Gaussian for each place says little of parts that lie in any direction and position, nor of tiles. Examples do not ask
-where in the image they are from. What an image shows at a place is compared with what normal images show anywhere, and
-what the Gaussian leaves unexplained of it with what it leaves of them.
+A Gaussian per grid cell describes unaligned parts and tiles poorly, because it is tied to a position. A coreset holds
+features from all positions. There are two coresets: one of the features themselves, one of the Gaussians' whitened
+residuals.
 
-Letters in shapes: N images, C responses and colours, G places a side, M places kept.
+Letters in shapes: N images, C feature channels, G cells a side, M coreset size.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from diffad_ray.familiarity.features import Described
 from diffad_ray.familiarity.gaussians import LEAST_CHANNEL_SPREAD, PatchGaussian, inverse_root, unexplained
 
 MOST_PLACES, CANDIDATES = 4096, 61_440
-"How many places are kept, and from how many that are drawn at random they are chosen."
+"Largest coreset size M, and the number of randomly drawn cells from which the coreset is sampled."
 ROUNDS = 8
-"In which they are chosen."
+"Rounds of k-means|| sampling."
 COMMON_SHRINKAGE = 0.1
-"Variance that a direction of channels has at least, as a share of a channel's: what hardly varies is noise."
+"Covariance shrinkage: this times the identity is added to the correlation matrix before whitening."
 IMAGES_AT_ONCE = 16
 DISTANCES_AT_ONCE, ON_A_CPU = 1 << 26, 1 << 19
-"Half a million of them stay in a processor's cache."
+"Pairwise distances in one matrix product, on a GPU and on a CPU, whose cache holds half a million of them."
 
 
 class KnownPlaces(NamedTuple):
-    """Places of normal images, as the image shows them and as a Gaussian leaves them unexplained."""
+    """Coresets of the whitened features and of the Gaussians' whitened residuals of normal images."""
 
     common_mean: Tensor
-    "[C], over all places"
+    "[C] mean feature over all images and cells"
     common_whitening: Tensor
-    "[C,C]: what lies off that mean, times this, gives uncorrelated numbers of variance 1 at most, over all places"
+    "[C,C] whitening matrix over all images and cells; features less `common_mean`, times it, have variance <= 1"
     shown: Tensor
-    "[M,C] float16, whitened so"
+    "[M,C] float16: coreset of the features, whitened by `common_whitening`"
     left: Tensor
-    "[M,C] float16: what the Gaussian leaves unexplained"
+    "[M,C] float16: coreset of the residuals that `unexplained` returns"
 
 
 def known_places(seen: Described, gaussian: PatchGaussian, generator: torch.Generator) -> KnownPlaces:
-    """Places of normal images that lie far apart, and the Gaussian of these images."""
+    """Return both coresets of normal images; `gaussian` is fitted to the same images."""
     mean = seen.responses.mean(dim=(0, 2, 3))
     spread = (seen.responses - mean[:, None, None]).square().mean(dim=(0, 2, 3)).sqrt().clamp(min=LEAST_CHANNEL_SPREAD)
     covariance = torch.zeros((len(mean), len(mean)), device=mean.device)
@@ -64,10 +64,10 @@ def known_places(seen: Described, gaussian: PatchGaussian, generator: torch.Gene
 
 
 def far_apart(places: Tensor, generator: torch.Generator) -> Tensor:
-    """At most `MOST_PLACES` of the places [L,C], rare ones rather than those that are like many: [M,C].
+    """Return a coreset [M,C] of the features [L,C], M <= `MOST_PLACES`.
 
-    In rounds, each place with a chance in proportion to its squared distance from those that were chosen before
-    (k-means||, Bahmani et al. 2012). With places drawn at random a small part in a large picture would have few.
+    The coreset is sampled in rounds, each feature with a probability proportional to its squared distance from those
+    already sampled (k-means||, Bahmani et al. 2012). Uniform sampling would miss a small part in a large picture.
     """
     if len(places) <= MOST_PLACES:
         return places
@@ -76,17 +76,17 @@ def far_apart(places: Tensor, generator: torch.Generator) -> Tensor:
     distance = torch.full((len(places),), torch.inf, device=places.device)
     for _ in range(ROUNDS - 1):
         distance = distance.minimum(_from_nearest(places, places[chosen[-1]]).square().sum(dim=1))
-        # Where places are all alike any is as good as another.
+        # 1e-6 keeps the probabilities positive where all features are equal.
         chance = distance / distance.mean().clamp(min=1e-12) + 1e-6
         chosen.append(torch.multinomial(chance, each, generator=generator))
     return places[torch.cat(chosen)]
 
 
 def unlike_known(known: KnownPlaces, seen: Described, left: Tensor) -> tuple[Tensor, Tensor]:
-    """What is left of each place when the most similar known one is taken away: as shown, as unexplained.
+    """Return each cell's difference from its nearest coreset entry: of features, and of residuals.
 
     Args:
-        left: [N,C,G,G], what the Gaussian leaves unexplained; both results have this shape.
+        left: [N,C,G,G] whitened residuals from the Gaussians; both results have this shape.
     """
     shown = torch.einsum("dc,ncyx->ndyx", known.common_whitening, seen.responses - known.common_mean[:, None, None])
     found = []
@@ -98,8 +98,8 @@ def unlike_known(known: KnownPlaces, seen: Described, left: Tensor) -> tuple[Ten
 
 
 def _from_nearest(places: Tensor, known: Tensor) -> Tensor:
-    """Each of the places [L,C] less the nearest known one [M,C]."""
-    # The nearest one has the largest product less half its square: one product with one more channel finds it.
+    """Return each feature of `places` [L,C] less its nearest neighbour in `known` [M,C]."""
+    # |p - k|^2 is smallest where p.k - |k|^2 / 2 is largest; an extra channel computes this in one matrix product.
     known_and_half = torch.cat([known, -known.square().sum(dim=1, keepdim=True) / 2], dim=1).T.contiguous()
     places_and_one = torch.cat([places, torch.ones_like(places[:, :1])], dim=1)
     at_once = max(1, (ON_A_CPU if places.device.type == "cpu" else DISTANCES_AT_ONCE) // len(known))

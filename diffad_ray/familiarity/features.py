@@ -1,9 +1,9 @@
-"""What familiarity looks at: at each place of an image, strengths of Gabor filters and colours, and the whole in small.
+"""Features of familiarity: a feature map of Gabor magnitudes and colours, and a miniature of the whole image.
 
-All of that is relative to the image itself. One part is photographed under several exposures, and one lot is polished
-finer than the next: that is no defect, and what is left tells more of the place.
+All features are normalised by the image's own mean and contrast, because exposure and surface finish vary between
+lots and are no defects.
 
-Letters in shapes: N images, C responses and colours, G places a side, D numbers of a miniature.
+Letters in shapes: N images, C feature channels, G cells a side, D numbers of a miniature.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SIDE, GRID, MINIATURE = 128, 32, 16
-"Pixels a side of the images that the filters see at most; places a side; and the miniature that tells the whole image."
+"Pixels a side: of the largest image that is filtered, of the feature map (G), of the miniature."
 LEVELS, SMALLEST = 4, 16
-"Octaves that the filters see, and the smallest side of an image that they still see."
+"Number of octaves, and the smallest side in pixels of an image that is still filtered."
 ORIENTATIONS = 4
 WAVELENGTH, WIDTH, ASPECT, RADIUS = 4.0, 1.4, 0.7, 3
-"Of the Gabor filters: pixels, standard deviation across the waves, its ratio to the one along them, half the window."
+"Gabor filters: wavelength, sigma across the waves, its ratio to the sigma along them, radius of the window; in pixels."
 COLOURS = 3
-"Grey level and two differences of colours."
+"Channels of colour: grey level, red - green, yellow - blue."
 LEAST_CONTRAST, LEAST_STRENGTH = 0.02, 5e-4
-"Of an image in [0, 1]: usual deviation of its grey levels, and mean strength of an octave's waves. Less is noise."
+"Floors of an image's contrast and of an octave's mean Gabor magnitude, for images in [0, 1]; less is noise."
 WEAK = 0.05
-"""Strengths are compared by their roots, which vary alike where they are weak and strong; below this share of the
-image's mean they are noise."""
+"""Added to normalised Gabor magnitudes before their square root, which stabilises their variance; smaller ones are
+noise."""
 
 
 class Described(NamedTuple):
-    """What is looked at of N images."""
+    """Features of N images."""
 
     responses: Tensor
-    "[N,C,G,G], see `described`"
+    "[N,C,G,G] feature maps, see `described`"
     miniature: Tensor
-    "[N,D], the images at 16 x 16 pixels, in their own light and contrast"
+    "[N,D] images at 16 x 16 pixels, less their mean grey level and divided by their contrast"
     exposure: Tensor
-    "[N,2], logarithms of that light and contrast"
+    "[N,2] logarithms of that mean and contrast"
 
     def those(self, chosen: Tensor) -> Described:
-        """Of the chosen images alone: numbers, or a bool each."""
+        """Return the features of the images that `chosen` selects: indices [M], or a mask [N] of bool."""
         return Described(*(values[chosen] for values in self))
 
 
 def gabor_filters() -> Tensor:
-    """[2 x ORIENTATIONS,1,w,w]: even and odd waves of each orientation, of mean 0 and sum of magnitudes 1."""
+    """Return [2 x ORIENTATIONS,1,w,w]: an even and an odd filter per orientation, of mean 0 and L1 norm 1."""
     axis = torch.arange(-RADIUS, RADIUS + 1, dtype=torch.float32)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     filters = []
@@ -63,22 +63,21 @@ def gabor_filters() -> Tensor:
 
 
 def octave_sides(side: int) -> list[int]:
-    """Sides of the images, octave by octave, that the filters see of an image with this side."""
+    """Return the sides in pixels of the octaves of an image with this side."""
     sides = [min(side, SIDE) >> level for level in range(LEVELS)]
     return [seen for seen in sides if seen >= SMALLEST]
 
 
 def channels(side: int) -> int:
-    """C for images with this side."""
+    """Return C, the number of feature channels, for images with this side."""
     return ORIENTATIONS * sum(2 if seen > GRID else 1 for seen in octave_sides(side)) + COLOURS
 
 
 def described(images: Tensor, gabor: Tensor) -> Described:
-    """What is looked at of images [N,3,S,S] in [0,1].
+    """Compute the features of images [N,3,S,S] in [0,1].
 
-    Octave by octave how strong the waves of each Gabor filter are, on average and, where a place has several pixels,
-    before that at most, which a speck or a hairline sets, in shares of the image's mean of this octave; then the
-    colours, in usual deviations of the image's grey level.
+    Per octave and orientation: Gabor magnitude, max-pooled where a cell has several pixels, then mean-pooled; both
+    divided by the image's mean. Max-pooling keeps specks and hairlines. Then the colours, divided by the contrast.
     """
     images = images.float()
     if images.shape[-1] > SIDE:
@@ -103,9 +102,9 @@ def described(images: Tensor, gabor: Tensor) -> Described:
 
 
 def _deviation(grey: Tensor) -> Tensor:
-    """Usual deviation [N,1,1,1] of grey levels [N,1,H,W] of mean 0: the standard one, were they normally distributed.
+    """Return a robust standard deviation [N,1,1,1] of grey levels [N,1,H,W] of mean 0, exact for a normal distribution.
 
-    The standard deviation itself follows a strong scratch, beside which all of a smooth image, or tile, would look
-    strange. The square of the mean root does so far less.
+    The estimate is 1.48 mean(sqrt|x|)^2. A strong scratch inflates the sample standard deviation far more, and the
+    rest of a smooth image or tile would then look anomalous.
     """
     return 1.48 * grey.abs().sqrt().mean(dim=(2, 3), keepdim=True).square()

@@ -1,9 +1,9 @@
-"""At each place of an image a Gaussian of what normal images show there (PaDiM, Defard et al. 2020), given the rest.
+"""A Gaussian of features per grid cell (PaDiM, Defard et al. 2020), with a mean conditional on the whole image.
 
-What the image as a whole says of a place is taken into account first: its width, where its edges run.
+The conditional mean is a ridge regression on principal components of the miniature, which follow the width of the part
+and the course of its edges.
 
-Letters in shapes: N images, C responses and colours, G places a side, K components of an image's code, D numbers of its
-miniature.
+Letters in shapes: N images, C feature channels, G cells a side, K principal components, D numbers of a miniature.
 """
 
 from __future__ import annotations
@@ -17,50 +17,50 @@ from torch import Tensor
 from diffad_ray.familiarity.features import Described
 
 MOST_COMPONENTS, IMAGES_A_COMPONENT = 160, 4
-"How many principal components tell the whole image: few where there are few images to learn their effect from."
+"Largest number of principal components, and the number of training images needed for each."
 FARTHEST = 5.0
-"Standard deviations of a component of the code, and of an exposure in which nothing is strange."
+"Standard deviations at which components of the code are clipped, and beyond which an exposure is an outlier."
 LEAST_EXPOSURES = 0.1
-"Standard deviation of exposures at least: a tenth more or less light is no other one."
+"Floor of the standard deviation of log exposures: a tenth more or less light is usual."
 SHRINKAGE = 0.3
-"Variance that a channel has at least at any place, as a share of its usual one: there are often few images."
+"Covariance shrinkage: this times the identity is added to each cell's covariance, as there are often few images."
 LEAST_CHANNEL_SPREAD = 0.01
-"Standard deviation that a channel has at least: a hundredth of the image's own contrast."
+"Floor of a channel's standard deviation, in units of the image's contrast for the colours."
 
 
 class PatchGaussian(NamedTuple):
-    """At each place a Gaussian of responses and colours, whose mean depends on the image as a whole."""
+    """Parameters of the Gaussians of all cells, and of the distribution of exposures."""
 
     miniature_mean: Tensor
-    "[D]"
+    "[D] mean miniature"
     basis: Tensor
-    "[D,K]: a miniature less its mean, times this, is the image's code: principal components of variance 1"
+    "[D,K]: (miniature - miniature_mean) @ basis is the image's code, K principal components of variance 1"
     mean: Tensor
-    "[C,G,G]"
+    "[C,G,G] mean feature map"
     effect: Tensor
-    "[K,C,G,G] float16: what each component of the code adds to the mean"
+    "[K,C,G,G] float16: regression coefficients of the mean on the code"
     spread: Tensor
-    "[C]: standard deviation of what is left, over all places"
+    "[C]: standard deviation of the regression's residuals over all images and cells"
     whitening: Tensor
-    """[G x G,C,C]: times what is left, in units of its spread, gives uncorrelated numbers of variance 1. Symmetric, so
-    that each of them still tells of its channel."""
+    """[G x G,C,C] whitening matrix of each cell's residuals / spread. It is symmetric (ZCA), so that each whitened
+    channel stays close to its original one."""
     exposure_mean: Tensor
     exposure_spread: Tensor
-    "[2] each: of logarithms of light and contrast"
+    "[2] each: mean and standard deviation of `Described.exposure`"
 
 
 def patch_gaussian(seen: Described, images: int) -> PatchGaussian:
-    """The Gaussians of squares that are of so many different images."""
+    """Fit the Gaussians to the features of squares; `images` is the number of different images they are cut from."""
     miniature_mean = seen.miniature.mean(dim=0)
     _, values, directions = torch.linalg.svd((seen.miniature - miniature_mean).double(), full_matrices=False)
-    # What hardly varies is rounding.
+    # Components with a tiny singular value are rounding errors.
     count = min(MOST_COMPONENTS, images // IMAGES_A_COMPONENT, int((values > 1e-4 * values[0].clamp(min=1e-9)).sum()))
     basis = (directions[:count].T / values[:count] * math.sqrt(len(seen.miniature))).float()
     code = _code(seen.miniature, miniature_mean, basis)
 
     mean = seen.responses.mean(dim=0)
     left = seen.responses - mean
-    # Half of what a component seems to add is believed: lots to come are like none of those learnt from.
+    # The ridge penalty N halves each coefficient, as code.T @ code is N times the identity: new lots differ from these.
     gram = code.T @ code + len(code) * torch.eye(count, device=code.device)
     effect = torch.linalg.solve(gram, code.T @ left.flatten(1)).view(count, *mean.shape)
     left -= (code @ effect.flatten(1)).view_as(left)
@@ -69,7 +69,7 @@ def patch_gaussian(seen: Described, images: int) -> PatchGaussian:
     floor, whitening = SHRINKAGE * torch.eye(len(spread), device=left.device), []
     for row in left.unbind(dim=2):
         places = row.permute(2, 1, 0)
-        # The floor comes first: variances that are all but 0 have no axes.
+        # The shrinkage precedes the decomposition: eigenvectors of variances near 0 are arbitrary.
         whitening.append(inverse_root(places @ places.transpose(1, 2) / len(left) + floor))
     exposures = seen.exposure.mean(dim=0), seen.exposure.std(dim=0).clamp(min=LEAST_EXPOSURES)
     effect = effect.half().contiguous()
@@ -77,13 +77,13 @@ def patch_gaussian(seen: Described, images: int) -> PatchGaussian:
 
 
 def inverse_root(covariances: Tensor) -> Tensor:
-    """What whitens numbers of these covariances [...,C,C]: symmetric, of the same shape."""
+    """Return the symmetric whitening matrices, covariance^(-1/2), of covariances [...,C,C]; of the same shape."""
     variances, axes = torch.linalg.eigh(covariances)
     return (axes * variances.rsqrt()[..., None, :]) @ axes.transpose(-1, -2)
 
 
 def unexplained(gaussian: PatchGaussian, seen: Described) -> Tensor:
-    """What the Gaussian leaves unexplained at each place, whitened: [N,C,G,G], of variance 1 in normal images."""
+    """Return the whitened residuals [N,C,G,G] from the conditional means, of variance about 1 in normal images."""
     code = _code(seen.miniature, gaussian.miniature_mean, gaussian.basis)
     expected = gaussian.mean + (code @ gaussian.effect.float().flatten(1)).view_as(seen.responses)
     left = (seen.responses - expected) / gaussian.spread[:, None, None]
@@ -92,11 +92,11 @@ def unexplained(gaussian: PatchGaussian, seen: Described) -> Tensor:
 
 
 def exposed_otherwise(gaussian: PatchGaussian, seen: Described) -> Tensor:
-    """1 for an image with light and contrast as normal ones have them, [N]; more far outside of these."""
+    """Return a factor [N] >= 1: 1 plus the standard deviations by which an exposure lies beyond `FARTHEST`."""
     beyond = ((seen.exposure - gaussian.exposure_mean) / gaussian.exposure_spread).abs().sub(FARTHEST).clamp(min=0)
     return 1 + beyond.sum(dim=1)
 
 
 def _code(miniature: Tensor, mean: Tensor, basis: Tensor) -> Tensor:
-    """[N,K]; what lies far outside of all that was seen says no more than what lies at its border."""
+    """Return the images' codes [N,K], clipped at `FARTHEST`, since the regression should not extrapolate."""
     return ((miniature - mean) @ basis).clamp(-FARTHEST, FARTHEST)

@@ -1,4 +1,4 @@
-"""A small network that segments what models of normal images leave unexplained."""
+"""The judge: a small network that segments residuals from the statistics of normal images."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from torch import Tensor, nn
 
 WIDTH = 48
 DILATIONS = (1, 4)
-"Of its two blocks: the first sees what lies next to a place, the second a quarter of the image's side around it."
+"Dilations of the two residual blocks: one sees adjacent cells, the other a quarter of the image's side."
 RARE = -3.0
-"Log odds of an anomaly before anything is learnt."
+"Initial bias of the output: the prior log odds of an anomaly."
 LEAST_DISTANCE = 1e-3
-"Squared: what is nearer than this is the same but for rounding."
+"Floor of squared distances: smaller ones are rounding errors."
 
 
 class ResidualSegmenter(nn.Module):
-    """Log odds of an anomaly from whitened residuals: [N,R,C,G,G] -> [N,G,G].
+    """Map whitened residuals [N,R,C,G,G] to log odds of an anomaly [N,G,G].
 
-    Residuals have one meaning whatever the product is, so that little is left to learn of each (SimpleNet, Liu et al.
-    2023, and ResAD, Yao et al. 2024, judge features of pretrained networks by such a part).
+    Whitened residuals mean the same for every product, so a small network suffices. SimpleNet (Liu et al. 2023) and
+    ResAD (Yao et al. 2024) use a similar head on features of pretrained networks.
 
     Args:
-        kinds: R, of residuals.
-        channels: C.
+        kinds: R, the number of kinds of residuals.
+        channels: C, the number of feature channels.
     """
 
     def __init__(self, kinds: int, channels: int):
@@ -36,7 +36,7 @@ class ResidualSegmenter(nn.Module):
 
     def forward(self, residuals: Tensor) -> Tensor:
         seen = torch.cat([residuals.flatten(1, 2), squared_distance(residuals).log()], dim=1)
-        # Strong anomalies leave residuals of a hundred times the usual ones.
+        # The signed logarithm compresses the residuals of strong anomalies, which are a hundred times the usual ones.
         h = self.into(seen.sign() * seen.abs().log1p())
         for block in self.blocks:
             h = block(h)
@@ -44,19 +44,19 @@ class ResidualSegmenter(nn.Module):
 
 
 def squared_distance(residuals: Tensor) -> Tensor:
-    """Mean square over the channels of whitened residuals [N,R,C,G,G]: [N,R,G,G]."""
+    """Return the mean square [N,R,G,G] over the channels of whitened residuals [N,R,C,G,G]."""
     return residuals.square().mean(dim=2).clamp(min=LEAST_DISTANCE)
 
 
 def untaught(kinds: int, channels: int, seed: int) -> ResidualSegmenter:
-    """A network that knows nothing; its weights are a function of the seed, whatever else draws random numbers."""
+    """Return an untrained judge, whose weights depend on the seed alone; torch's generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ResidualSegmenter(kinds, channels)
 
 
 class _Block(nn.Module):
-    """Two convolutions around which the input passes; at first nothing else does."""
+    """A residual block of two dilated convolutions, the identity at initialisation."""
 
     def __init__(self, dilation: int):
         super().__init__()

@@ -1,10 +1,9 @@
-"""The end of a training of DiffusionAD: what normal images look like, and what anomalies make of that.
+"""Training of familiarity: statistics of normal images, and the judge, which learns pseudo-anomalies in residuals.
 
-Statistics of normal images leave something unexplained of every new one. What an anomaly adds to that must be learnt
-from images that they have not seen, and that are not like those they have seen, either: images of one lot are taken in
-a row and look alike, the next lot looks otherwise, and that is no defect. So images are sorted into groups that look
-alike, these into five parts, and samples of each part are compared with the statistics of the four others. How strange
-images usually are is measured in parts drawn at random, as the held-back images of the threshold are.
+The judge must learn from residuals of images that the statistics have not been fitted to. Images of one lot look alike,
+and the next lot looks different without a defect. So the images are clustered by appearance, the clusters are divided
+into five folds, and samples of each fold get residuals from the statistics of the other four (cross-fitting). The usual
+strangeness of a normal image is measured with random folds, because the calibration split is random, too.
 """
 
 from __future__ import annotations
@@ -28,23 +27,23 @@ from diffad_ray.tensors import NormalSquares, as_unit_tensor
 
 MOST_SQUARES = 1500
 FEWEST_TO_FIT = 10
-"Of fewer normal images nothing is learnt."
+"With fewer normal images nothing is fitted."
 FEWEST_TO_TEACH = 20
-"Of fewer, what judges would know each by heart, and find all others strange: distances alone count."
+"With fewer images the judge would memorise them; only distances are fitted."
 FOLDS, IMAGES_A_GROUP, ROUNDS = 5, 10, 20
-"Parts of the images, images in a group that look alike, and rounds of k-means that find these."
+"Number of folds, mean number of images in a k-means cluster, and rounds of k-means."
 MOST_STEPS, BATCH, LOOKS = 800, 16, 6
-"Steps of the network that judges, squares a step, and how often it sees each sample."
+"The judge's training: most steps, batch size, epochs."
 LEARNING_RATE, WARMUP, EMA_DECAY = 2e-3, 50, 0.99
 ANOMALOUS, NORMAL = 0.2, 0.02
-"Share of a place that an anomaly covers, from which the place is anomalous, and to which it is normal."
+"Shares of a cell that an anomaly covers: above the first the cell is anomalous, below the second normal, else ignored."
 MOST_LEFT = 6e4
-"Unexplained in a sample: where most good images are blank, a picture of anything leaves more than float16 holds."
+"Residuals are clipped here: where most good images are blank, any other picture exceeds float16."
 REPORT_EVERY = 100
 Tell = Callable[[str], None]
-"Is told now and then what is done, and how far that is."
+"Receives progress messages."
 Squares = Callable[[np.ndarray], Tensor]
-"Squares of these numbers: [N,C,S,S] in [0,1]; a fourth channel, if any, is the foreground."
+"Maps indices [N] to squares [N,C,S,S] in [0,1]; channel 3, if any, is the foreground."
 
 
 def learn_familiarity(
@@ -54,11 +53,11 @@ def learn_familiarity(
     anomalies: AnomalySettings,
     tell: Tell = lambda doing: None,
 ) -> None:
-    """Learn what is familiar; of a handful of images nothing is learnt.
+    """Fit the statistics and train the judge; leave `familiarity` unfitted with fewer than `FEWEST_TO_FIT` images.
 
     Args:
-        normals: the network that judges takes twice the steps of their training, at most `MOST_STEPS`.
-        evidence: gives the log odds [N] of an anomaly that the detector itself finds in squares [N,3,S,S] in [0,1].
+        normals: normal squares; the judge trains for twice `normals.steps`, at most `MOST_STEPS`.
+        evidence: maps squares [N,3,S,S] in [0,1] to the detector's own log odds [N] of an anomaly.
         anomalies: how the judge's pseudo-anomalies are made.
     """
     steps, seed, device = min(MOST_STEPS, 2 * normals.steps), normals.seed, normals.device
@@ -94,18 +93,18 @@ def learn_familiarity(
 
 
 def squares_of(normals: NormalSquares, most: int, batch: int) -> Iterator[Tensor]:
-    """Batches [B,C,S,S] in [0,1] of at most so many of the squares, drawn at random, on their device."""
+    """Yield batches [B,C,S,S] in [0,1] of at most `most` squares, drawn at random, on `normals.device`."""
     chosen = np.random.default_rng(normals.seed).permutation(len(normals.pixels))[:most]
     for start in range(0, len(chosen), batch):
         yield as_unit_tensor(normals.pixels[chosen[start : start + batch]]).to(normals.device)
 
 
 def folds(miniatures: Tensor, sources: Tensor, generator: torch.Generator) -> Tensor:
-    """Sorts squares into `FOLDS` parts of about one size: [N], those of images that look alike into the same one.
+    """Return the fold [N] of each square; folds are of about equal size, and similar images share one.
 
     Args:
-        miniatures: [N,D] of the squares.
-        sources: [N], which image each of them is of.
+        miniatures: [N,D] miniatures of the squares.
+        sources: [N] index of the image that each square is cut from.
     """
     _, place = sources.unique(return_inverse=True)
     count = int(place.max()) + 1
@@ -116,7 +115,7 @@ def folds(miniatures: Tensor, sources: Tensor, generator: torch.Generator) -> Te
     for image, number in enumerate(group):
         members.setdefault(number, []).append(image)
     parts: list[list[int]] = [[] for _ in range(FOLDS)]
-    # A group that is larger than a part is cut, or some parts might have no image.
+    # A cluster larger than a fold is split, or some folds might be empty.
     most = count // FOLDS
     pieces = [images[start : start + most] for images in members.values() for start in range(0, len(images), most)]
     for images in sorted(pieces, key=len, reverse=True):
@@ -135,11 +134,11 @@ def teach(
     generator: torch.Generator,
     tell: Tell = lambda doing: None,
 ) -> None:
-    """Train the network that judges; its averaged weights count.
+    """Train the judge, and leave it with its exponentially averaged weights.
 
     Args:
-        samples: [M,R,C,G,G], what normal images do not explain of M samples.
-        masks: [M,G,G], the share of each place that an anomaly covers.
+        samples: [M,R,C,G,G] residuals of M samples.
+        masks: [M,G,G] share of each cell that an anomaly covers.
     """
     judge.train().requires_grad_(True)
     averaged = Ema(judge, EMA_DECAY, {})
@@ -166,7 +165,7 @@ def teach(
 def _looked_at(
     familiarity: Familiarity, squares: Squares, count: int, evidence: Callable[[Tensor], Tensor], tell: Tell
 ) -> tuple[Described, Tensor]:
-    """What is looked at of so many squares, and the log odds [N] of an anomaly that the detector itself gives them."""
+    """Return the features of the first `count` squares and the detector's own log odds [N] of an anomaly."""
     seen, found = [], []
     for numbers in np.array_split(np.arange(count), -(-count // BATCH)):
         images = squares(numbers)[:, :3]
@@ -177,13 +176,13 @@ def _looked_at(
 
 
 def _any_folds(sources: np.ndarray, seed: int) -> Tensor:
-    """Squares of random images sorted into `FOLDS` parts: [N]."""
+    """Return a random fold [N] for each square; squares of one image share their fold."""
     images, place = np.unique(sources, return_inverse=True)
     return torch.from_numpy(np.random.default_rng(seed).permutation(len(images))[place] % FOLDS)
 
 
 def _of_others(seen: Described, sources: np.ndarray, fold: Tensor, generator: torch.Generator) -> list[Normality]:
-    """For each part the statistics of all others."""
+    """Return, for each fold, the statistics of all other folds."""
     others = [fold != part for part in range(FOLDS)]
     return [normality(seen.those(rows), len(np.unique(sources[rows.cpu().numpy()])), generator) for rows in others]
 
@@ -198,9 +197,9 @@ def _samples(
     generator: torch.Generator,
     tell: Tell,
 ) -> tuple[Tensor, Tensor]:
-    """About `count` samples, some with pseudo-anomalies: what other images do not explain of them, and their masks."""
+    """Make at least `count` samples, some with pseudo-anomalies; return their out-of-fold residuals and masks."""
     most, device = count + BATCH, generator.device
-    # In one piece, since it is large: a list of pieces would be there twice as they are put together.
+    # One preallocated tensor: joining a list of batches would need the memory twice.
     found = torch.empty(
         (most, RESIDUALS, channels(familiarity.image_size), GRID, GRID), dtype=torch.float16, device=device
     )
@@ -221,7 +220,7 @@ def _samples(
 
 
 def _passes(fold: np.ndarray, seed: int) -> Iterator[np.ndarray]:
-    """Batches of squares' numbers without end, each of one part, in passes over all of them."""
+    """Yield batches of indices of squares without end; each batch is of one fold, each epoch covers all squares."""
     rng = np.random.default_rng([seed, len(fold)])
     while True:
         batches = []
@@ -232,7 +231,7 @@ def _passes(fold: np.ndarray, seed: int) -> Iterator[np.ndarray]:
 
 
 def _k_means(points: Tensor, groups: int, generator: torch.Generator) -> Tensor:
-    """The group [N] of each point [N,D] after some rounds of Lloyd's algorithm; a group may stay empty."""
+    """Return the cluster [N] of each point [N,D] after `ROUNDS` of Lloyd's algorithm; a cluster may be empty."""
     centres = points[torch.randperm(len(points), generator=generator, device=points.device)[:groups]]
     nearest = torch.cdist(points, centres).argmin(dim=1)
     for _ in range(ROUNDS):

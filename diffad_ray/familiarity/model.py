@@ -1,12 +1,11 @@
-"""Familiarity: how well each place of an image fits in with what normal images show there, given the rest of the image.
+"""The familiarity module: statistics of normal images, the judge, and the conversion of both to log odds.
 
-A segmenter of pixels has learnt from pseudo-anomalies alone. In what a good part looks like, no pseudo-anomaly has any
-part: normal images give a Gaussian of what each place shows, and examples of what places show anywhere. What is far
-from all of them is unfamiliar, and a small network that has seen what pseudo-anomalies leave of them says which of that
-is an anomaly.
+A pixel segmenter learns from pseudo-anomalies alone, and knows nothing about normal images that those do not change.
+Familiarity adds a Gaussian per cell and coresets of normal features. The judge, trained on residuals of
+pseudo-anomalies, decides which residuals are anomalies.
 
-Letters in shapes: N images, R residuals of a place, C responses and colours, G places a side, K components of an
-image's code, D numbers of its miniature, M places known by example.
+Letters in shapes: N images, R kinds of residuals, C feature channels, G cells a side, K principal components, D numbers
+of a miniature, M coreset size.
 """
 
 from __future__ import annotations
@@ -24,41 +23,40 @@ from diffad_ray.familiarity.judge import squared_distance, untaught
 from diffad_ray.familiarity.normality import RESIDUALS, Normality, residuals
 
 NEIGHBOURHOOD = 3
-"Places a side over which odds and distances are averaged."
+"Side in cells of the window over which odds and distances are averaged."
 LEAST_DISTANCE_SPREAD, LEAST_STRANGENESS_SPREAD = 0.2, 0.5
-"How far the log distance, and the strangeness, of one normal image in ten lie above the usual one, at least."
+"Floors of the spreads, 0.9 quantile less median, of normal images' log distance and strangeness."
 LESS_AS_SHOWN = 1.0
-"""Spreads of log distances: so much less counts the distance from examples as an image shows them. New lots differ in
-these rather than in what the Gaussian, which knows the image as a whole, leaves unexplained."""
+"Penalty, in spreads, on the raw-feature distance, which varies more between lots."
 HALVES, POSITIVE = ("effect", "shown", "left"), ("spread", "exposure_spread", "distance_spread", "slope")
-"Statistics in float16, and such as are larger than 0."
+"Names of the float16 statistics, and of those that must be positive."
 
 
 class Familiarity(nn.Module):
-    """Statistics of normal images, a judge of what they leave unexplained, and what that says of the odds.
+    """Statistics of normal images, the judge of residuals from them, and the scale of their log odds.
 
-    Before `learn` it knows nothing: its statistics have no elements. Its network is not for the training of the others.
+    The statistics are empty tensors before `learn`. The detector's training does not train the judge.
 
     Args:
-        image_size: S.
+        image_size: S, the side of a square in pixels.
     """
 
     usual_distance: Tensor
-    "[R-1]: the usual log distance, from examples of each kind, of a normal image's place that is farthest from them"
+    "[R-1]: median over normal images of the largest log distance to the nearest entry of each coreset"
     distance_spread: Tensor
-    "[R-1]: how far that of one normal image in ten lies above the usual one"
+    "[R-1]: 0.9 quantile less median of the same"
     usual_strangeness: Tensor
-    "[1]: the usual strangeness of a normal image's least familiar place"
+    "[1]: median over normal images of the largest strangeness of a cell"
     usual_evidence: Tensor
-    "[1]: the usual log odds that the detector itself gives a normal image"
+    "[1]: median of the detector's own log odds of normal images"
     slope: Tensor
-    "[1]: log odds for each unit of strangeness, such that one normal image in ten has 1 more than the usual ones"
+    "[1]: log odds per unit of strangeness: 1 / (0.9 quantile less median) of normal images"
 
     def __init__(self, image_size: int):
         super().__init__()
         self.image_size = image_size
         count = channels(image_size)
-        # K and M depend on the images.
+        # K and M depend on the number of training images.
         self.shapes: dict[str, list[int | str]] = {
             "miniature_mean": [3 * MINIATURE**2],
             "basis": [3 * MINIATURE**2, "K"],
@@ -81,7 +79,7 @@ class Familiarity(nn.Module):
         for name in self.shapes:
             self.register_buffer(name, torch.empty(0))
         self.gabor: Tensor
-        # Kept with the statistics: other filters would make other scores of them.
+        # The filters are saved with the statistics, which fit no other filters.
         self.register_buffer("gabor", gabor_filters())
         self.judge = untaught(RESIDUALS, count, 0).requires_grad_(False)
 
@@ -91,57 +89,57 @@ class Familiarity(nn.Module):
 
     @property
     def normality(self) -> Normality:
-        """Of all normal images."""
+        """The statistics of all normal images."""
         gaussian = PatchGaussian(*(getattr(self, name) for name in PatchGaussian._fields))
         return Normality(gaussian, KnownPlaces(*(getattr(self, name) for name in KnownPlaces._fields)))
 
     def describe(self, images: Tensor) -> Described:
-        """What is looked at of images [N,3,S,S] in [0,1]."""
+        """Compute the features of images [N,3,S,S] in [0,1]."""
         return described(images, self.gabor)
 
     def opinions(self, residuals: Tensor) -> Tensor:
-        """Of what normal images do not explain [N,R,C,G,G], smoothed: [N,R,G,G].
+        """Return [N,R,G,G] from residuals [N,R,C,G,G], smoothed.
 
-        First the log odds that the judge gives each place, then log distances from the nearest examples.
+        Channel 0 is the judge's log odds; the others are log distances to the nearest entry of each coreset.
         """
         distances = smooth(squared_distance(residuals[:, 1:])).log()
         return torch.cat([smooth(self.judge(residuals)[:, None]), distances], dim=1)
 
     def learn(self, normal: Normality, opinions: Tensor, evidence: Tensor) -> None:
-        """Keep the statistics of normal images, and what opinions say of the odds.
+        """Store the statistics of normal images, and fit the scale of the log odds to `opinions` and `evidence`.
 
         Args:
-            normal: of all normal images.
-            opinions: [N,R,G,G] of normal squares by statistics of others: their own are too near them. What judges has
-                seen them, though; where they are few, new ones are somewhat stranger.
-            evidence: [N] log odds of an anomaly that the detector itself gives them.
+            normal: statistics of all normal images.
+            opinions: [N,R,G,G] of normal squares, out-of-fold, since in-fold distances are too small. The judge was
+                trained on all folds; with few images, new ones are therefore somewhat stranger than these.
+            evidence: [N] the detector's own log odds of an anomaly in the same squares.
         """
         farthest = opinions[:, 1:].flatten(2).amax(dim=2)
         self.usual_distance = farthest.median(dim=0).values
         self.distance_spread = (farthest.quantile(0.9, dim=0) - self.usual_distance).clamp(min=LEAST_DISTANCE_SPREAD)
         strangeness = self.strangeness(opinions).flatten(1).amax(dim=1)
         self.usual_strangeness, self.usual_evidence = strangeness.median()[None], evidence.median().float()[None]
-        # Where normal images are all alike, nothing varies.
+        # The floor prevents an infinite slope where all normal images are equal.
         self.slope = 1 / (strangeness.quantile(0.9) - self.usual_strangeness).clamp(min=LEAST_STRANGENESS_SPREAD)
         for part in normal:
             for name, value in part._asdict().items():
                 setattr(self, name, value)
 
     def strangeness(self, opinions: Tensor) -> Tensor:
-        """How strange opinions [N,R,G,G] make each place: [N,G,G].
+        """Return the strangeness [N,G,G] of each cell from `opinions` [N,R,G,G].
 
-        What is like no pseudo-anomaly counts, too, by its distance from either kind of examples, in units of how far
-        those of normal images differ: which of the two tells defects depends on the product.
+        Strangeness is the judge's log odds plus the log-sum-exp of both coreset distances, each in spreads of normal
+        images. The distances find defects unlike all pseudo-anomalies; which of them does depends on the product.
         """
         usual, spread = (values[:, None, None] for values in (self.usual_distance, self.distance_spread))
         shown, left = ((opinions[:, 1:] - usual) / spread).unbind(dim=1)
         return opinions[:, 0] + torch.logaddexp(shown - LESS_AS_SHOWN, left)
 
     def log_odds(self, images: Tensor, weight: float) -> Tensor:
-        """Log odds [N,G,G] of an anomaly at each place of images [N,3,S,S] in [0,1].
+        """Return log odds [N,G,G] of an anomaly in each cell of images [N,3,S,S] in [0,1].
 
-        The largest ones of a normal image, or tile, are usually those that the segmenter gives it; those of one in ten
-        lie `weight` above that.
+        The maximum over a normal image or tile has the median `usual_evidence`, and its 0.9 quantile lies at most
+        `weight` above.
         """
         strangeness = self.strangeness(self.opinions(residuals(self.normality, self.describe(images))))
         beyond = strangeness - self.usual_strangeness
@@ -157,11 +155,11 @@ class Familiarity(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        # A detector from before familiarity, or an imported one, has nothing of it: that is no damage.
+        # Imported detectors and those older than familiarity have no such tensors; an unfitted module replaces them.
         if not any(name.startswith(prefix) for name in state_dict):
             state_dict |= {prefix + name: tensor for name, tensor in Familiarity(self.image_size).state_dict().items()}
         given = {name: state_dict[prefix + name] for name in self.shapes if prefix + name in state_dict}
-        # Fitted or not, and with how many components, is up to what is loaded.
+        # Buffers take the loaded shapes, which depend on whether and to how many images the module was fitted.
         if wrong := self._damage(given):
             error_msgs.append(prefix + wrong)
             return
@@ -172,7 +170,7 @@ class Familiarity(nn.Module):
         )
 
     def _damage(self, given: dict[str, Tensor]) -> str | None:
-        """Which of the statistics can't be, and why: they come from a file, and must not fail as images are scored."""
+        """Return which statistic of a file is invalid and why, or None, so that loading fails rather than scoring."""
         if all(list(tensor.shape) == [0] for tensor in given.values()):
             return None
         lengths: dict[int | str, int] = {}
@@ -192,14 +190,14 @@ class Familiarity(nn.Module):
 
 
 def either(own: Tensor, log_odds: Tensor) -> Tensor:
-    """Log odds [N,1,H,W] that a pixel is anomalous by one opinion [N,1,H,W] or by another, of places [N,G,G].
+    """Return log odds [N,1,H,W] that `own` [N,1,H,W] or `log_odds` [N,G,G], resized to H x W, finds a pixel anomalous.
 
-    1 - (1 - p)(1 - q) in log odds: the odds are those of p, plus those of q, plus their product.
+    The probability is 1 - (1 - p)(1 - q); its odds are odds(p) + odds(q) + odds(p) odds(q).
     """
     other = F.interpolate(log_odds[:, None], own.shape[-2:], mode="bilinear")
     return torch.logaddexp(torch.logaddexp(own, other), own + other)
 
 
 def smooth(places: Tensor) -> Tensor:
-    """Means of places [N,R,G,G] over their neighbourhoods."""
+    """Mean-pool [N,R,G,G] over windows of `NEIGHBOURHOOD` cells a side, with stride 1."""
     return F.avg_pool2d(F.pad(places, (NEIGHBOURHOOD // 2,) * 4, mode="replicate"), NEIGHBOURHOOD, stride=1)

@@ -1,6 +1,6 @@
-"""What normal images look like: what each place shows on average, given the image, and examples of what places show.
+"""Statistics of normal images: the Gaussians of `gaussians.py` and the coresets of `exemplars.py`.
 
-Letters in shapes: N images, C responses and colours, G places a side.
+Letters in shapes: N images, C feature channels, G cells a side.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from diffad_ray.familiarity.features import Described
 from diffad_ray.familiarity.gaussians import PatchGaussian, exposed_otherwise, patch_gaussian, unexplained
 
 RESIDUALS = 3
-"Of each place: from the Gaussian's mean, from the nearest example, and what is left of both."
+"R: residual from the Gaussian's mean, from the nearest feature, and of the first from the nearest one of its coreset."
 
 
 class Normality(NamedTuple):
@@ -26,15 +26,16 @@ class Normality(NamedTuple):
 
 
 def normality(seen: Described, images: int, generator: torch.Generator) -> Normality:
-    """The statistics of squares that are of so many different images."""
+    """Fit the statistics to the features of squares; `images` is the number of different images they are cut from."""
     gaussian = patch_gaussian(seen, images)
     return Normality(gaussian, known_places(seen, gaussian, generator))
 
 
 def residuals(normal: Normality, seen: Described) -> Tensor:
-    """What normal images do not explain of each place, [N,RESIDUALS,C,G,G], whitened.
+    """Return the whitened residuals [N,RESIDUALS,C,G,G] of each cell.
 
-    They are larger everywhere in an image that is far darker, brighter, duller or harsher than all normal ones.
+    All residuals of an image are multiplied by `exposed_otherwise`, which exceeds 1 for outliers in brightness or
+    contrast.
     """
     left = unexplained(normal.gaussian, seen)
     shown, left_of_left = unlike_known(normal.places, seen, left)

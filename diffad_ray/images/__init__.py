@@ -1,8 +1,7 @@
-"""From the bytes of an image file to RGB pixels, or to the reason why there are none.
+"""Decodes the bytes of image files to RGB pixels, or raises the reason why that is impossible.
 
-Archives hold whatever was dropped into them, so nothing here trusts a file: its size is read before anything is
-decoded, and every failure becomes an `ImageError` that says what was found. No global state is read or changed, so
-many threads may decode at once.
+Archives contain arbitrary files, so no file is trusted: the size is checked before decoding, and every failure becomes
+an `ImageError` that names the cause. No global state is used, so many threads may decode at once.
 """
 
 from diffad_ray.images.decode import DecodedImage, decode_image, read_stored, shown

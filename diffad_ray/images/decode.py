@@ -1,7 +1,7 @@
-"""From the bytes of an image file to RGB pixels in their full range.
+"""Decodes the bytes of an image file to RGB pixels in full range.
 
-Two choices: colours are taken as stored, without applying colour profiles, and transparency is ignored, because
-compositing onto any background would put edges into the image that the camera never saw.
+Colours are used as stored, without colour profiles. Transparency is ignored, because compositing onto a background
+would add edges that the camera never saw.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from diffad_ray.images.samples import Samples, Stored
 from diffad_ray.images.signatures import reader_of
 
 _CONTAINER_BITS = 32
-"Numbers of so many bits hold whatever a program counted; how much of it is white is said nowhere."
+"Integers with this many bits or more don't define white; the data type is only a container."
 
 
 class DecodedImage(NamedTuple):
-    """The picture of a file, turned upright as its EXIF orientation says."""
+    """The decoded image of a file, rotated by its EXIF orientation."""
 
     pixels: np.ndarray
-    "[H,W,3] RGB, uint8, or uint16 where the file has more than 8 bits a channel; full range = from black to white"
+    "[H,W,3] RGB in full range from black to white: uint8, or uint16 for files with more than 8 bits per channel"
     mode: str
     'depth and channels as found in the file, such as "16-bit grey", "8-bit RGBA", "float grey, page 1 of 2"'
 
@@ -34,13 +34,15 @@ def decode_image(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, white: int |
     """Decode an image file; the result owns its memory and is writable.
 
     Args:
-        white: the value of white in files that have room for more, such as 4095 where a camera's 12 bits are stored in
-            16. None takes the largest value that a file can hold. Files of 8 bits and less are read as they are.
+        data: bytes of the file.
+        max_pixels: largest number of pixels.
+        white: the value of white in files with more than 8 bits, such as 4095 where a camera's 12 bits are stored in
+            16. None takes the largest value of the file's type. Files of 8 bits and less ignore it.
 
     Raises:
-        ImageError: "too_large" for more than `max_pixels` pixels or more memory than there is, found before decoding
-            wherever the header tells; "unreadable" for everything else that is not a whole image, or whose numbers
-            lie beyond white.
+        ImageError: "too_large" for more than `max_pixels` pixels or too little memory, checked before decoding
+            wherever the header tells; "unreadable" for every other file that is not a complete image, or that has
+            values beyond white.
 
     Example:
         >>> from pathlib import Path
@@ -51,7 +53,7 @@ def decode_image(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, white: int |
 
 
 def shown(stored: Stored, white: int | None = None) -> DecodedImage:
-    """Stored numbers as pixels in their full range; see `decode_image`."""
+    """Convert stored samples to pixels in full range; see `decode_image`."""
     pixels = _in_full_range(stored.values, stored.samples, white)
     if stored.samples.is_white_zero:
         pixels = np.iinfo(pixels.dtype).max - pixels
@@ -62,10 +64,10 @@ def shown(stored: Stored, white: int | None = None) -> DecodedImage:
 
 
 def read_stored(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Stored:
-    """The numbers of an image file as they are stored.
+    """Read the samples of an image file without scaling.
 
     Raises:
-        ImageError: as `decode_image`, but for the values.
+        ImageError: as in `decode_image`, except for values beyond white.
     """
     try:
         return reader_of(data)(data, max_pixels)
@@ -80,7 +82,7 @@ def read_stored(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Stored:
 
 
 def _lacks_memory(error: Exception) -> bool:
-    """Whether an error of any of the libraries says that there was too little memory."""
+    """Return whether an error of one of the libraries means too little memory."""
     if isinstance(error, cv2.error):
         return error.code == cv2.Error.StsNoMem
     return isinstance(error, MemoryError) or "out of memory" in str(error)
@@ -89,7 +91,7 @@ def _lacks_memory(error: Exception) -> bool:
 def _in_full_range(values: np.ndarray, samples: Samples, white: int | None) -> np.ndarray:
     """Scale stored values so that white is the largest number of uint8 or uint16."""
     if samples.is_float:
-        # Floats from 0 to 1 say what white is; others are counts of a camera.
+        # In floats from 0 to 1, white is 1; larger floats are counts of a camera.
         top = 1 if white is None or not values.size or values.max() <= 1 else white
         return full_range(values, top, 16)
     if samples.bits > 8 and white is not None:

@@ -1,7 +1,7 @@
-"""Reads JPEGs strictly: what libjpeg only warns of, and what it does not even notice, is damage.
+"""Reads JPEGs strictly: libjpeg's warnings, and some damage that libjpeg does not notice, are errors.
 
-A JPEG has no checksum. Three things give damage away: libjpeg's warnings, holes of zeros, and scans that are missing.
-Some bytes changed or lost within a block of 8 x 8 pixels leave all of these as they are, and cannot be found.
+A JPEG has no checksum. Damage is detected by libjpeg's warnings, runs of zeros, and missing scans. A few bytes changed
+or lost within a block of 8 x 8 pixels can't be detected.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from PIL.JpegImagePlugin import JpegImageFile
 from diffad_ray.images.limits import ImageError, check_size, unsupported
 from diffad_ray.images.samples import Samples, Stored, exif_orientation
 
-# Real encoders write about ten; each one is a pass over the whole image, so thousands of them would be a hang.
+# Encoders write about ten scans. Each scan is a pass over the whole image, so thousands would take too long.
 _MAX_SCANS = 100
-# Not a stuffed zero, a restart or a fill byte.
+# Excludes stuffed zeros, restart markers and fill bytes.
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-# APP0 (JFIF) and APP14 (Adobe) say how the colours are coded; the other APPs and COM do not change pixels.
+# APP0 (JFIF) and APP14 (Adobe) define the colour transform; the other APPs and COM do not affect pixels.
 _METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 _SCAN, _END, _TABLES = 0xDA, 0xD9, 0xC4
 _FRAMES = {
@@ -39,9 +39,9 @@ _FRAMES = {
 "Kinds of frames that libjpeg does not read."
 _SEQUENTIAL, _PROGRESSIVE, _HUFFMAN = {0xC0, 0xC1, 0xC9}, {0xC2, 0xCA}, {0xC0, 0xC1, 0xC2}
 _ZEROS = bytes(8)
-"A lost block of a disk reads as zeros, and they decode: for most tables, to blocks that no encoder would write."
+"A lost disk block reads as zeros. Zeros decode without error, with most tables to blocks that no encoder writes."
 _REFINING_ZEROS = 256
-"Bytes of zeros with which a progressive JPEG may refine coefficients; encoders collect no more than 125."
+"Largest run of zero bytes in a refinement scan of AC coefficients; encoders write no more than 125."
 
 
 class _Frame(NamedTuple):
@@ -53,13 +53,13 @@ class _Frame(NamedTuple):
 
 
 class Jpeg(NamedTuple):
-    """A JPEG without its metadata, cut at its scans."""
+    """A JPEG without its metadata, split at its scans."""
 
     frame: _Frame
     heads: list[bytes]
-    "what stands before each scan: tables and headers"
+    "tables and headers before each scan"
     scans: list[bytes]
-    "each with its header"
+    "scans with their headers"
     exif: bytes
 
     @property
@@ -69,10 +69,10 @@ class Jpeg(NamedTuple):
 
 
 def read_jpeg(data: bytes, max_pixels: int) -> Stored:
-    """The pixels of a JPEG of 8 bits.
+    """Read a JPEG of 8 bits.
 
     Raises:
-        ImageError: it is damaged, cut off, too large, or of a kind that libjpeg does not read.
+        ImageError: the JPEG is damaged, truncated, too large, or of a kind that libjpeg does not read.
     """
     jpeg = walk(data)
     check_size(jpeg.frame.width, jpeg.frame.height, max_pixels)
@@ -84,10 +84,10 @@ def read_jpeg(data: bytes, max_pixels: int) -> Stored:
 
 
 def walk(data: bytes) -> Jpeg:
-    """Take a JPEG apart, up to its end marker.
+    """Split a JPEG into headers and scans, up to its end marker.
 
     Raises:
-        ImageError: it is cut off, lacks scans, or is of a kind that libjpeg does not read.
+        ImageError: the JPEG is truncated, lacks scans, or is of a kind that libjpeg does not read.
     """
     frame, exif = None, b""
     heads: list[bytes] = []
@@ -97,7 +97,7 @@ def walk(data: bytes) -> Jpeg:
         found = _MARKER.search(data, start)
         marker = data[found.end() - 1] if found else 0
         if in_scan and found:
-            # Bytes 0xFF before a marker are no part of the scan.
+            # Bytes 0xFF before a marker are fill bytes, and not part of the scan.
             scans.append(b"".join(parts) + data[start : found.start()].rstrip(b"\xff"))
             parts, start, in_scan = [], found.start(), False
         if found and marker == _END:
@@ -140,10 +140,10 @@ def _frame(marker: int, body: bytes) -> _Frame:
 
 
 def _check_complete(frame: _Frame, scans: list[bytes]) -> None:
-    """Whether the scans hold every coefficient of every component to its last bit."""
+    """Raise ImageError unless the scans contain all bits of every coefficient of every component."""
     is_progressive = frame.marker in _PROGRESSIVE
     left = {component: [1] * 64 if is_progressive else [1] for component in frame.components}
-    "by component: of each coefficient, or of all, the bits that no scan has sent yet"
+    "by component: the number of bits still missing per coefficient, or one number for all coefficients"
     for scan in scans:
         count = scan[4]
         if len(scan) < 8 + 2 * count:
@@ -157,15 +157,15 @@ def _check_complete(frame: _Frame, scans: list[bytes]) -> None:
 
 
 def pixels_of(jpeg: Jpeg) -> np.ndarray:
-    """[H,W] grey or [H,W,3] RGB, uint8.
+    """Decode to [H,W] grey or [H,W,3] RGB, uint8.
 
     Raises:
-        ImageError: libjpeg warns of anything, or a scan holds zeros that no encoder writes.
+        ImageError: libjpeg warns, or a scan has a run of zeros that no encoder writes.
     """
     try:
         values = _decoded(jpeg)
     except ValueError as error:
-        # Some cameras fill a scan up to a whole number of words.
+        # Some cameras pad scans to a whole number of words.
         padded = [scan.rstrip(b"\0\xff") for scan in jpeg.scans]
         if "extraneous bytes" not in str(error) or padded == jpeg.scans:
             raise _damaged(str(error)) from None
@@ -180,7 +180,7 @@ def pixels_of(jpeg: Jpeg) -> np.ndarray:
 
 
 def _decoded(jpeg: Jpeg) -> np.ndarray:
-    """Raises ValueError for whatever libjpeg calls an error or a warning."""
+    """Decode by libjpeg; raises ValueError for its errors and warnings."""
     data = jpeg.data
     if len(jpeg.frame.components) == 1:
         return simplejpeg.decode_jpeg(data, "GRAY")[..., 0]
@@ -191,7 +191,7 @@ def _decoded(jpeg: Jpeg) -> np.ndarray:
 
 
 def _without_black(data: bytes) -> np.ndarray:
-    """RGB of a CMYK JPEG; Pillow knows in which of them the ink is stored upside down."""
+    """Convert a CMYK JPEG to RGB by Pillow, which knows which files store inverted inks."""
     return np.array(JpegImageFile(BytesIO(data)).convert("RGB"))
 
 
@@ -200,7 +200,7 @@ def _damaged(reason: str) -> ImageError:
 
 
 def _check_zeros(jpeg: Jpeg) -> None:
-    """Raise ImageError where a scan holds a run of zeros that no encoder writes."""
+    """Raise ImageError if a scan has a run of zeros that no encoder writes."""
     for number, scan in enumerate(jpeg.scans):
         start = scan.find(_ZEROS, 8 + 2 * scan[4])
         if start < 0:
@@ -211,29 +211,29 @@ def _check_zeros(jpeg: Jpeg) -> None:
 
 
 def _is_hole(jpeg: Jpeg, number: int, zeros: int) -> bool:
-    """Whether so many bytes of zeros can't be a flat area."""
+    """Return whether a run of `zeros` zero bytes in a scan can't encode a flat area."""
     scan = jpeg.scans[number]
     tables = scan[6 : 6 + 2 * scan[4] : 2]
     symbols = _symbols_of_zeros(b"".join(jpeg.heads[: number + 1]))
-    # A flat area is coded as blocks that differ from the one before in nothing.
+    # In a flat area, each block has a DC difference of 0 and no AC coefficients.
     is_same_mean = all(symbols.get(table >> 4) == 0 for table in tables)
     if jpeg.frame.marker in _SEQUENTIAL:
         return not (is_same_mean and all(symbols.get(16 + (table & 15)) == 0 for table in tables))
     first, _, bits = scan[5 + 2 * scan[4] : 8 + 2 * scan[4]]
     if bits >> 4:
-        # What refines coefficients may be zeros for long; of means, for ever.
+        # Refinement scans may have runs of zeros: limited ones for AC coefficients, unlimited ones for DC.
         return first > 0 and zeros > _REFINING_ZEROS
     return first > 0 or not is_same_mean
 
 
 def _symbols_of_zeros(heads: bytes) -> dict[int, int]:
-    """The symbol that a code of zeros stands for, by table: 0 to 3 of means, from 16 on of the other coefficients."""
+    """Return the symbol of the all-zeros Huffman code by table: DC tables are 0 to 3, AC tables start at 16."""
     shortest: dict[int, int] = {}
     for found in re.finditer(rb"\xff\xc4", heads):
         place = found.end() + 2
         end = found.end() + int.from_bytes(heads[found.end() : place], "big")
         while place + 17 < end:
-            # The code of zeros is that of the first symbol.
+            # The first symbol of a table has the all-zeros code.
             shortest[heads[place]] = heads[place + 17]
             place += 17 + sum(heads[place + 1 : place + 17])
     return shortest

@@ -1,4 +1,4 @@
-"""Which sizes of images are taken, and the one error of those that give no pixels."""
+"""Limits of image sizes, and the error for files that can't be decoded."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Literal
 
 DEFAULT_MAX_PIXELS = 100_000_000
 SMALLEST_SIDE = 16
-"An image with a shorter side, in pixels, is not scored: it shows nothing, and is mostly a thumbnail or a mistake."
+"Shortest side in pixels of an image that is scored; smaller images are mostly thumbnails or mistakes."
 
 
 class ImageError(Exception):
-    """A file that gives no pixels; the message says why in the user's words."""
+    """A file can't be decoded to pixels; the message tells the user why."""
 
     status: Literal["unreadable", "too_large"]
 
     def __init__(self, status: Literal["unreadable", "too_large"], message: str) -> None:
-        super().__init__(status, message)  # both, so that it survives pickling between processes
+        super().__init__(status, message)  # both arguments, so that the error can be pickled
         self.status = status
 
     def __str__(self) -> str:
@@ -23,7 +23,7 @@ class ImageError(Exception):
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raises ImageError where a header's size is nothing or too much."""
+    """Raise ImageError if an image has no pixels or more than `max_pixels`."""
     if width < 1 or height < 1:
         raise ImageError("unreadable", f"has no pixels: {width} x {height}")
     if width * height > max_pixels:
@@ -31,5 +31,5 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def unsupported(kind: str, advice: str = "convert it to an 8- or 16-bit PNG or TIFF") -> ImageError:
-    """The error of a whole file of a kind that is not read, such as "a 12-bit JPEG"."""
+    """Return the error for an intact file of an unsupported kind, such as "a 12-bit JPEG"."""
     return ImageError("unreadable", f"{kind}, a kind that is not supported: {advice}")

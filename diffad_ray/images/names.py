@@ -1,4 +1,4 @@
-"""Which files an archive's listing takes for images."""
+"""Suffixes by which image files are recognised in an archive's listing."""
 
 from __future__ import annotations
 
@@ -10,5 +10,10 @@ _SUFFIXES = tuple(IMAGE_SUFFIXES)
 
 
 def is_named_image(location: str) -> bool:
-    """Whether a file's name ends as an image's does."""
+    """Return whether a location has the suffix of an image, in any case.
+
+    Example:
+        >>> is_named_image("lot7/PART.JPG"), is_named_image("lot7/notes.txt")
+        (True, False)
+    """
     return location.lower().endswith(_SUFFIXES)

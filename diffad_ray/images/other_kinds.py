@@ -1,5 +1,4 @@
-"""Reads by Pillow what archives seldom hold: BMP, WebP, GIF, AVIF, the PBM family; JPEG 2000 of more than 8 bits by
-OpenCV."""
+"""Reads rare formats by Pillow: BMP, WebP, GIF, AVIF, the PBM family, JPEG 2000; the last by OpenCV above 8 bits."""
 
 from __future__ import annotations
 
@@ -54,7 +53,7 @@ def read_avif(data: bytes, max_pixels: int) -> Stored:
 
 
 def read_ppm(data: bytes, max_pixels: int) -> Stored:
-    """PBM, PGM and PPM, binary or as text."""
+    """Read PBM, PGM and PPM, binary or as text."""
     image = PpmImageFile(BytesIO(data))
     check_size(*image.size, max_pixels)
     if image.mode == "1":
@@ -66,12 +65,12 @@ def read_ppm(data: bytes, max_pixels: int) -> Stored:
         return Stored(_binary_ppm(data, image, samples.bits), samples)
     image.load()
     if image.mode[0] == "I":
-        return Stored(np.asarray(image), samples._replace(white=65535))  # scaled so by Pillow
+        return Stored(np.asarray(image), samples._replace(white=65535))  # Pillow scales to this
     return Stored(_rgb(image), samples._replace(white=255))
 
 
 def _binary_ppm(data: bytes, image: PpmImageFile, bits: int) -> np.ndarray:
-    """The samples of a binary PGM or PPM; Pillow would take a second per megapixel where the maximum isn't 2^n - 1."""
+    """Read the samples of a binary PGM or PPM; Pillow takes a second per megapixel if the maximum isn't 2^n - 1."""
     shape = (image.height, image.width, 3)[: 3 if data[:2] == b"P6" else 2]
     dtype = np.dtype(">u2" if bits > 8 else "u1")
     offset, needed = image.tile[0].offset, int(np.prod(shape)) * dtype.itemsize
@@ -84,7 +83,7 @@ def read_jpeg2000(data: bytes, max_pixels: int) -> Stored:
     image = Jpeg2KImageFile(BytesIO(data))
     check_size(*image.size, max_pixels)
     width, height, bits = _jpeg2000_size(data)
-    check_size(width, height, max_pixels)  # the codestream decides, and the header around it may say less
+    check_size(width, height, max_pixels)  # libraries use this size, and the container's may be smaller
     samples = Samples(bits, _CHANNELS.get(image.mode, "grey"), 2**bits - 1)
     if bits <= 8:
         return Stored(_rgb(image), samples._replace(white=255))
@@ -107,14 +106,14 @@ def _frames(image: ImageFile.ImageFile) -> str:
 
 
 def _rgb(image: ImageFile.ImageFile) -> np.ndarray:
-    """[H,W,3] uint8; raises whatever Pillow raises."""
+    """Decode to [H,W,3] uint8; raises Pillow's exceptions."""
     image.load()
     image.info.pop("transparency", None)  # else converting the palette may fail or warn
     return np.array(image.convert("RGB"))
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height of a WebP, from its first chunk (RFC 9649)."""
+    """Return width and height of a WebP from its first chunk (RFC 9649)."""
     if data[12:16] == b"VP8X":
         return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
     if data[12:16] == b"VP8L":
@@ -124,7 +123,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg2000_size(data: bytes) -> tuple[int, int, int]:
-    """Width, height and bits a channel of a JPEG 2000, from the SIZ segment of its codestream."""
+    """Return width, height and bits per channel of a JPEG 2000 from the SIZ segment of its codestream."""
     start = data.find(b"\xff\x4f\xff\x51")
     if start < 0:
         raise ImageError("unreadable", "a JPEG 2000 file without a picture in it")

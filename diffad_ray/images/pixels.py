@@ -1,4 +1,4 @@
-"""Arrays of pixels: turned upright, scaled to their full range, resized, stacked, made fit to be looked at."""
+"""Operations on pixel arrays: orientation, scaling to full range, resizing, stacking, conversion for display."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from diffad_ray.images.limits import SMALLEST_SIDE, ImageError
 
 
 def resized(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Resize [H,W] or [H,W,C] pixels, keeping the dtype: by area means where a side shrinks, else bilinear.
+    """Resize [H,W] or [H,W,C] pixels and keep the dtype: by area means where a side shrinks, else bilinearly.
 
     Raises:
-        ValueError: where the target has no pixels.
+        ValueError: the target has no pixels.
     """
     if width < 1 or height < 1:
         raise ValueError(f"cannot resize to {width} x {height}: both sides must be at least 1")
-    # Two steps, as INTER_AREA takes no means at all as soon as one of the sides grows.
+    # Two steps, because INTER_AREA computes no means if one of the sides grows.
     old_height, old_width = pixels.shape[:2]
     shrunk = (min(width, old_width), min(height, old_height))
     if shrunk != (old_width, old_height):
@@ -29,18 +29,14 @@ def resized(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def check_side(pixels: np.ndarray) -> None:
-    """Refuse an image [H,W,3] in which a detector has nothing to see, however it views it.
-
-    Raises:
-        ImageError: a side is shorter than `SMALLEST_SIDE`.
-    """
+    """Raise ImageError if a side of an image [H,W,3] is shorter than `SMALLEST_SIDE`."""
     height, width = pixels.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
         raise ImageError("unreadable", f"{width} x {height} pixels is too small: a side needs {SMALLEST_SIDE} at least")
 
 
 def network_input(pixels: np.ndarray, image_size: int) -> np.ndarray:
-    """The square [S,S,3] that networks of side `image_size` see of an image [H,W,3]; its sides are stretched to fit.
+    """Stretch an image [H,W,3] to the square network input [S,S,3], S = `image_size`.
 
     Raises:
         ImageError: the image is too small, see `check_side`.
@@ -50,10 +46,10 @@ def network_input(pixels: np.ndarray, image_size: int) -> np.ndarray:
 
 
 def for_display(pixels: np.ndarray, longest: int) -> np.ndarray:
-    """An image [H,W,3] as a picture to look at or draw on: uint8, no side above `longest`; a copy.
+    """Return a uint8 copy of an image [H,W,3] for display, with no side above `longest`.
 
-    Deep images are brightened by the power of two that brings their brightest value into the upper half: cameras use
-    10 or 12 of the 16 bits of a file, which would be shown nearly black.
+    16-bit images are scaled by the power of two that brings their maximum into the upper half of the range, because
+    files of 10- or 12-bit cameras would look nearly black.
     """
     height, width = pixels.shape[:2]
     scale = min(1.0, longest / max(height, width))
@@ -64,23 +60,23 @@ def for_display(pixels: np.ndarray, longest: int) -> np.ndarray:
 
 
 def same_depth(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Stack images of equal size; 8-bit ones are widened where there is a 16-bit one."""
+    """Stack images of equal size; if one of them has 16 bits, 8-bit ones are converted to 16."""
     if any(image.dtype == np.uint16 for image in images):
         images = [image if image.dtype == np.uint16 else image.astype(np.uint16) * 257 for image in images]
     return np.stack(images)
 
 
 ROUNDING = 2**-9
-"How far a float may lie outside of [0, white], as a share of white: half a level of 8 bits."
+"Tolerance of floats outside of [0, white], as a share of white: half a level of 8 bits."
 
 
 def full_range(values: np.ndarray, white: float, bits: int) -> np.ndarray:
-    """Scale [0, white] to all of uint8 (up to 8 bits) or uint16, within 1 of the exact value.
+    """Scale [0, white] to the full range of uint8 (up to 8 bits) or uint16, within 1 of the exact value.
 
-    The result is writable; values that need no change are not copied.
+    The result is writable; writable values that need no scaling are not copied.
 
     Raises:
-        ImageError: values lie outside of [0, white], or what differs would be shown as one level.
+        ImageError: values lie outside of [0, white], or different values would all become one level.
     """
     dtype = np.uint8 if bits <= 8 else np.uint16
     top = np.iinfo(dtype).max
@@ -88,7 +84,7 @@ def full_range(values: np.ndarray, white: float, bits: int) -> np.ndarray:
         return values.astype(dtype, copy=not values.flags.writeable)
     low, high = float(values.min()), float(values.max())
     allowed = ROUNDING * white if values.dtype.kind == "f" else 0
-    if not (low >= -allowed and high <= white + allowed):  # not-a-number fails too
+    if not (low >= -allowed and high <= white + allowed):  # NaN fails, too
         raise ImageError("unreadable", f"holds values from {low:g} to {high:g}; only 0 to {white:g} can be shown")
     if white == top:
         scaled = values.astype(dtype)
@@ -100,7 +96,7 @@ def full_range(values: np.ndarray, white: float, bits: int) -> np.ndarray:
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation: 5 to 8 swap the sides, the others mirror them."""
+    """Undo an EXIF orientation, 1 to 8: 5 to 8 swap the axes; all but 1 and 5 mirror one or both."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):

@@ -1,4 +1,4 @@
-"""Reads PNGs: every chunk that makes pixels is checked, and so is that the rows are all there."""
+"""Reads PNGs; checks the checksums of all critical chunks, and that no row is missing."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from diffad_ray.images.limits import ImageError, check_size
 from diffad_ray.images.samples import Samples, Stored, exif_orientation
 
 _CHANNELS = {0: ("grey", 1), 2: ("RGB", 3), 3: ("palette", 1), 4: ("grey+alpha", 2), 6: ("RGBA", 4)}
-"By colour type: the name and the number of channels."
+"Name and number of channels by colour type."
 _PASSES = (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
-"Left, top, and the steps to the right and down, of the passes of an interlaced PNG."
+"Passes of an interlaced PNG: left, top, horizontal and vertical step."
 _STEP = 2**20
 
 
 class _Png(NamedTuple):
     data: bytes
-    "the chunks that make the pixels, and no others"
+    "the signature and the critical chunks"
     exif: bytes
     frames: int
 
     @property
     def header(self) -> tuple[int, int, int, int, int]:
-        """Width, height, depth, colour type, and whether it is interlaced."""
+        """Width, height, bit depth, colour type, and interlace method."""
         width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", self.data, 16)
         return width, height, depth, colour, interlaced
 
 
 def read_png(data: bytes, max_pixels: int) -> Stored:
-    """The pixels of a PNG.
+    """Read a PNG.
 
     Raises:
-        ImageError: it is damaged, cut off or too large.
+        ImageError: the PNG is damaged, truncated or too large.
     """
     png = _walk(data)
     width, height, depth, colour, _ = png.header
@@ -58,7 +58,7 @@ def read_png(data: bytes, max_pixels: int) -> Stored:
 
 
 def _walk(data: bytes) -> _Png:
-    """The chunks of a PNG that make its pixels, checked; metadata is left out, so that it can't spoil anything."""
+    """Check and collect the critical chunks of a PNG, its EXIF and number of frames; drop other metadata."""
     parts, exif, frames, start, name = [data[:8]], b"", 1, 8, b""
     while name != b"IEND":
         if start + 12 > len(data):
@@ -85,7 +85,7 @@ def _walk(data: bytes) -> _Png:
 
 
 def _opencv(png: _Png, flags: int, dtype: type[np.generic]) -> np.ndarray:
-    """[H,W] or [H,W,3] as stored. OpenCV is the fastest here, and keeps both bytes of 16-bit colours."""
+    """Decode to [H,W] or [H,W,3] by OpenCV, which is the fastest reader and keeps 16-bit colours."""
     values = cv2.imdecode(np.frombuffer(png.data, np.uint8), flags)
     width, height, *_ = png.header
     if values is None or values.shape[1::-1] != (width, height) or values.dtype != dtype:
@@ -99,7 +99,7 @@ def _opencv(png: _Png, flags: int, dtype: type[np.generic]) -> np.ndarray:
 
 
 def _pillow(png: _Png) -> np.ndarray:
-    """[H,W,3] of palettes, transparency and few bits, scaled to 8 bits."""
+    """Decode to [H,W,3] uint8 by Pillow, for palettes, transparency and fewer than 8 bits."""
     image = PngImageFile(BytesIO(png.data))
     image.load()
     _check_last_rows(png, np.asarray(image))
@@ -107,17 +107,20 @@ def _pillow(png: _Png) -> np.ndarray:
 
 
 def _check_last_rows(png: _Png, values: np.ndarray) -> None:
-    """Whether the rows of a decoded PNG are all there. Neither library minds if the stream ends early; the rows that
-    it lacks are left black, and only where the last ones are is it worth unpacking the stream a second time."""
+    """Raise ImageError if rows of a decoded PNG are missing.
+
+    The libraries accept a truncated stream and leave missing rows black. So the stream is unpacked a second time, to
+    count its bytes, only if the last row is black or the PNG is interlaced.
+    """
     if png.header[4] or not values[-1].any():
         _check_rows(png)
 
 
 def _check_rows(png: _Png) -> None:
-    """Unpack the stream of a PNG, a little at a time, and count its bytes.
+    """Unpack the stream of a PNG in small steps, and count its bytes.
 
     Raises:
-        ImageError: there are fewer than its rows need, or they can't be unpacked.
+        ImageError: the stream is shorter than the rows, or can't be unpacked.
     """
     width, height, depth, colour, interlaced = png.header
     sides = [(width, height)]
@@ -138,7 +141,7 @@ def _check_rows(png: _Png) -> None:
 
 
 def _stream(data: bytes) -> list[bytes]:
-    """The bodies of its IDAT chunks."""
+    """Return the bodies of a PNG's IDAT chunks."""
     bodies, start = [], 8
     while start + 12 <= len(data):
         length, name = struct.unpack_from(">I4s", data, start)

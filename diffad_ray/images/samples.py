@@ -1,4 +1,4 @@
-"""The numbers of an image as its file holds them, before they are scaled to a full range."""
+"""Samples of an image as stored in its file, before they are scaled to full range."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 
 
 class Samples(NamedTuple):
-    """What a file says of its numbers."""
+    """A file's declaration of its samples."""
 
     bits: int
-    "of a sample, as the file declares them"
+    "bits per sample, as declared by the file"
     channels: str
     'such as "grey", "RGB", "RGBA", "palette"'
     white: int
-    "the largest value that a sample can have; 1 for floats"
+    "largest possible value of a sample; 1 for floats"
     is_float: bool = False
     is_white_zero: bool = False
-    "0 is white and the largest value is black"
+    "whether 0 is white and the largest value black"
 
     @property
     def mode(self) -> str:
@@ -28,24 +28,26 @@ class Samples(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """The picture of a file as it is stored."""
+    """The samples of a file as stored."""
 
     values: np.ndarray
     "[H,W] grey or [H,W,3] RGB"
     samples: Samples
     orientation: int = 1
-    "1 (upright) to 8, as EXIF and TIFF count the turns"
+    "orientation of EXIF and TIFF, 1 (upright) to 8"
     note: str = ""
-    'what was left out, such as "page 1 of 2"'
+    'note on omitted pages or frames, such as "page 1 of 2"'
 
 
 USUAL_BITS = (8, 10, 12, 14, 16, 20, 24, 32)
-"Depths of cameras and converters."
+"Usual bit depths of cameras and converters."
 
 
 def usual_white(images: Iterable[Stored]) -> int | None:
-    """The value of white of images whose files have room for more: the largest value of the fewest usual bits that hold
-    all of them. None where the files say it themselves, or the images need all of the room.
+    """Estimate white of images with more than 8 bits: the maximum of the smallest usual depth that holds all values.
+
+    Returns:
+        The value of white, or None if no image has more than 8 bits, or the estimate is what the files declare.
 
     Example:
         >>> dark = Stored(np.array([[17, 3000]], np.uint16), Samples(16, "grey", 65535))
@@ -56,7 +58,7 @@ def usual_white(images: Iterable[Stored]) -> int | None:
     for image in images:
         top = float(image.values.max())
         if image.samples.is_float and not top > 1:
-            continue  # not-a-number, too
+            continue  # also if NaN
         if image.samples.bits > 8:
             highest, declared = max(highest, top), max(declared, image.samples.white)
     white = next((2**bits - 1 for bits in USUAL_BITS if highest < 2**bits), None)
@@ -65,7 +67,7 @@ def usual_white(images: Iterable[Stored]) -> int | None:
 
 
 def exif_orientation(exif: bytes) -> int:
-    """The EXIF orientation, 1 (upright) to 8; 1 where there is none or the EXIF is damaged."""
+    """Return the EXIF orientation, 1 (upright) to 8; 1 if it is missing or damaged."""
     exif = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     try:

@@ -1,4 +1,4 @@
-"""How numbers of image files are taken: the section `[images]` of a settings file."""
+"""Settings of image decoding: the section `[images]` of a settings file."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSettings:
-    """How numbers of image files are taken.
+    """Settings of image decoding.
 
     Attributes:
-        white: the value of white in files that have room for more, such as 4095 for a camera of 12 bits; by default it
-            is found from the normal images of a training. It becomes a part of the detector.
+        white: the value of white in files with more than 8 bits, such as 4095 for a 12-bit camera. None estimates it
+            from the normal images of a training. The value is saved with the detector.
     """
 
     white: int | None = None

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes."""
+"""Recognises the kind of a file by its first bytes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from diffad_ray.images.tiff_colours import read_tiff
 
 Reader = Callable[[bytes, int], Stored]
 
-# Readers are called directly, not through Pillow's Image.open, which would try every format it has (EPS starts
-# Ghostscript) and warn about sizes on its own terms.
+# Readers are called directly, because Pillow's Image.open tries all of its formats (EPS starts Ghostscript) and has its
+# own size limits.
 READERS: list[tuple[re.Pattern[bytes], Reader]] = [
     (re.compile(rb"\xff\xd8\xff"), read_jpeg),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), read_png),
@@ -61,10 +61,10 @@ _OTHER_KINDS = [(re.compile(pattern, re.DOTALL), kind) for pattern, kind in _NO_
 
 
 def reader_of(data: bytes) -> Reader:
-    """The function that reads such a file.
+    """Return the reader for a file's signature.
 
     Raises:
-        ImageError: there is none; the message names the kind where it is known.
+        ImageError: there is no reader; the message names the kind of the file if it is known.
     """
     for signature, reader in READERS:
         if signature.match(data):
@@ -77,7 +77,7 @@ def reader_of(data: bytes) -> Reader:
 
 
 def _beginning(data: bytes) -> str:
-    """What a file that isn't an image begins with, for a message."""
+    """Describe the first bytes of a file that isn't an image, for a message."""
     if not data:
         return "0 bytes"
     if not any(data):

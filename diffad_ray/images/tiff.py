@@ -1,7 +1,7 @@
-"""Reads the directory of a TIFF: its pages, which of them is the picture, and where its parts lie (TIFF 6.0, BigTIFF).
+"""Reads the directories of a TIFF: its pages, the main page, and the position of its segments (TIFF 6.0, BigTIFF).
 
-The libraries at hand read TIFFs, too, and disagree: on the byte order of compressed numbers, on signs, on planes, on
-transparency, on what they do where rows are missing. Here a page is read by its specification or refused by name.
+Pillow, OpenCV and others disagree on TIFFs: on the byte order of compressed samples, on signs, planes, transparency and
+missing rows. Here a page is read as specified, or refused with the reason.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from diffad_ray.images.limits import ImageError, check_size
 
 _FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
-"By TIFF's number of a type; fractions are in no tag that is read."
+"`struct` formats by TIFF's type number; no tag that is read has fractions."
 _MOST_PAGES, _MOST_NUMBERS = 10_000, 2**20
 _REDUCED, _MASK = 1, 4
 "Bits of NewSubfileType."
@@ -25,11 +25,11 @@ PREDICTOR, COLOUR_MAP, TILE_WIDTH, TILE_HEIGHT, TILE_PLACES, TILE_BYTES = 317, 3
 SUB_PAGES, INKS, EXTRA_CHANNELS, SAMPLE_FORMAT, JPEG_TABLES, SUBSAMPLING = 330, 332, 338, 339, 347, 530
 _READ = frozenset(range(NEW_SUBFILE_TYPE, PLANES + 1)) | frozenset(range(PREDICTOR, TILE_BYTES + 1))
 _READ |= {SUB_PAGES, INKS, EXTRA_CHANNELS, SAMPLE_FORMAT, JPEG_TABLES, SUBSAMPLING}
-"Other tags, which may hold anything of any size, are passed over."
+"Tags that are read; others, which may have any size, are skipped."
 
 
 class Segment(NamedTuple):
-    """A strip or a tile of a page: where it lies in the file, and what part of the picture it shows."""
+    """A strip or tile of a page: its byte range in the file, and its area in the image."""
 
     place: int
     bytes: int
@@ -42,10 +42,10 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class Page:
-    """A page of a TIFF, its tags as they are stored."""
+    """A page of a TIFF with its tags as stored."""
 
     order: str
-    "of bytes: < or >"
+    "byte order: < or >"
     tags: dict[int, tuple[int, ...]]
 
     def one(self, tag: int, default: int) -> int:
@@ -61,7 +61,7 @@ class Page:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is neither a reduced copy of another page nor a mask."""
+        """Whether the page is neither a reduced copy of another page nor a mask."""
         return not self.one(NEW_SUBFILE_TYPE, 0) & (_REDUCED | _MASK) and self.one(SUBFILE_TYPE, 1) != 2
 
     @property
@@ -70,7 +70,7 @@ class Page:
 
     @property
     def is_planar(self) -> bool:
-        """Whether its channels stand one after the other."""
+        """Whether the channels are stored as separate planes."""
         return self.one(PLANES, 1) == 2 and self.channels > 1
 
     @property
@@ -83,24 +83,24 @@ class Page:
 
     @cached_property
     def segment_size(self) -> tuple[int, int]:
-        """Rows and columns of a strip or tile; the last strip may have fewer rows, tiles are filled up."""
+        """Rows and columns of a strip or tile; the last strip may have fewer rows, tiles are padded."""
         if self.is_tiled:
             return self.one(TILE_HEIGHT, 0), self.one(TILE_WIDTH, 0)
         return min(self.one(STRIP_ROWS, self.height) or self.height, self.height), self.width
 
     def check_sizes(self, max_pixels: int) -> None:
-        """Raises ImageError where the page, or a tile of it, is too large or nothing."""
+        """Raise ImageError if the page, or a segment of it, is empty or too large."""
         check_size(self.width, self.height, max_pixels)
         check_size(*self.segment_size[::-1], max_pixels)
 
     def segments(self, size: int) -> list[Segment]:
-        """Its strips or tiles, in the order of planes and places.
+        """Return the strips or tiles of the page, ordered by plane and position.
 
         Args:
-            size: bytes of the file.
+            size: size of the file in bytes.
 
         Raises:
-            ImageError: some of them are missing, or lie outside of the file.
+            ImageError: segments are missing, or lie outside of the file.
         """
         rows, columns = self.segment_size
         planes = self.channels if self.is_planar else 1
@@ -109,7 +109,7 @@ class Page:
         places = self.tags.get(TILE_PLACES if self.is_tiled else STRIP_PLACES, ())
         lengths = self.tags.get(TILE_BYTES if self.is_tiled else STRIP_BYTES, ())
         if not lengths and self.compression == 1:
-            lengths = (2**62,) * len(places)  # old writers leave it to the reader to know
+            lengths = (2**62,) * len(places)  # old writers omit the lengths of uncompressed segments
         if (named := min(len(places), len(lengths))) < count:
             raise ImageError("unreadable", f"cut off: the TIFF names {named} of the {count} parts of its picture")
         corners = ((plane, top, left) for plane in range(planes) for top in tops for left in lefts)
@@ -126,14 +126,14 @@ class Page:
 
 
 class Chosen(NamedTuple):
-    """The page that is the picture, and a note of pages that were left out."""
+    """The main page, and a note on omitted pages."""
 
     page: Page
     note: str
 
 
 def picture(data: bytes) -> Chosen:
-    """The first page that is not marked as a reduced copy of another; where all are, the largest one.
+    """Choose the first page that is neither a reduced copy nor a mask; if all are, the largest page.
 
     Raises:
         ImageError: the directory is damaged, or the file has no page.
@@ -149,7 +149,7 @@ def picture(data: bytes) -> Chosen:
 
 
 def is_big(data: bytes) -> bool:
-    """Whether it is a BigTIFF, with places of 64 bits."""
+    """Return whether a TIFF is a BigTIFF, which has 64-bit offsets."""
     return 43 in data[2:4]
 
 
@@ -163,7 +163,7 @@ def _first(data: bytes) -> int:
 
 
 def _chain(data: bytes, place: int) -> list[Page]:
-    """The pages from a place on, each of which names the next."""
+    """Read the chain of pages that starts at an offset; each page contains the offset of the next."""
     order, pages, seen = _order(data), list[Page](), set[int]()
     count_form, entry_form, next_form = ("Q", "HHQ", "Q") if is_big(data) else ("H", "HHI", "I")
     entry_bytes = struct.calcsize(f"={entry_form}") + struct.calcsize(next_form)
@@ -180,7 +180,7 @@ def _chain(data: bytes, place: int) -> list[Page]:
             (place,) = _unpack(data, order + next_form, start + count * entry_bytes)
         except ImageError:
             if pages and pages[0].is_whole:
-                break  # what follows the picture can't spoil it
+                break  # damage after the main page does not matter
             raise
         pages.append(Page(order, tags))
     if not pages:
@@ -189,12 +189,12 @@ def _chain(data: bytes, place: int) -> list[Page]:
 
 
 def _values(data: bytes, order: str, kind: int, number: int, place: int) -> tuple[int, ...]:
-    """The numbers of a tag; many of them stand elsewhere."""
+    """Read the values of a tag, from the entry itself or from the offset that the entry contains."""
     form = _FORMATS[kind]
     if number * struct.calcsize(form) > (8 if is_big(data) else 4):
         (place,) = _unpack(data, order + ("Q" if is_big(data) else "I"), place)
     if number > _MOST_NUMBERS or place + number * struct.calcsize(form) > len(data):
-        return ()  # it is missed only where it is needed
+        return ()  # a missing tag is an error only where it is needed
     return _unpack(data, f"{order}{number}{form}", place)
 
 

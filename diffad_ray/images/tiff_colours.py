@@ -1,4 +1,4 @@
-"""From the numbers of a TIFF page to grey or RGB, by what the page says its channels mean."""
+"""Converts the samples of a TIFF page to grey or RGB by its photometric interpretation."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ PHOTOMETRIC_NAMES = {
     32845: "of LogLuv colours",
     34892: "with a camera's raw colours",
 }
-"Meanings of channels that are not read."
+"Names of unsupported photometric interpretations."
 _JPEG, _ASSOCIATED = 7, 1
 
 
 def read_tiff(data: bytes, max_pixels: int) -> Stored:
-    """The pixels of the picture of a TIFF.
+    """Read the main page of a TIFF.
 
     Raises:
-        ImageError: it is damaged, cut off, too large, or of a kind that is not read.
+        ImageError: the TIFF is damaged, truncated, too large, or of an unsupported kind.
     """
     page, note = picture(data)
     page.check_sizes(max_pixels)
@@ -66,7 +66,7 @@ def read_tiff(data: bytes, max_pixels: int) -> Stored:
 
 
 def _coloured(numbers: np.ndarray, page: Page, meaning: int, white: int) -> tuple[np.ndarray, str, int]:
-    """[H,W] or [H,W,3], the name of the channels, and the largest value."""
+    """Convert samples to [H,W] or [H,W,3]; also return the name of the channels, and the largest value."""
     if meaning in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
         return numbers[..., 0], "grey", white
     if meaning == _RGB:
@@ -88,17 +88,17 @@ def _coloured(numbers: np.ndarray, page: Page, meaning: int, white: int) -> tupl
 
 
 def _from_palette(numbers: np.ndarray, page: Page, white: int) -> np.ndarray:
-    """[H,W,3] uint8; a colour map has 16 bits, of which writers fill the upper 8."""
+    """Look up palette indices [H,W] to [H,W,3] uint8; colour maps have 16 bits, of which the upper 8 are used."""
     levels = np.asarray(page.tags.get(COLOUR_MAP, ()), np.uint16)
     if len(levels) != 3 * (white + 1):
         raise ImageError("unreadable", f"damaged TIFF: its palette has {len(levels)} entries, not {3 * (white + 1)}")
-    # Some old writers fill the lower 8.
+    # Some old writers use the lower 8 bits.
     eight = levels // (256 if levels.max() > 255 else 1)
     return eight.astype(np.uint8).reshape(3, -1).T[numbers]
 
 
 def _from_differences(numbers: np.ndarray) -> np.ndarray:
-    """RGB [H,W,3] of YCbCr [H,W,3], uint8 (ITU-R BT.601, full range)."""
+    """Convert YCbCr [H,W,3] to RGB [H,W,3], uint8 (ITU-R BT.601, full range)."""
     bright, blue, red = (numbers[..., k].astype(np.float32) for k in range(3))
     blue, red = blue - 128, red - 128
     mixed = [bright + 1.402 * red, bright - 0.344136 * blue - 0.714136 * red, bright + 1.772 * blue]
@@ -106,7 +106,7 @@ def _from_differences(numbers: np.ndarray) -> np.ndarray:
 
 
 def _straight(values: np.ndarray, alpha: np.ndarray, white: int) -> np.ndarray:
-    """Values [H,W] or [H,W,C] that were multiplied by their transparency, as they were before."""
+    """Undo the premultiplication by alpha of values [H,W] or [H,W,C]."""
     share = alpha.astype(np.float64) / white
     share = share if values.ndim == 2 else share[..., None]
     straight = np.divide(values, share, out=np.zeros(values.shape), where=share > 0).clip(0, white)

@@ -1,4 +1,4 @@
-"""From the strips and tiles of a TIFF page to its numbers, whatever their compression, depth and order of bytes."""
+"""Decodes the strips and tiles of a TIFF page to samples: compression, predictor, bit depth and byte order."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ COMPRESSIONS = {
     50002: "JPEG XL",
     52546: "JPEG XL",
 }
-"Names of compressions that are not read."
+"Names of unsupported compressions."
 _UNSIGNED, _SIGNED, _FLOAT, _VOID = 1, 2, 3, 4
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _UNPACKED_BITS, _LIBTIFF_BYTES = 2**24, 2**26
-"Unpacked at once: bits of odd depths, a byte each, and bytes of strips that libtiff unpacks."
+"Unpacked at once: bits of samples of odd depth, one byte each; and bytes of strips in a call of libtiff."
 
 
 def sample_type(page: Page) -> tuple[np.dtype, int]:
-    """The type in which its numbers are kept, and the bits that each has in the file.
+    """Return the dtype of a page's samples in memory, and their number of bits in the file.
 
     Raises:
-        ImageError: no picture here has such numbers.
+        ImageError: the sample format is not supported.
     """
     depths, forms = set(page.tags.get(BITS, (1,))), set(page.tags.get(SAMPLE_FORMAT, (_UNSIGNED,)))
     if len(depths) > 1 or len(forms) > 1:
@@ -68,10 +68,10 @@ def sample_type(page: Page) -> tuple[np.dtype, int]:
 
 
 def read_samples(data: bytes, page: Page) -> np.ndarray:
-    """The numbers [H,W,C] of a page, of `sample_type`, in the order of bytes of this machine; not scaled.
+    """Read the unscaled samples [H,W,C] of a page, of `sample_type` in native byte order.
 
     Raises:
-        ImageError: a part is missing or damaged, or compressed in a way that is not read.
+        ImageError: a segment is missing or damaged, or the compression is not supported.
     """
     compression = page.compression
     if compression != 1 and compression not in (*_DEFLATE, *_LIBTIFF, _LZMA, _JPEG, *_FAX):
@@ -100,7 +100,7 @@ def read_samples(data: bytes, page: Page) -> np.ndarray:
 
 
 def _unpacked(data: bytes, page: Page, segments: Sequence[Segment], row_bytes: int) -> list[np.ndarray]:
-    """The bytes [rows, row_bytes] of each segment."""
+    """Decompress the segments to bytes [rows, row_bytes] each."""
     compression = page.compression
     stored = [memoryview(data)[segment.place : segment.place + segment.bytes] for segment in segments]
     if page.one(FILL_ORDER, 1) == 2:
@@ -124,7 +124,7 @@ def _inflated(part: memoryview, needed: int) -> bytes:
     stream = zlib.decompressobj()
     try:
         found = stream.decompress(part, needed)
-        # To its end, where the checksum is, unless there are rows beyond the picture.
+        # Decompress to the end, to verify the checksum there, unless there are rows beyond the image.
         stream.decompress(stream.unconsumed_tail, 1)
     except zlib.error as error:
         raise ImageError("unreadable", f"damaged TIFF: {error}") from None
@@ -132,7 +132,7 @@ def _inflated(part: memoryview, needed: int) -> bytes:
 
 
 def _by_libtiff(parts: Sequence[memoryview], compression: int, row_bytes: int, needed: Sequence[int]) -> list[bytes]:
-    """Unpack segments by libtiff, as strips of a grey TIFF of 8 bits: as such they mean the same to everybody."""
+    """Decompress segments by libtiff, as strips of an 8-bit grey TIFF, whose samples need no interpretation."""
     unpacked: list[bytes] = []
     while len(unpacked) < len(parts):
         start, size = len(unpacked), needed[len(unpacked)]
@@ -148,7 +148,7 @@ def _by_libtiff(parts: Sequence[memoryview], compression: int, row_bytes: int, n
 
 
 def _grey_tiff(strips: Sequence[memoryview], compression: int, row_bytes: int, rows: int) -> bytes:
-    """A TIFF of 8-bit grey, made of compressed strips with so many rows each."""
+    """Build an 8-bit grey TIFF from compressed strips with `rows` rows each."""
     count, body = len(strips), b"".join(strips)
     arrays = 8 + len(body) + len(body) % 2
     lengths = [len(strip) for strip in strips]
@@ -163,14 +163,14 @@ def _grey_tiff(strips: Sequence[memoryview], compression: int, row_bytes: int, r
 
 
 def _numbers(rows: np.ndarray, page: Page, segment: Segment, dtype: np.dtype, bits: int) -> np.ndarray:
-    """The numbers [rows, columns, channels] of the bytes of a segment."""
+    """Convert the bytes of a segment to samples [rows, columns, channels], and undo the predictor."""
     channels = 1 if page.is_planar else page.channels
     shape = (segment.rows, segment.columns, channels)
     predictor = page.one(PREDICTOR, 1) if page.compression != 1 else 1
     if predictor not in (1, 2, 3) or (predictor != 1 and bits not in (8, 16, 32, 64)):
         raise unsupported(f"a {bits}-bit TIFF with predictor {predictor}")
     if predictor == 3:
-        # Differences of bytes; of each row first all high bytes, then the next lower ones (TIFF technical note 3).
+        # Byte differences; each row has all high bytes first, then the next lower ones (TIFF technical note 3).
         summed = np.cumsum(rows.reshape(segment.rows, -1, channels), 1, np.uint8).reshape(segment.rows, bits // 8, -1)
         return (
             np.ascontiguousarray(summed.transpose(0, 2, 1)).view(dtype.newbyteorder(">")).astype(dtype).reshape(shape)
@@ -179,14 +179,14 @@ def _numbers(rows: np.ndarray, page: Page, segment: Segment, dtype: np.dtype, bi
         return _odd_depth(rows, segment.columns * channels, bits, dtype).reshape(shape)
     numbers = rows.view(dtype.newbyteorder("<" if page.order == "<" else ">")).reshape(shape)
     if predictor == 2:
-        # Differences wrap around, whatever the numbers stand for.
+        # Differences are modulo 2^bits, also for signed integers and floats.
         whole = np.dtype(f"u{bits // 8}")
         return np.cumsum(numbers.astype(dtype).view(whole), 1, whole).view(dtype)
     return numbers
 
 
 def _odd_depth(rows: np.ndarray, count: int, bits: int, dtype: np.dtype) -> np.ndarray:
-    """Numbers of 1 to 15 bits; they stand one after the other, the highest bit first, and a row begins with a byte."""
+    """Unpack samples of 1 to 15 bits, packed with the highest bit first; each row starts at a byte."""
     numbers = np.empty((len(rows), count), dtype)
     weights = (1 << np.arange(bits)[::-1]).astype(np.uint16)
     step = max(1, _UNPACKED_BITS // (count * bits))
@@ -197,7 +197,7 @@ def _odd_depth(rows: np.ndarray, count: int, bits: int, dtype: np.dtype) -> np.n
 
 
 def _jpeg(data: bytes, page: Page, segment: Segment, bits: int) -> np.ndarray:
-    """The pixels [h,w,C] of a segment that is a JPEG, whose tables may stand in the directory."""
+    """Decode a JPEG segment to [h,w,C]; its tables may be in the directory."""
     if bits != 8:
         raise unsupported(f"a TIFF with a {bits}-bit JPEG in it")
     part = data[segment.place : segment.place + segment.bytes]
@@ -210,7 +210,7 @@ def _jpeg(data: bytes, page: Page, segment: Segment, bits: int) -> np.ndarray:
     rows, columns = page.segment_size
     if frame.height > rows or frame.width > columns:
         raise ImageError("unreadable", "damaged TIFF: a JPEG in it is larger than its place in the picture")
-    # The directory says what the channels mean; for libjpeg, which would guess, Adobe's marker does.
+    # The directory defines the colour transform; an Adobe marker passes it to libjpeg, which would otherwise guess.
     transform = 1 if page.one(PHOTOMETRIC, 6) == 6 else 0
     adobe = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([transform])
     pixels = jpeg.pixels_of(walked._replace(heads=[walked.heads[0] + adobe, *walked.heads[1:]]))
@@ -218,7 +218,7 @@ def _jpeg(data: bytes, page: Page, segment: Segment, bits: int) -> np.ndarray:
 
 
 def _fax(data: bytes, page: Page, bits: int) -> np.ndarray:
-    """The pixels [H,W,1] of a page in one of the codes of fax machines, which has no checks of its own."""
+    """Decode a page in a fax compression to [H,W,1] by libtiff; fax codes have no checksum."""
     if bits != 1 or page.channels != 1:
         raise unsupported(f"a TIFF of {bits} bits and {page.channels} channels in fax code")
     image = TiffImageFile(BytesIO(data))

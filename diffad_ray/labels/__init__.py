@@ -1,1 +1,1 @@
-"""Labelled images: data sets in public layouts, tables of labels."""
+"""Labelled images: datasets in public layouts, and tables of labels."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 GOOD = "good"
 DEFECT = "defect"
-"The kind of defective images of which nothing else is known."
+"The kind of defective images without a more specific label."
 
 
 @dataclass(frozen=True)
@@ -14,10 +14,10 @@ class LabelledImage:
     """A test image.
 
     Attributes:
-        uri: where it is.
+        uri: location of the image.
         kind: `good` or the kind of defect.
-        mask_uri: where its mask is, if it has one.
-        product: what it shows; figures are taken for each product by itself.
+        mask_uri: location of the mask, if there is one.
+        product: name of the product; figures are computed per product.
     """
 
     uri: str
@@ -32,8 +32,7 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Test images, each once, sorted by location; `layout` says how they were found, `notes` what a reader of figures
-    should know."""
+    """Distinct test images, sorted by location; `layout` names the recognised layout, `notes` qualify the figures."""
 
     location: str
     layout: str

@@ -1,4 +1,4 @@
-"""The layouts of public datasets of defects, each known by the paths of its test images and masks."""
+"""Layouts of public defect datasets, recognised by the paths of test images and masks."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ VISA_SPLIT = "split_csv/1cls.csv"
 
 @dataclass(frozen=True)
 class Layout:
-    """How a dataset is laid out below the folder of a product.
+    """The paths of a dataset below the folder of a product.
 
     Attributes:
-        form: for users.
-        image: of a test image's path; has the group `name` (without ending) and maybe `kind`.
-        mask: of a mask's path, alike.
-        kind_of: the kind by the group `kind`, and by whether there is a mask.
+        name: names of the datasets with this layout.
+        form: description for users.
+        image: pattern of a test image's path, with the groups `product`, `kind` and `name` (without suffix).
+        mask: pattern of a mask's path, with the same groups.
+        kind_of: maps the group `kind`, and whether there is a mask, to the kind.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Layout:
 
 
 def _pattern(path: str) -> re.Pattern[str]:
-    # The shortest product: its images may lie in folders of any name. Windows tells no capitals from small letters.
+    # The group product is non-greedy, because folders of any name may follow. Windows paths ignore case.
     return re.compile(rf"(?:(?P<product>.+?)/)?{path}\.[^./]+", re.IGNORECASE)
 
 
@@ -79,10 +80,10 @@ LAYOUTS = (
 
 
 def recognise(location: str, paths: Iterable[str]) -> list[Dataset]:
-    """The datasets, a layout each, among the files `paths` (relative) of a folder; none where no layout fits.
+    """Return one dataset per layout that matches among the files `paths` (relative) of a folder.
 
     Raises:
-        UserError: two defective images have the same name, so that their mask is unclear.
+        UserError: two defective images have the same name, so that their mask is ambiguous.
     """
     named = [path for path in paths if is_named_image(path)]
     found = []
@@ -92,7 +93,7 @@ def recognise(location: str, paths: Iterable[str]) -> list[Dataset]:
             images, notes = _visa_test_part(location, images)
             found.append(Dataset(location, layout.name, images, notes))
         elif images and (layout.name != "DAGM 2007" or any(image.is_anomalous for image in images)):
-            # A folder called Test is DAGM's only if it has its masks.
+            # A folder called Test counts as DAGM's only if it contains masks.
             found.append(Dataset(location, layout.name, images))
     return found
 
@@ -106,7 +107,7 @@ def _images(layout: Layout, location: str, paths: list[str]) -> Iterator[Labelle
     masks = {key(found): path for path in paths if (found := layout.mask.fullmatch(path))}
     images = [(path, found) for path in paths if (found := layout.image.fullmatch(path))]
     if layout.name in (MVTEC, BTAD):
-        # Both have a folder a kind; BTAD's are these two.
+        # Both layouts have one folder per kind; a product whose only kinds are `ok` and `ko` is BTAD's.
         kinds: dict[str, set[str]] = {}
         for path in paths:
             if found := LAYOUTS[0].image.fullmatch(path):
@@ -124,8 +125,8 @@ def _images(layout: Layout, location: str, paths: list[str]) -> Iterator[Labelle
 
 
 def _visa_test_part(location: str, images: list[LabelledImage]) -> tuple[list[LabelledImage], list[str]]:
-    """The images that the dataset's split means for tests, and a note where there is no split."""
-    # It lies beside the folders of the products, so above the one of a single product.
+    """Return the test images of VisA's split file; without that file, all images and a note."""
+    # The split file is beside the folders of the products: at `location`, or above it for a single product.
     for root in (location, location.rpartition("/")[0]):
         try:
             text = storage.read(f"{root}/{VISA_SPLIT}").decode()

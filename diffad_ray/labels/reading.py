@@ -1,4 +1,4 @@
-"""Finds the labelled images of a location: a folder in the layout of a public dataset, or a table of labels."""
+"""Reads labelled images: a folder in the layout of a public dataset, or a table of labels."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from diffad_ray.labels.words import check_kinds
 
 
 def read_dataset(location: str | Path) -> Dataset:
-    """Labelled test images: of a folder or URI in a known layout, or of a table of labels (.csv, .tsv, .parquet).
+    """Read labelled test images: a folder or URI in a known layout, or a table of labels (.csv, .tsv, .parquet).
 
     Raises:
-        UserError: nothing is there, it is none of these (the message lists them), or none of the images is good though
-            one of the labels may mean so.
+        UserError: nothing is there, no layout matches (the message lists them), or no image is good, though one of the
+            labels might mean good.
     """
     dataset = find_labelled(location)
     check_kinds((image.kind for image in dataset.images), dataset.location)
@@ -27,7 +27,7 @@ def read_dataset(location: str | Path) -> Dataset:
 
 
 def find_labelled(location: str | Path) -> Dataset:
-    """What `read_dataset` reads, good images among them or not."""
+    """Read labelled test images as `read_dataset` does, without the check for good images."""
     location = storage.normalised(location)
     if is_label_file(location):
         images = [label.resolved(location) for label in read_labels(location)]
@@ -50,10 +50,10 @@ def find_labelled(location: str | Path) -> Dataset:
 
 
 def dataset_among(location: str, paths: Sequence[str]) -> Dataset | None:
-    """The dataset that the files `paths` (relative) of a folder make up; None where no layout fits.
+    """Return the dataset among the files `paths` (relative) of a folder; None if no layout matches.
 
     Raises:
-        UserError: several layouts fit, or two defective images have the same name.
+        UserError: several layouts match, or two defective images have the same name.
     """
     found = recognise(location, paths)
     if len(found) > 1:

@@ -1,4 +1,4 @@
-"""Tables of labels: a row an image with its label, and maybe its mask and product."""
+"""Tables of labels: one row per image with its label, and optionally mask and product."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from diffad_ray.scratch import scratch_folder
 from diffad_ray.sql import connect, identifier, why
 
 COLUMNS = {"uri": ("uri",), "label": ("label",), "mask_uri": ("mask_uri",), "product": ("product",)}
-"What each may be called. Only the first two must be there."
+"Accepted names of each column. Only the first two columns are required."
 _KNOWN = frozenset(name for names in COLUMNS.values() for name in names)
 SAVE_AS_UTF8 = "Save it as UTF-8 (in Excel: CSV UTF-8)"
 
 
 @dataclass(frozen=True)
 class Label:
-    """A row of a table of labels, its places as they are written there, but with slashes."""
+    """A row of a table of labels; its locations are as written in the table, but with forward slashes."""
 
     uri: str
     kind: str
@@ -32,24 +32,24 @@ class Label:
     product: str
 
     def resolved(self, table: str) -> LabelledImage:
-        """The image, with relative places taken from the folder of the table of labels."""
+        """Return the image; relative locations start at the folder of the table."""
         return LabelledImage(
             _beside(table, self.uri), self.kind, self.mask_uri and _beside(table, self.mask_uri), self.product
         )
 
 
 def is_label_file(location: str) -> bool:
-    """Whether a location is named as a table of labels."""
+    """Return whether a location has the suffix of a table of labels."""
     return is_list_name(location)
 
 
 def read_labels(location: str) -> list[Label]:
-    """The labels of a CSV or TSV (with a header) or Parquet file, or of a folder of such parts, in its order.
+    """Read the labels of a CSV or TSV file with a header, a Parquet file, or a folder of such parts, in order.
 
-    `words` says which labels mean good, and which a defect of no known kind; every other label is a kind of defect.
+    `words` defines which labels mean good, and which an unspecified defect; every other label is a kind of defect.
 
     Raises:
-        UserError: the file is not there or not such a table, a label is empty, or an image is listed twice.
+        UserError: the file is missing or not such a table, a label is empty, or an image is listed twice.
     """
     rows = _rows(location)
     file = storage.normalised(location).rpartition("/")[2]
@@ -69,7 +69,7 @@ def read_labels(location: str) -> list[Label]:
 
 
 def _rows(location: str) -> list[tuple[str | None, ...]]:
-    """The values of the columns that count as text: 007 is a name and no number. Rows without any value are none."""
+    """Read the known columns as text, so that 007 keeps its zeros; skip rows without any value."""
     if not is_label_file(location):
         raise UserError(f"{location} is no table of labels: its name must end with one of {', '.join(SUFFIXES)}")
     place = storage.normalised(location)

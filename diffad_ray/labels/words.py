@@ -1,4 +1,4 @@
-"""What labels mean, in tables of labels and as names of folders: one list of words, whatever their case."""
+"""Words for good and for defective, in any case, for tables of labels and names of folders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _GAPS = re.compile(r"[\s_./-]+")
 
 
 def _joined(text: str) -> str:
-    """A word without case, gaps and dots: `n.i.O.` is `nio`, `No-Defect` is `nodefect`; 0.0 and 1.0 are 0 and 1."""
+    """Normalise case, gaps and dots: `n.i.O.` gives `nio`, `No-Defect` gives `nodefect`; 0.0 and 1.0 give 0 and 1."""
     text = text.strip().casefold()
     try:
         number = float(text)
@@ -39,21 +39,26 @@ _DEFECT = frozenset(map(_joined, DEFECT_WORDS))
 
 
 def kind_of(label: str) -> str:
-    """The kind that a label or the name of a folder stands for: `good`, `defect` where it says no more, or itself."""
+    """Return the kind of a label or name of a folder: `good`, `defect` for an unspecified defect, or the label itself.
+
+    Example:
+        >>> kind_of("n.i.O."), kind_of("OK"), kind_of("scratch")
+        ('defect', 'good', 'scratch')
+    """
     word = _joined(label)
     return GOOD if word in _GOOD else DEFECT if word in _DEFECT else label
 
 
 def is_good_folder(name: str) -> bool:
-    """Whether a folder is named as one of good images. A number may be anything, so it is none."""
+    """Return whether the name of a folder means good images; a number does not, since it may mean anything."""
     return _joined(name) in _GOOD and any(letter.isalpha() for letter in name) and _joined(name) != "false"
 
 
 def check_kinds(kinds: Iterable[str], location: str) -> None:
-    """Whether figures of labelled images would mean anything.
+    """Check that the kinds of labelled images allow figures.
 
     Raises:
-        UserError: none is good, though some have labels that are no words for defective ones and may mean good.
+        UserError: no kind is good, and some kind is unknown, so that it might mean good.
     """
     counts = Counter(kinds)
     if counts[GOOD] or not counts.keys() - {DEFECT}:

@@ -1,1 +1,1 @@
-"""Lists that people and their tools make: manifests of images and tables of labels, as CSV, TSV or Parquet."""
+"""User lists: manifests of images and tables of labels, as CSV, TSV or Parquet."""

@@ -1,4 +1,4 @@
-"""From the bytes of a text file to text: compression, encoding, and where bytes are that belong to no encoding."""
+"""Decodes text files: decompression, detection of the encoding, and the position of bytes that can't be decoded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffad_ray.errors import UserError
 CHUNK = 2**20
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as the mark of UTF-16 does
+    (codecs.BOM_UTF32_LE, "utf-32"),  # precedes UTF-16, whose mark is a prefix of this one
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -28,12 +28,12 @@ _OTHERS = {
     b"%PDF": "a PDF file: give a table of text",
 }
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
-"What reading a compressed file that is not whole raises."
+"Exceptions on reading a damaged or truncated gzip file."
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """The bytes of a file, unpacked if gzip has packed them, whatever the name says."""
+    """Open a file for binary reading, and decompress it if its content is gzip, whatever its name."""
     with path.open("rb") as file:
         is_packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
@@ -45,14 +45,15 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def encoding_of(head: bytes, told: str | None, subject: str) -> str:
-    """The encoding that a file's mark names, else what the user has told, else UTF-8.
+    """Return the encoding named by a file's byte order mark, else the user's, else UTF-8.
 
     Args:
-        head: its first bytes.
-        subject: what comes before the colon of an error.
+        head: first bytes of the file.
+        told: the user's encoding, or None.
+        subject: text before the colon of an error message.
 
     Raises:
-        UserError: it is no text.
+        UserError: the file is not text.
     """
     for magic, what in _OTHERS.items():
         if head.startswith(magic):
@@ -70,13 +71,13 @@ def encoding_of(head: bytes, told: str | None, subject: str) -> str:
 
 
 def as_text(stream: BinaryIO, encoding: str) -> io.TextIOWrapper:
-    """The text, its line ends as they are."""
+    """Wrap a binary stream as text, and keep its line ends."""
     return io.TextIOWrapper(stream, encoding=encoding, errors="strict", newline="")
 
 
 def undecodable(path: Path, encoding: str, subject: str, advice: str) -> UserError:
-    """The error that names the first byte that is not of an encoding, with its line."""
-    encoding = encoding.removesuffix("-sig")  # its decoder takes the mark away, and counts without it
+    """Return the error that names the first byte that can't be decoded, and its line."""
+    encoding = encoding.removesuffix("-sig")  # the -sig decoder drops the mark, which would shift the byte count
     decoder = codecs.getincrementaldecoder(encoding)()
     lines, start = 1, 0
     with opened(path) as stream:

@@ -1,4 +1,4 @@
-"""The files that a list is made of: the one that is named, or the parts of a folder as Spark writes it."""
+"""The files of a list: a single file, or the parts in a folder as written by Spark."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from diffad_ray.storage.locations import on_disk
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz")
 WHOLE_BYTES = 64 * 2**20
-"Objects up to this are read at once, with all that `storage.read` does when a store is slow."
+"Objects up to this size are read whole by `storage.read`, which retries."
 _PART = re.compile(r"part-[^.]*")
 _PARTITION = re.compile(r"([^=/]+)=([^/]*)")
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
 def is_list_name(location: str) -> bool:
-    """Whether a location is named as a list."""
+    """Return whether a location has the suffix of a list."""
     return location.lower().endswith(SUFFIXES)
 
 
@@ -30,9 +30,9 @@ def is_parquet(location: str) -> bool:
 
 
 def list_files(location: str) -> list[FileInfo]:
-    """The file of a list, or the parts of a folder or prefix, sorted; none where nothing below it is a part.
+    """Return the file of a list, or the parts of a folder or prefix, sorted; an empty list if there are no parts.
 
-    Files and folders whose names begin with `_` or `.` are none, and neither are empty ones.
+    Empty files are not parts, nor are files and folders whose names begin with `_` or `.`.
 
     Raises:
         FileNotFoundError: there is nothing at that location.
@@ -53,14 +53,14 @@ def _is_part(file: FileInfo, location: str) -> bool:
 
 
 def partitions(file: str, location: str) -> dict[str, str | None]:
-    """Columns that the folders of a part stand for: `line=1/part-0.parquet` has the line 1."""
+    """Return the Hive partition columns of a part: {"line": "1"} for `line=1/part-0.parquet`."""
     folders = file.removeprefix(location).split("/")[:-1]
     found = [_PARTITION.fullmatch(folder) for folder in folders]
     return {match[1]: None if match[2] == _NO_VALUE else unquote(match[2]) for match in found if match}
 
 
 def local_file(file: FileInfo, copy: Path) -> Path:
-    """A file on this machine's disk: itself, or a copy of an object."""
+    """Return a local path to a file: its own path, or that of a copy of the object at `copy`."""
     if storage.is_local(file.uri):
         return Path(on_disk(file.uri))
     if file.bytes <= WHOLE_BYTES:

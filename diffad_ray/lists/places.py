@@ -1,5 +1,4 @@
-"""Places that a list names: from text as people and tools write it to locations of ours, in SQL and for both kinds of
-lists."""
+"""Converts the locations written in a list to normalised locations, in Python and in SQL, for both kinds of lists."""
 
 from __future__ import annotations
 
@@ -18,32 +17,33 @@ WINDOWS_ADVICE = (
 
 
 def is_windows_path(place: str) -> bool:
-    r"""Whether a place is a path of Windows (`C:\x`, `\\server\x`, `file:///C:/x`) or a file of another machine."""
+    r"""Return whether a location is a Windows path (`C:\x`, `\\server\x`, `file:///C:/x`) or another machine's file."""
     return re.match(_WINDOWS, place) is not None and re.match(_THIS_MACHINE, place) is None
 
 
 def with_slashes(place: str) -> str:
-    """A place with slashes for the backslashes of relative ones, and `file:///x` as the path that it is."""
+    """Replace the backslashes of a relative location by slashes, and `file:///x` by `/x`."""
     if re.match(_FILE, place):
         return re.sub(_FILE, "/", place)
     return place if "://" in place or place.startswith(("/", "~")) else place.replace("\\", "/")
 
 
 def windows_sql(place: str) -> str:
-    """SQL: `is_windows_path` of an expression."""
+    """Return SQL for `is_windows_path` of an expression."""
     is_ours = f"regexp_matches({place}, {quoted(_THIS_MACHINE)})"
     return f"(regexp_matches({place}, {quoted(_WINDOWS)}) AND NOT {is_ours})"
 
 
 def text_sql(column: str, kind: str) -> str:
-    """SQL: a column's values as text, without blanks around them; null where nothing is left.
+    """Return SQL for a column's values as stripped text; empty text becomes null.
 
     Args:
-        kind: its type in DuckDB.
+        column: name of the column.
+        kind: DuckDB type of the column.
     """
     name = identifier(column)
     if kind in ("DOUBLE", "FLOAT"):
-        # pandas makes whole numbers of a column with a gap 1.0 and nan.
+        # pandas writes integer columns with missing values as floats: 1.0 and nan.
         whole = f"{name} = floor({name}) AND abs({name}) < 9e15"
         text = f"CASE WHEN isnan({name}) THEN NULL WHEN {whole} THEN {name}::BIGINT::VARCHAR ELSE {name}::VARCHAR END"
     else:
@@ -52,16 +52,16 @@ def text_sql(column: str, kind: str) -> str:
 
 
 def place_sql(column: str, kind: str) -> str:
-    """SQL: the places of a column as text, without the quotes that some tools leave around them."""
+    """Return SQL for the locations in a column as text, without the quotes that some tools write around them."""
     text = text_sql(column, kind)
     quotes = " OR ".join(f"({text} LIKE {quoted(f'{q}_%{q}')})" for q in ('"', "'"))
     return f"CASE WHEN {quotes} THEN trim({text}[2:-2]) ELSE {text} END"
 
 
 def location_sql(place: str, folder: str) -> str:
-    r"""SQL: the location that a place means.
+    r"""Return SQL for the normalised location of a written one.
 
-    Relative ones start at the folder, with slashes for backslashes; `file:///x` is `/x`; what is Windows' own stays.
+    Relative ones start at `folder`, with backslashes replaced by slashes; `file:///x` becomes `/x`; Windows paths stay.
     """
     scheme = f"regexp_extract({place}, '^[A-Za-z][A-Za-z0-9+.-]*://')"
     relative = f"regexp_replace(replace({place}, e'\\\\', '/'), '^(\\./+)+', '')"
@@ -76,7 +76,7 @@ def location_sql(place: str, folder: str) -> str:
 
 
 def backslashes_sql(place: str) -> str:
-    """SQL: whether a place is relative and has backslashes."""
+    """Return SQL for whether a location is relative and contains backslashes."""
     return (
         f"(contains({place}, e'\\\\') AND NOT contains({place}, '://') AND NOT starts_with({place}, '/') "
         f"AND NOT {windows_sql(place)})"
@@ -84,7 +84,7 @@ def backslashes_sql(place: str) -> str:
 
 
 def several_sql(place: str) -> str:
-    """SQL: whether a place is the name of an image, followed by what seems to be other columns."""
+    """Return SQL for whether a location is an image name followed by what looks like other columns."""
     endings = "|".join(re.escape(suffix) for suffix in sorted(IMAGE_SUFFIXES))
     separators = "".join(re.escape(separator) for separator in SEPARATORS)
     cut, ended = f"(?i)({endings})[\"' ]*[{separators}]", f"(?i)({endings})$"

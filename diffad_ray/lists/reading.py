@@ -1,4 +1,4 @@
-"""Opens a list, whatever tool has made it, for SQL: a file or a folder of parts, text or Parquet."""
+"""Opens a list for SQL: a file or a folder of parts, text or Parquet."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from diffad_ray.sql import identifier, quoted, why
 from diffad_ray.storage import FileInfo
 
 URI_NAMES = ("uri", "image_uri", "url", "path", "file")
-"What the column of the images may be called."
+"Accepted names of the column of image locations."
 _INDEX = "__index_level_"
-"So pandas calls its own numbers of rows."
+"Prefix of the columns in which pandas stores its row index."
 _NAMELESS = " "
 
 
 @dataclass(frozen=True)
 class UserList:
-    """A list, ready for SQL.
+    """An opened list that SQL can read.
 
     Attributes:
         what: `manifest` or `table of labels`.
-        source: what follows FROM; rows without any value may be among them.
-        columns: DuckDB's types by name.
+        location: location of the list.
+        source: SQL expression after FROM; its rows may include ones without any value.
+        columns: DuckDB types by name of the column.
         is_text: whether all values are text because the file has no types.
         broken: lines that could not be read.
-        notes: what the user should know, in sentences.
+        notes: sentences for the user.
     """
 
     what: str
@@ -49,7 +50,7 @@ class UserList:
         return f"the {self.what} {self.location}"
 
     def column(self, accepted: Sequence[str]) -> str | None:
-        """The name, as the list writes it, of the first of the accepted columns that it has."""
+        """Return the list's spelling of the first accepted column name that the list has, ignoring case, or None."""
         by_name = {name.lower(): name for name in self.columns}
         return next((by_name[name] for name in accepted if name in by_name), None)
 
@@ -66,17 +67,18 @@ def open_list(
     """Open a list.
 
     Args:
-        what: it is, for messages.
-        connection: with which `source` will be read.
-        scratch: a local folder that lives as long as the list is read.
-        known: names of columns that tell a header from data, in small letters.
-        encoding: of text without a mark; None takes UTF-8.
-        advice: what to do about text of another encoding.
+        location: location of the file, or of the folder of parts.
+        what: name of the kind of list, for messages.
+        connection: connection that will read `source`.
+        scratch: local folder that must exist as long as the list is read.
+        known: lower-case column names by which a header is recognised.
+        encoding: encoding of text without a byte order mark; None takes UTF-8.
+        advice: advice in the error for text of another encoding.
 
     Raises:
         FileNotFoundError: there is no such file, and no folder with parts.
-        OSError: it can't be fetched.
-        UserError: it is no list, or its columns are unclear.
+        OSError: the list can't be fetched.
+        UserError: the file is not a list, or its columns are ambiguous.
     """
     files = list_files(location)
     if not files:
@@ -103,7 +105,7 @@ def _text_source(
     encoding: str | None,
     advice: str,
 ) -> tuple[str, list[str], Broken]:
-    """SQL that reads the rows of text files, once they are in a Parquet file, their columns, and lines left out."""
+    """Convert text files to a Parquet file; return SQL that reads it, its column names, and the broken lines."""
     copy = target.with_suffix(".copy")
     described = (
         (local_file(file, copy), partitions(file.uri, location), f"{file.uri} is no {what} that can be read")
@@ -116,7 +118,7 @@ def _text_source(
     _refuse_twice(table.names, subject)
     if table.broken.lines > table.rows:
         raise _mostly_broken(subject, table.broken, table.rows + table.broken.lines)
-    # No header gives a name that begins with a blank.
+    # Names from a header never begin with a blank, so generated names can't clash with them.
     names = [name or f"{_NAMELESS}{k + 1}" for k, name in enumerate(table.names)]
     named = ", ".join(f"{identifier(str(k))} AS {identifier(name)}" for k, name in enumerate(names))
     source = f"(SELECT {named} FROM read_parquet({quoted(str(target))}, hive_partitioning = false))"
@@ -131,8 +133,8 @@ def _mostly_broken(subject: str, broken: Broken, lines: int) -> UserError:
 
 
 def _parquet_source(files: Sequence[str], location: str, what: str, connection: duckdb.DuckDBPyConnection) -> str:
-    """SQL that reads Parquet files, with columns for what their folders stand for."""
-    # Names stand for themselves: DuckDB would take some of their characters for wildcards.
+    """Return SQL that reads Parquet files, with their Hive partition columns."""
+    # Names are escaped, because DuckDB would interpret some characters as wildcards.
     listed = "[" + ", ".join(quoted(glob.escape(file)) for file in files) + "]"
     subject = f"the {what} {location}"
     try:
@@ -155,12 +157,12 @@ def _parquet_source(files: Sequence[str], location: str, what: str, connection: 
 
 
 def _literal(text: str) -> str:
-    """Text for a regular expression that matches nothing else."""
+    """Escape text for a regular expression of DuckDB."""
     return "".join(c if c.isalnum() or c == "_" else f"\\x{{{ord(c):X}}}" for c in text)
 
 
 def _top_names(connection: duckdb.DuckDBPyConnection, file: str) -> list[str]:
-    """Names of the columns of a Parquet file, those of nested ones left out, in small letters."""
+    """Return the lower-case names of a Parquet file's top-level columns."""
     rows = connection.execute(f"SELECT name, coalesce(num_children, 0) FROM parquet_schema({file})").fetchall()
     names: list[str] = []
     inner = 0
@@ -187,8 +189,7 @@ def _refuse_twice(names: Sequence[str], subject: str) -> None:
 
 
 def _left_out(columns: dict[str, str], connection: duckdb.DuckDBPyConnection, source: str) -> list[str]:
-    """Take columns away that have no name, as pandas writes the numbers of its rows; notes say so if they hold
-    anything."""
+    """Remove nameless columns, such as the row index of pandas; return a note for each that has values."""
     notes = []
     for name in [name for name in columns if name.startswith((_NAMELESS, _INDEX))]:
         del columns[name]
@@ -201,5 +202,5 @@ def _left_out(columns: dict[str, str], connection: duckdb.DuckDBPyConnection, so
 
 
 def several_in_one(names: Iterable[str]) -> str | None:
-    """A name of a column that looks like several columns, which nothing has separated."""
+    """Return the first column name that contains a separator, and so looks like several columns, or None."""
     return next((name for name in names if any(separator in name for separator in SEPARATORS)), None)

@@ -1,7 +1,7 @@
-"""CSV and TSV lists, as spreadsheets, databases and scripts write them, into Parquet, some ten thousand rows at a time.
+"""Converts CSV and TSV lists to Parquet in batches of rows.
 
-The first lines say what separates the columns. All values are text, without the blanks around them; empty ones are
-null. Python's `csv` reads the rows, as it says in which line something is wrong, and takes every kind of line end.
+The separator is detected from the first lines. All values are stripped text; empty ones are null. Python's `csv` reads
+the rows, because it reports the line of an error and accepts every kind of line end.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from diffad_ray.lists.encodings import DAMAGED, as_text, encoding_of, opened, un
 BATCH_ROWS = 50_000
 HEAD_CHARACTERS = 65_536
 SAMPLE_ROWS = 20
-"Of them the separator is judged."
+"Number of rows from which the separator is detected."
 SEPARATORS = (",", ";", "\t", "|")
 _SEPARATOR_LINE = "sep="
-"Excel's own first line, `sep=;`."
+"Start of Excel's separator line, as in `sep=;`."
 _END = "\x00end of the list"
-"A line of ours behind the last: it comes out as a row, unless a quote that nobody closes has swallowed it."
+"Sentinel line after the last one: it is read as a row of its own, unless it is inside an unclosed quote."
 
 
 class Form(NamedTuple):
-    """How a text is made: what separates its columns, their names, and how many rows come before the first of data."""
+    """The format of a text list: its separator, column names, and the number of rows before the data."""
 
     separator: str
     names: list[str]
@@ -43,7 +43,7 @@ class Form(NamedTuple):
 
 @dataclass
 class Broken:
-    """Lines whose fields are more than the columns: how many, and the first of them in words."""
+    """The number of lines with more fields than columns, and a description of the first."""
 
     lines: int = 0
     first: str = ""
@@ -57,7 +57,7 @@ class Broken:
 
 @dataclass
 class TextTable:
-    """What was written of a text list: the names of its columns, and what could not be."""
+    """The column names and number of rows written from a text list, and its broken lines."""
 
     names: list[str] = field(default_factory=list)
     rows: int = 0
@@ -72,17 +72,18 @@ def write_text(
     encoding: str | None,
     advice: str,
 ) -> TextTable:
-    """Write the rows of text files as one Parquet file.
+    """Write the rows of text files to one Parquet file.
 
     Args:
-        files: each with values for columns that its folders stand for, and with what begins the text of an error.
-        separator: what is expected; the first lines may show another one.
-        known: names of columns that tell a header from data, in small letters.
-        encoding: of files without a mark; None takes UTF-8.
-        advice: what to do about another encoding.
+        files: path, values of the partition columns, and start of error messages, for each file.
+        target: path of the Parquet file.
+        separator: expected separator; the first lines may show another one.
+        known: lower-case column names by which a header is recognised.
+        encoding: encoding of files without a byte order mark; None takes UTF-8.
+        advice: advice in the error for another encoding.
 
     Raises:
-        UserError: a file is no such text, or has other columns than the first.
+        UserError: a file is not such text, or its columns differ from the first file's.
     """
     table = TextTable()
     form: Form | None = None
@@ -127,10 +128,10 @@ def write_text(
 def _form(
     text: io.TextIOWrapper, separator: str, known: Set[str], first: Form | None, subject: str
 ) -> tuple[Form, Iterator[str]]:
-    """The form of a text, and its lines from the first on.
+    """Return the form of a text, and an iterator over all of its lines.
 
     Args:
-        first: that of the first part of a list; parts have its columns, each below a header or without one.
+        first: form of the list's first part, or None; later parts have its columns, with or without a header.
     """
     head: list[str] = []
     size = 0
@@ -150,10 +151,10 @@ def _form(
 
 
 def sniffed(head: Sequence[str], expected: str, known: Set[str], subject: str) -> Form:
-    """The form that the first lines of a text show.
+    """Detect the form of a text from its first lines.
 
-    The separator is the one by which the header has most names that are known; where none is known, the first one that
-    cuts the header and as many fields of each line below. A line that is a path as a whole is no header.
+    The separator is the one that gives most known names in the header. If no name is known, it is the first one that
+    splits the header and gives the same number of fields in each sampled line. A line that is one path is not a header.
 
     Raises:
         UserError: there is no line.
@@ -187,7 +188,7 @@ def _is_place(text: str) -> bool:
 
 
 def _records(lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows of lines that hold anything, each with the number of its last line."""
+    """Yield the rows that are not blank, each with the number of its last line."""
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=separator != "\t")
     for row in reader:
         if any(value.strip() for value in row):
@@ -195,10 +196,10 @@ def _records(lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[s
 
 
 def _batches(lines: Iterable[str], form: Form, broken: Broken, subject: str) -> Iterator[list[tuple[str, ...]]]:
-    """The columns of the rows below the header, some ten thousand rows at a time."""
+    """Yield the columns of the rows below the header, in batches of at most `BATCH_ROWS` rows."""
     width = len(form.names)
-    # Python's reader keeps a quote that nobody closes to itself unless it is strict, and then it takes no blank behind
-    # a closing one.
+    # csv.reader reports an unclosed quote only in strict mode, which refuses blanks after a closing quote. The sentinel
+    # line detects unclosed quotes instead.
     reader = csv.reader(chain(lines, [_END]), delimiter=form.separator, skipinitialspace=form.separator != "\t")
     waiting = form.skipped
     while waiting:
@@ -219,11 +220,12 @@ def _batches(lines: Iterable[str], form: Form, broken: Broken, subject: str) -> 
 
 
 def _mended(rows: list[list[str]], width: int, before: int, broken: Broken) -> list[list[str]]:
-    """Rows of one width: short ones are filled up, empty fields behind the last column are cut off, empty lines are no
-    rows. What has more is broken.
+    """Return the rows with `width` fields each: pad short rows, cut empty fields after the last column, skip blanks.
+
+    Rows with more fields are added to `broken`.
 
     Args:
-        before: number of the line before the first.
+        before: number of the line before the first row.
     """
     mended = []
     line = before

@@ -1,1 +1,1 @@
-"""The networks, as plain torch modules. Know nothing of diffusion, data or Ray."""
+"""The networks, as plain torch modules that are independent of diffusion, data and Ray."""

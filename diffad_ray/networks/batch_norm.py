@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` whose statistics in training are those of the whole batch, whatever ranks hold its parts.
+    """`nn.BatchNorm2d` with training statistics over the batches of all ranks, also on CPUs.
 
-    torch's own SyncBatchNorm needs GPUs. Every rank must hold as many pixels as the others.
+    torch's own SyncBatchNorm needs GPUs. All ranks must hold the same number of pixels.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         assert self.num_batches_tracked is not None
         full = x.float()
         mean = _mean_over_ranks(full.mean(dim=(0, 2, 3)))
-        # Deviations rather than squares: where the mean is large, their difference would be rounding errors.
+        # E[(x - mean)^2], because E[x^2] - mean^2 loses its digits where the mean is large.
         deviation = full - mean[:, None, None]
         variance = _mean_over_ranks(deviation.square().mean(dim=(0, 2, 3)))
         with torch.no_grad():
@@ -36,5 +36,5 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 def _mean_over_ranks(values: Tensor) -> Tensor:
-    """The ranks' mean of values [C]; gradients pass through it to all ranks."""
+    """Return the mean of values [C] over ranks; gradients pass back to all ranks."""
     return between_ranks.all_reduce(values) / dist.get_world_size()

@@ -12,13 +12,13 @@ LEVELS = 4
 
 
 class Critic(nn.Module):
-    """How real an image looks: [N,3,H,W] -> [N], any number, higher for real ones.
+    """Maps images [N,3,H,W] to unbounded values [N], higher for real images.
 
-    Without normalisation over the batch, since the penalty is on the gradient of each sample by itself, and without a
-    sigmoid, since the value is no probability (Gulrajani et al. 2017).
+    The critic has no batch normalisation, since the gradient penalty is per sample, and no sigmoid, since its value is
+    not a probability (Gulrajani et al. 2017).
 
     Args:
-        channels: width of the first of four levels, each half the size and twice the width of the one before.
+        channels: width of the first of four levels; each next level has half the size and twice the width.
     """
 
     def __init__(self, channels: int):
@@ -37,9 +37,9 @@ class Critic(nn.Module):
 
 
 def gradient_penalty(critic: nn.Module, real: Tensor, made: Tensor, generator: torch.Generator) -> Tensor:
-    """Mean of (|gradient| - 1)^2 at random places between real and made images [N,3,H,W], a norm a sample.
+    """Return the mean of (|gradient| - 1)^2 at random interpolations of real and made images [N,3,H,W].
 
-    The third term of Gulrajani et al. 2017, Eq. 3, without its weight.
+    The norm is per sample. This is the third term of Gulrajani et al. 2017, Eq. 3, without its weight.
     """
     share = torch.rand((len(real), 1, 1, 1), generator=generator, device=real.device)
     between = (share * real + (1 - share) * made).detach().requires_grad_()

@@ -1,8 +1,8 @@
 """The denoiser: a time-conditioned U-Net that estimates the noise in an image.
 
-The architecture of guided diffusion (Dhariwal & Nichol 2021) as DiffusionAD uses it: residual blocks with GroupNorm and
-SiLU, resampling inside residual blocks, self-attention at small feature maps. Shapes: N images, C channels, H x W
-pixels, E embedding width.
+The architecture is that of guided diffusion (Dhariwal & Nichol 2021) as DiffusionAD uses it: residual blocks with
+GroupNorm and SiLU, resampling inside residual blocks, self-attention at small feature maps. Shapes: N images, C
+channels, H x W pixels, E embedding width.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from diffad_ray.networks.presets import NetworkSizes
 
 
 def zeroed(module: nn.Module) -> nn.Module:
-    """Start a block's last layer at zero, so that the block begins as the identity."""
+    """Zero the parameters of a block's last layer, and return the layer; the block then starts as the identity."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoidal embedding of t [N] followed by two layers; gives [N, E] with E = 4 x channels."""
+    """Maps t [N] to an embedding [N,E], E = 4 x channels, by sinusoids and two linear layers."""
 
     frequencies: Tensor
 
@@ -44,7 +44,10 @@ class TimeEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions around the time embedding; may halve or double the feature map on its way."""
+    """A residual block of two convolutions with the time embedding added between them.
+
+    The block may halve or double the sides of the feature map.
+    """
 
     def __init__(
         self,
@@ -89,16 +92,16 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         n, channels, height, width = x.shape
         flat = x.reshape(n, channels, height * width)
-        # Each head holds its own q, k and v next to each other, as in the released weights.
+        # The q, k and v of a head are adjacent, as in the released weights.
         heads = self.qkv(self.norm(flat)).reshape(n, self.heads, 3, channels // self.heads, -1)
-        # Contiguous, because the fused kernels refuse strided heads and the fallback is several times slower.
+        # Fused kernels need contiguous heads; the fallback for strided ones is several times slower.
         q, k, v = (part.transpose(-1, -2).contiguous() for part in heads.unbind(dim=2))
         attended = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
         return x + self.out(attended.reshape(flat.shape)).reshape(x.shape)
 
 
 class Stage(nn.ModuleList):
-    """Blocks in a row that all see the time embedding."""
+    """A sequence of blocks that all receive the time embedding."""
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         for block in self:
@@ -111,9 +114,9 @@ class Denoiser(nn.Module):
 
     Args:
         sizes: widths and depths.
-        image_size: side in pixels for which `sizes.attention_sizes` are meant; other sides work too, attention then
-            stays at the same levels.
-        in_channels: C; those beyond the image's three are what else the estimate may depend on.
+        image_size: side in pixels to which `sizes.attention_sizes` refer. Inputs may have other sides; attention stays
+            at the same levels.
+        in_channels: C; channels beyond the image's three are further conditions of the estimate.
     """
 
     def __init__(self, sizes: NetworkSizes, image_size: int, in_channels: int = 3):

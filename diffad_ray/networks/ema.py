@@ -1,4 +1,4 @@
-"""Averaged weights: steadier than the last ones, and what a detector is made of."""
+"""Exponential moving average of weights, which a trained detector uses instead of the last weights."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Ema(Generic[M]):
-    """Exponential moving average of a model's weights and statistics; early averages forget faster.
+    """Exponential moving average of a model's weights and buffers, with a smaller decay in early steps.
 
     Args:
-        model: whose weights are averaged; its own begin the average.
-        decay: once a part has learnt for long.
-        starts: by name of a weight, the step from which it learns, where that is not 0.
+        model: the model whose weights are averaged; its current weights start the average.
+        decay: limit of the decay min(decay, (1 + s) / (10 + s)) after s steps.
+        starts: by name of a weight, the step from which the weight learns, where that is not 0.
     """
 
     def __init__(self, model: M, decay: float, starts: dict[str, int]):
@@ -38,7 +38,7 @@ class Ema(Generic[M]):
 
     @torch.no_grad()
     def settle(self, model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
-        """Give a part of the model its averaged weights, with which it stays as the other parts learn."""
+        """Copy the averaged weights into some parameters of the model, which stay fixed while other parts learn."""
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         averaged = dict(self.model.named_parameters())
         for parameter in parameters:

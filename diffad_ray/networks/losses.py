@@ -1,4 +1,4 @@
-"""Losses that more than one detector may use, and the mean that spans all ranks."""
+"""Losses for several detectors, and a mean over all ranks."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from torch import Tensor
 
 
 def focal_loss(logits: Tensor, target: Tensor, gamma: float = 4.0, alpha: float = 0.5) -> Tensor:
-    """Focal loss (Lin et al. 2017) with one weight for both classes: mean of alpha (1-p)^gamma BCE.
+    """Return the focal loss (Lin et al. 2017) with one weight for both classes: mean of alpha (1-p)^gamma BCE.
+
+    p is the probability of the true class.
 
     Args:
-        logits: any shape; `sigmoid` gives the probability of class 1.
-        target: same shape, 0 or 1. p is the probability given to the true class.
+        logits: logits of class 1, of any shape.
+        target: classes 0 or 1, of the same shape.
     """
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return (alpha * (1 - torch.exp(-cross_entropy)) ** gamma * cross_entropy).mean()
 
 
 def mean_over_ranks(values: Tensor, chosen: Tensor) -> Tensor:
-    """Mean of `values[chosen]` over all ranks of a distributed run, as a share whose rank average is that mean.
+    """Return this rank's share of the mean of `values[chosen]` over all ranks; the average of the shares is that mean.
 
-    DistributedDataParallel averages gradients over ranks. Ranks that chose few values must then weigh less than ranks
-    that chose many, so this rank's sum is divided by the mean count a rank. Where no rank chose any, the result is 0
-    and so is its gradient.
+    DistributedDataParallel averages gradients over ranks, so each rank must weigh as many values as it chose. The share
+    is this rank's sum divided by the mean count per rank. If no rank chose a value, the share and its gradient are 0.
 
     Args:
         values: [N].

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 COARSEST = 32
-"An image side must be a multiple of this: the segmenter halves it five times."
+"Image sides must be multiples of this, because the segmenter halves them five times."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,14 +14,14 @@ class NetworkSizes:
 
     Attributes:
         channels: width of the denoiser's first level.
-        channel_multipliers: width of each level over `channels`; each level halves the feature map.
-        residual_blocks: residual blocks a level.
-        attention_sizes: sides of the feature maps, in pixels, that get self-attention.
+        channel_multipliers: width of each level divided by `channels`; each level halves the feature map.
+        residual_blocks: residual blocks per level.
+        attention_sizes: sides in pixels of the feature maps with self-attention.
         heads: attention heads; divides every attended width.
         norm_groups: groups of GroupNorm; divides every width.
         segmenter_channels: width of the segmenter's first level (levels are 1, 2, 4, 8, 8, 8 times as wide).
-        patch: side in pixels of the squares whose pixels the denoiser takes as channels of one; 1 is the published
-            network. A CPU computes on wide coarse maps several times faster than on narrow fine ones.
+        patch: factor of the denoiser's pixel unshuffle: patch x patch pixels become channels of one. 1 is the published
+            network. A CPU is several times faster on wide coarse feature maps than on narrow fine ones.
     """
 
     channels: int
@@ -46,14 +46,14 @@ class NetworkSizes:
 
 
 def published_multipliers(image_size: int) -> tuple[int, ...]:
-    """Widths of the released DiffusionAD denoiser's levels for an image side in pixels."""
+    """Return the channel multipliers of the released DiffusionAD denoiser for an image side in pixels."""
     if image_size >= 192:
         return (1, 1, 2, 2, 4, 4)
     return (1, 1, 2, 3, 4) if image_size >= 96 else (1, 2, 3, 4)
 
 
 def _attention_sizes(image_size: int, levels: int, largest: int) -> tuple[int, ...]:
-    """Feature map sides between 8 and `largest`: at 256 px and largest 32 the published 32, 16 and 8."""
+    """Return the feature map sides between 8 and `largest`: the published 32, 16 and 8 for 256 px and largest 32."""
     sides = (image_size >> level for level in range(levels))
     return tuple(side for side in sides if 8 <= side <= largest)
 
@@ -62,32 +62,32 @@ PRESETS = ("tiny", "small", "base", "paper")
 
 
 def nearest_side(side: float) -> int:
-    """The side in pixels nearest to this one that the networks can halve often enough."""
+    """Return the multiple of `COARSEST` nearest to a side in pixels, at least `COARSEST`."""
     return max(COARSEST, round(side / COARSEST) * COARSEST)
 
 
 def check_image_size(image_size: int) -> None:
-    """Raise ValueError for a side in pixels that the networks can't halve often enough."""
+    """Raise ValueError if a side in pixels is not a positive multiple of `COARSEST`."""
     if image_size % COARSEST or image_size < COARSEST:
         near = nearest_side(image_size)
         raise ValueError(f"image size {image_size} px is not a multiple of {COARSEST}: take {near}")
 
 
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """About `scale` times a height and width in pixels, as near as the networks can halve often enough."""
+    """Return the multiples of `COARSEST` nearest to `scale` times a height and width in pixels."""
     return nearest_side(scale * height), nearest_side(scale * width)
 
 
 def network_sizes(preset: str, image_size: int) -> NetworkSizes:
-    """Sizes of the preset `tiny`, `small`, `base` or `paper` (the published ones) for an image side in pixels.
+    """Return the sizes of the preset `tiny`, `small`, `base` or `paper` (the published ones) for an image side.
 
     Raises:
-        ValueError: no such preset, or a side that the networks can't halve often enough.
+        ValueError: there is no such preset, or the side is not a multiple of 32.
     """
     check_image_size(image_size)
     multipliers = published_multipliers(image_size)
     if preset == "tiny":
-        # Two cores must train it in minutes: maps of at most 32 px on a side of 64 or 128.
+        # `tiny` must train in minutes on two cores, hence feature maps of 32 px at most for sides of 64 and 128.
         patch = 2 if image_size < 96 else 4
         multipliers = (1, 2, 4) if image_size < 192 else (1, 2, 4, 4)
         return NetworkSizes(

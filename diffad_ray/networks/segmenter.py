@@ -1,7 +1,7 @@
-"""The segmenter: a U-Net that reads an image and its reconstruction and marks where they disagree.
+"""The segmenter: a U-Net that segments anomalies from an image and its reconstruction.
 
-The discriminative network of DRAEM (Zavrtanik et al. 2021) as DiffusionAD uses it: six levels of conv-BN-ReLU,
-max-pooling down, bilinear up.
+It is the discriminative network of DRAEM (Zavrtanik et al. 2021) as DiffusionAD uses it: six levels of conv-BN-ReLU,
+with max-pooling and bilinear upsampling.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def upsample_conv(channels: int, out_channels: int) -> nn.Sequential:
 
 
 class Segmenter(nn.Module):
-    """Anomaly logits from image and reconstruction concatenated on channels: [N,6,H,W] -> [N,1,H,W].
+    """Maps an image and its reconstruction, concatenated on channels [N,6,H,W], to anomaly logits [N,1,H,W].
 
-    `sigmoid` of the result is the probability that a pixel is anomalous. H and W are multiples of 32.
+    H and W are multiples of 32.
 
     Args:
         channels: width of the first level.

@@ -1,11 +1,11 @@
-"""The one door to files and objects: local paths, S3, GCS and Azure (obstore), and whatever fsspec knows beside them.
+"""Access to all files and objects: local paths, S3, GCS and Azure (obstore), and other systems of fsspec.
 
-A location is a local path or a URI (`s3://bucket/key`); its characters stand for themselves, none is decoded. Bytes of
-local names that are no UTF-8 are written as U+EF80 to U+EFFF.
-Reads and writes are whole objects. On local disks and object stores every write is atomic: readers see the old object,
+A location is a local path or a URI (`s3://bucket/key`); its characters are literal, no escapes are decoded. Bytes of
+local names that are not UTF-8 are written as U+EF80 to U+EFFF.
+Reads and writes are of whole objects. On local disks and object stores writes are atomic: readers see the old object,
 the new one, or none.
-Whatever the system, failures are FileNotFoundError, PermissionError, TimeoutError or another OSError, on one line and
-without secrets. Requests that fail in passing are tried again, and fewer are made at once where a store asks for it.
+On all systems, failures are FileNotFoundError, PermissionError, TimeoutError or another OSError, with a message of one
+line without secrets. Requests that fail temporarily are retried, and concurrency is reduced if a store asks for it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ __all__ = [
 
 
 class _Door:
-    """The stores that a process has opened with its settings."""
+    """The storage settings of a process, and the stores opened with them."""
 
     def __init__(self, settings: StorageSettings):
         self.settings = settings
@@ -80,23 +80,23 @@ _door = _Door(StorageSettings())
 
 
 def configure(settings: StorageSettings) -> None:
-    """Set how this process reaches stores; equal settings change nothing. Each process needs its own call."""
+    """Set the storage settings of this process; each process needs its own call. Equal settings change nothing."""
     global _door
     if settings != _door.settings:
         _door = _Door(settings)
 
 
 def settings() -> StorageSettings:
-    """What `configure` has set in this process, to be handed to others."""
+    """Return the settings of this process, to be passed to others."""
     return _door.settings
 
 
 def open_store(location: str) -> tuple[Store, str]:
-    """The store that serves a location, and the location's key in it.
+    """Return the store of a location, and the location's key in this store.
 
     Raises:
         OSError: the scheme is unknown or its client is not installed.
-        UserError: the URI carries a password or key.
+        UserError: the URI contains a password or key.
     """
     scheme, separator, rest = normalised(location).partition("://")
     if not separator:
@@ -106,33 +106,33 @@ def open_store(location: str) -> tuple[Store, str]:
 
 
 def read(location: str, version: str | None = None) -> bytes:
-    """The whole object.
+    """Read a whole object.
 
     Raises:
-        Changed: it is not the given version of a listing any more; not found out for systems that only fsspec knows.
+        Changed: the object differs from the given version of a listing; not checked on systems of fsspec.
     """
     store, key = open_store(location)
     return store.read(key, version)
 
 
 def write(location: str, data: bytes) -> None:
-    """Write an object, replacing what is there; parent folders are made."""
+    """Write or replace an object; parent folders are created."""
     store, key = open_store(location)
     store.write(key, data)
 
 
 def create(location: str, data: bytes) -> bool:
-    """Write an object unless there is one already; true if this call wrote it. Of several racing calls one wins.
+    """Write an object if there is none; return whether this call wrote it. Only one of several racing calls does.
 
-    Where the answer of an object store was lost and the next attempt finds an object, it is taken as written by this
-    call if it holds the same bytes. Racing calls with the same bytes may then both win.
+    If the response of an object store was lost and the retry finds an object with the same bytes, this call counts as
+    its writer. Racing calls with the same bytes may then both return true.
     """
     store, key = open_store(location)
     return store.create(key, data)
 
 
 def delete(location: str) -> None:
-    """Delete an object; no error if there is none."""
+    """Delete an object; a missing one is no error."""
     store, key = open_store(location)
     store.delete(key)
 
@@ -147,7 +147,7 @@ def exists(location: str) -> bool:
 
 
 def has_files(location: str) -> bool:
-    """Whether there is any file at or below a location."""
+    """Return whether there is any file at or below a location."""
     try:
         return next(walk(location), None) is not None
     except FileNotFoundError:
@@ -155,17 +155,18 @@ def has_files(location: str) -> bool:
 
 
 def walk(location: str, omissions: Omissions | None = None) -> Iterator[FileInfo]:
-    """All files below a folder or prefix, at any depth, sorted by URI; or the file that is there.
+    """Yield all files below a folder or prefix, at any depth, sorted by URI; or the single file at the location.
 
-    Hidden names, those below the location that start with a dot, are left out. Links to folders are followed, but each
-    real folder is listed once, by its real path where that is below the location; a link to a folder that holds the
-    location is not followed. A link to nothing is listed with the version "dangling".
+    Hidden names, which start with a dot, are omitted below the location. Links to folders are followed, but each real
+    folder is listed once, by its real path if that is below the location. A link to a folder that contains the location
+    is not followed. A broken link is listed with the version "dangling".
 
     Args:
-        omissions: takes what is left out, folders that can't be listed among it; without it, these are errors.
+        location: folder, prefix or file.
+        omissions: collects omitted names and folders that can't be listed; without it, the latter are errors.
 
     Raises:
-        FileNotFoundError: there is nothing at that location; an empty local folder is something.
+        FileNotFoundError: there is nothing at the location; an empty local folder is not an error.
     """
     store, key = open_store(location)
     for files in store.files(key, 1, Scope(omissions=omissions)):
@@ -180,25 +181,27 @@ def listing(
     omissions: Omissions | None = None,
     apart: str | None = None,
 ) -> Iterator[pa.Table]:
-    """The files that `walk` gives, in no order, as tables of some 20,000 rows with the schema `LISTING`.
+    """Yield the files of `walk`, unordered, as tables of about 20,000 rows with the schema `LISTING`.
 
-    Folders and prefixes are listed beside each other; a slow reader holds the listing back.
+    Folders and prefixes are listed concurrently; a slow consumer slows the listing down.
 
     Args:
-        enters: whether any file of a folder, at whatever depth, may be wanted, by the folder's path below the location;
-            what lies in other folders is not listed.
-        omissions: as of `walk`.
-        apart: a location whose files are left out, even where a link leads to it.
+        location: folder, prefix or file.
+        threads: number of concurrent listing requests.
+        enters: receives a folder's path below the location, and returns whether any file in it, at any depth, may be
+            wanted; other folders are not listed.
+        omissions: as in `walk`.
+        apart: a location whose files are omitted, even if a link leads to it.
 
     Raises:
-        FileNotFoundError: there is nothing at that location; an empty local folder is something.
+        FileNotFoundError: there is nothing at the location; an empty local folder is not an error.
     """
     store, key = open_store(location)
     yield from tables(store.files(key, threads, Scope(enters, omissions, apart)))
 
 
 def filesystem(location: str) -> Any:
-    """The fsspec file system of a location, set as this door is, for DuckDB's `register_filesystem`.
+    """Return the fsspec file system of a location with this process's settings, for DuckDB's `register_filesystem`.
 
     Raises:
         OSError: the scheme is unknown or its client is not installed.
@@ -211,5 +214,5 @@ def filesystem(location: str) -> Any:
         found = fsspec.filesystem(scheme, **options)
     except (ImportError, ValueError, TypeError) as error:
         raise from_fsspec(error, f"{scheme}://") from None
-    found.invalidate_cache()  # instances are shared, and would not see what was written since
+    found.invalidate_cache()  # fsspec shares instances, whose caches miss later writes
     return found

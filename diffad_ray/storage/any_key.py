@@ -1,4 +1,4 @@
-"""Objects of S3 whatever their keys, through botocore: obstore is faster, but refuses some keys and all near them."""
+"""S3 objects with any key, through botocore; obstore is faster, but refuses some keys and listings that have them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from diffad_ray.storage.s3 import botocore_client
 from diffad_ray.storage.settings import StorageSettings
 
 REFUSED = re.compile(r"[\x00-\x1f\x7f]|^/|//|/\Z|(?:^|/)\.\.?(?:/|\Z)")
-"""What obstore 0.12 refuses, ASCII control characters and parts that are empty, `.` or `..`, or changes: it drops one
-slash at the start and one at the end."""
+"""Keys that obstore 0.12 refuses (ASCII control characters, empty parts, parts `.` and `..`) or changes (it drops a
+leading and a trailing slash)."""
 
 
 def is_refused(key: str) -> bool:
@@ -21,7 +21,7 @@ def is_refused(key: str) -> bool:
 
 
 class Answer(NamedTuple):
-    """What obstore gives for a read."""
+    """The response to a read, with obstore's interface."""
 
     meta: dict[str, Any]
     body: Any
@@ -31,9 +31,9 @@ class Answer(NamedTuple):
 
 
 class AnyKeyClient:
-    """What `ObjectStore` asks of obstore's client, asked of botocore in the same words.
+    """The part of obstore's interface that `ObjectStore` uses, implemented by botocore.
 
-    Each request is tried once. Markers of folders, whose keys end in a slash, are not listed.
+    Each request is tried once. Folder markers, whose keys end in a slash, are not listed.
     """
 
     def __init__(self, bucket: str, settings: StorageSettings):
@@ -42,7 +42,7 @@ class AnyKeyClient:
 
     @cached_property
     def client(self) -> Any:
-        return botocore_client(self.settings)  # loads botocore, which few archives need
+        return botocore_client(self.settings)  # imports botocore, which few archives need
 
     def get(self, key: str) -> Answer:
         answer = self.client.get_object(Key=key, **self.common)
@@ -60,7 +60,7 @@ class AnyKeyClient:
         self.client.delete_object(Key=key, **self.common)
 
     def page(self, prefix: str, after: str) -> tuple[list[dict[str, Any]], str, bool]:
-        """The next objects below a prefix behind a key, the last key of all, and whether there are more."""
+        """Return the next objects below a prefix after a key, the last listed key, and whether there are more."""
         for answer in self._pages(Prefix=prefix, StartAfter=after):
             if listed := answer.get("Contents"):
                 return _metas(listed), listed[-1]["Key"], answer["IsTruncated"]
@@ -75,7 +75,7 @@ class AnyKeyClient:
         return {"common_prefixes": folders, "objects": objects}
 
     def _pages(self, **arguments: str) -> Any:
-        # botocore has keys sent with %-escapes: XML can't hold all characters.
+        # botocore requests keys in URL encoding, because XML can't contain all characters.
         return self.client.get_paginator("list_objects_v2").paginate(**arguments, **self.common)
 
 

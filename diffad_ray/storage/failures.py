@@ -1,4 +1,4 @@
-"""Failures of stores as OSErrors that say why, on one line and without anything secret."""
+"""Converts failures of stores to OSErrors with a message of one line without secrets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import re
 
 LONGEST = 300
-"Characters of a message."
+"Largest number of characters of a message."
 SLOW_DOWN_CODES = {
     "SlowDown",
     "Throttling",
@@ -17,7 +17,7 @@ SLOW_DOWN_CODES = {
 }
 PASSING_CODES = {"RequestTimeout", "InternalError", "OperationAborted", "ConditionalRequestConflict"}
 ARCHIVED_CODES = {"InvalidObjectState", "BlobArchived"}
-"Of S3 (HTTP 403) and Azure (409)."
+"Error codes for archived objects of S3 (HTTP 403) and Azure (HTTP 409)."
 IMPOSSIBLE_CODES = {"KeyTooLongError", "InvalidURI", "InvalidBucketName", "InvalidUri", "InvalidResourceName"}
 EXPIRED_CODES = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
 STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})")
@@ -27,14 +27,14 @@ MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
 BROKEN = re.compile(r"HttpError \{ kind: (\w+)")
 CAUSE = re.compile(r'(?:message|error): "?([\w ]{4,})')
 BAD_CHARACTER = "Got invalid list response: invalid character reference"
-"A key with a character, as NUL, that XML can't hold."
+"obstore's error for a key with a character that XML can't contain, such as NUL."
 NAMED_PATH = re.compile(r'Path "(.*?)"(?:: | contained )', re.DOTALL)
 BAD_URL = re.compile(r"URL error|invalid .*domain|empty host|invalid port|relative URL")
 URL = re.compile(r"(https?://)(?:[^/\s@]*@)?([^/\s?]+)[^\s\"']*")
 
 
 class Unavailable(OSError):
-    """The store could not answer; it may at the next try."""
+    """The store could not answer; a retry may succeed."""
 
 
 class SlowDown(Unavailable):
@@ -42,15 +42,15 @@ class SlowDown(Unavailable):
 
 
 class Impossible(OSError):
-    """Nothing can be read at that location, however often one asks: it is no location, or nothing here reads it."""
+    """The location can't be read, and retries won't help: it is invalid, or no client can read it."""
 
 
 class RefusedKey(Impossible):
-    """obstore takes no such key; the object itself may be all right."""
+    """obstore refuses the key; the object itself may be intact."""
 
 
 class Archived(OSError):
-    """The object is in an archive tier, from which it must be restored before it can be read."""
+    """The object is in an archive tier, and must be restored before it can be read."""
 
 
 class Changed(FileNotFoundError):
@@ -58,9 +58,9 @@ class Changed(FileNotFoundError):
 
 
 def described(location: str, reason: str) -> str:
-    """A message of one line and at most 300 characters; long locations are shortened in their middle."""
+    """Return a message of one line and at most 300 characters; long locations are shortened in the middle."""
     if location.startswith("http"):
-        location = location.partition("?")[0]  # signed URLs carry their signature there
+        location = location.partition("?")[0]  # the query of a signed URL contains its signature
     if len(location) > LONGEST // 2:
         location = f"{location[:60]}…{location[-80:]}"
     text = " ".join(f"{location}: {reason}".split())
@@ -68,7 +68,7 @@ def described(location: str, reason: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Text with URLs cut down to their host: before it stand passwords, after it signatures."""
+    """Reduce URLs in a text to their scheme and host, because the other parts may contain passwords and signatures."""
     return URL.sub(r"\1\2", text)
 
 
@@ -80,7 +80,7 @@ def refused_key(location: str, key: str) -> RefusedKey:
 
 
 def from_status(status: int, code: str, reason: str, location: str, tier: str = "") -> OSError:
-    """The failure that an HTTP status and the store's own code for it mean; `tier` is that of an archived object."""
+    """Convert an HTTP status and the store's error code to an OSError; `tier` is the tier of an archived object."""
     if code in ARCHIVED_CODES:
         return Archived(
             described(location, f"archived ({tier}): restore it first" if tier else "archived: restore it first")
@@ -99,7 +99,7 @@ def from_status(status: int, code: str, reason: str, location: str, tier: str = 
 
 
 def from_obstore(error: Exception, location: str) -> OSError:
-    """obstore tells most failures apart by their text alone."""
+    """Convert an obstore error to an OSError; most failures differ in their text alone."""
     from obstore import exceptions
 
     text = " ".join(str(error).split())
@@ -111,11 +111,11 @@ def from_obstore(error: Exception, location: str) -> OSError:
     if isinstance(error, exceptions.AlreadyExistsError | exceptions.PreconditionError) and not (
         code and code[1] in ARCHIVED_CODES
     ):
-        if code and code[1] in PASSING_CODES:  # nobody has written it yet
+        if code and code[1] in PASSING_CODES:  # a conflict of concurrent requests, not an existing object
             return Unavailable(described(location, code[1]))
         return FileExistsError(described(location, "exists already"))
     if status or code:
-        # Nothing else of the answer is shown: S3 repeats tokens and what was signed in it.
+        # The rest of the response is not shown, because S3 repeats tokens and signed strings in it.
         parts = [f"HTTP {status[1]}" if status else "", code[1] if code else "", message[1] if message else ""]
         reason = " ".join(part for part in parts if part)
         tier = TIER.search(summary)
@@ -135,7 +135,7 @@ def from_obstore(error: Exception, location: str) -> OSError:
 
 
 def from_botocore(error: Exception, location: str) -> OSError:
-    """botocore's errors hold the answer of the store, or stand for requests without one."""
+    """Convert a botocore error, with or without a response of the store, to an OSError."""
     from botocore import exceptions
 
     if isinstance(error, exceptions.ClientError):
@@ -156,7 +156,7 @@ def from_botocore(error: Exception, location: str) -> OSError:
 
 
 def from_fsspec(error: Exception, location: str) -> OSError:
-    """fsspec's file systems raise OSErrors and whatever their clients raise; HTTP errors carry a status."""
+    """Convert an exception of an fsspec file system or its client to an OSError; HTTP errors have a status."""
     reason = f"{type(error).__name__}: {without_secrets(str(error))}"
     status = getattr(error, "status", None)
     if isinstance(status, int):
@@ -167,7 +167,7 @@ def from_fsspec(error: Exception, location: str) -> OSError:
         return PermissionError(described(location, f"the store refuses access: {reason}"))
     if isinstance(error, TimeoutError):
         return TimeoutError(described(location, "no answer in time"))
-    # Wrong arguments, missing operations and folders stay wrong however often they are tried.
+    # Retries don't help against wrong arguments, missing operations, and folders.
     lasting = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, ImportError)
     if isinstance(error, (*lasting, IsADirectoryError, NotADirectoryError, FileExistsError)):
         return Impossible(described(location, reason))

@@ -1,4 +1,4 @@
-"""What a listing is made of, and how many threads list at once."""
+"""The parts of a listing: its schema and files, depth-first order, and concurrent steps."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ LISTING = pa.schema(
 
 
 class FileInfo(NamedTuple):
-    """One file or object of a listing."""
+    """A file or object in a listing."""
 
     uri: str
     bytes: int
     version: str
-    "ETag where the store has one, else size and time of change: another content has another version"
+    "the ETag if the store has one, else size and modification time; changed content gets another version"
     modified: datetime | None
 
 
 class Store(Protocol):
-    """A system of files; keys are what follows `scheme://bucket/`, or whole paths."""
+    """A storage system; keys are the parts after `scheme://bucket/`, or whole local paths."""
 
     def read(self, key: str, version: str | None) -> bytes: ...
     def write(self, key: str, data: bytes) -> None: ...
@@ -42,13 +42,15 @@ class Store(Protocol):
     def info(self, key: str) -> FileInfo: ...
 
     def files(self, key: str, threads: int, scope: Scope) -> Iterator[list[FileInfo]]:
-        """All files below a folder or prefix that are not hidden and within the scope, or the one that it names; sorted
-        by URI if there is one thread."""
+        """Yield all files below a folder or prefix that are in scope and not hidden, or the file `key` itself.
+
+        With one thread the files are sorted by URI.
+        """
         ...
 
 
 def tables(batches: Iterable[list[FileInfo]]) -> Iterator[pa.Table]:
-    """Files as tables of some 20,000 rows."""
+    """Convert batches of files to tables of at least `TABLE_ROWS` rows; the last may be smaller."""
     rows: list[FileInfo] = []
     for batch in batches:
         rows += batch
@@ -65,12 +67,12 @@ def _table(rows: list[FileInfo]) -> pa.Table:
 
 
 def depth_first(root: str, children: Callable[[str], Iterable[tuple[str, Any]]]) -> Iterator[Any]:
-    """The files of a tree, sorted as an object store sorts keys: `a.png`, `a/b.png`, `ab.png`.
+    """Yield the files of a tree in an object store's order of keys: `a.png`, `a/b.png`, `ab.png`.
 
     Args:
-        root: folder to begin with.
-        children: gives names in a folder, those of folders with a slash at the end, each with what to yield for it; for
-            a folder, the folder to give to `children`.
+        root: top folder.
+        children: returns pairs for a folder: name of a file and the value to yield, or name of a folder with a slash at
+            the end and the argument of `children` for it.
     """
     stack = [iter(sorted(children(root)))]
     while stack:
@@ -84,13 +86,13 @@ def depth_first(root: str, children: Callable[[str], Iterable[tuple[str, Any]]])
 
 
 Steps: TypeAlias = "Iterator[tuple[list[FileInfo], list[Steps]]]"
-"A listing in steps: each gives some files, and more listings to be done beside this one."
+"A listing in steps: each step yields some files, and further listings that may run concurrently."
 
 
 def interleaved(first: Steps, threads: int) -> Iterator[list[FileInfo]]:
-    """Do a listing and those that it leads to, step by step, so many steps at once.
+    """Run a listing and its further listings, with up to `threads` concurrent steps.
 
-    A slow reader holds the listing back. What was found last goes first, so that little waits.
+    A slow consumer slows the listing down. The latest listings run first, which keeps the queue short.
     """
     waiting = [first]
     running: dict[Future[Any], Steps] = {}

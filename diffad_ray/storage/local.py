@@ -1,4 +1,4 @@
-"""Files of this machine or of a network mount."""
+"""The store of local files, including network mounts."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ NO_FILE = {
     errno.ENAMETOOLONG: "the name is longer than the file system takes",
     errno.ENXIO: "this is no file",
 }
-"Reasons why there can be no file at a path."
+"Reasons by errno why no file can exist at a path."
 
 
 class LocalStore:
-    """Paths of this machine or of a network mount."""
+    """The store of local paths, including network mounts."""
 
     def read(self, key: str, version: str | None) -> bytes:
         try:
-            # Without waiting: a pipe that nobody writes to would keep the reader for ever.
+            # O_NONBLOCK, because opening a pipe without a writer would block for ever.
             descriptor = os.open(on_disk(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             if error.errno in NO_FILE:
@@ -42,7 +42,7 @@ class LocalStore:
             if not stat.S_ISREG(status.st_mode):
                 raise FileNotFoundError(described(key, NO_FILE[errno.ENXIO]))
             data = read_all(descriptor, status.st_size)
-            # Looked at after reading, this also finds a file that was changed meanwhile.
+            # The version is checked after reading, to detect changes during reading, too.
             if version is not None and version != version_of(os.fstat(descriptor)):
                 raise Changed(f"{key} was replaced since it was listed")
         finally:
@@ -54,7 +54,7 @@ class LocalStore:
         with _staged(path.parent, data) as staged:
             if _linked(staged, path):
                 return
-            # The name is taken, so the file needs another one for the moment until it takes that.
+            # The name exists, so the file is linked under a temporary name, which then replaces it.
             beside = path.with_name(f".{secrets.token_hex(8)}.part")
             _linked(staged, beside)
             beside.replace(path)
@@ -82,10 +82,10 @@ class LocalStore:
 
 
 def read_all(descriptor: int, expected: int) -> bytes:
-    """A file to its end, fastest where it has the expected size.
+    """Read a file to its end, in one system call if it has the expected size.
 
-    Each call of the system gives up Python's lock, and where other threads compute, getting it back costs more than
-    reading a small file does; Python's own file objects make four more calls than are needed.
+    Each system call releases the GIL. If other threads compute, acquiring the GIL again takes longer than reading a
+    small file, and Python's file objects make four more calls than needed.
     """
     data = os.read(descriptor, expected + 1)
     if len(data) == expected:
@@ -98,8 +98,11 @@ def read_all(descriptor: int, expected: int) -> bytes:
 
 @contextmanager
 def _staged(folder: Path, data: bytes) -> Iterator[int | Path]:
-    """A whole file in a folder, to be given its name. On Linux it has none yet, so it is gone if this process dies;
-    elsewhere, and on file systems that can't do that, it is a hidden file."""
+    """Write a complete file in a folder, to be linked to its name.
+
+    On Linux the file has no name (O_TMPFILE), so it vanishes if this process dies. On other systems, and on file
+    systems without O_TMPFILE, it has a hidden name.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o644)
@@ -112,7 +115,7 @@ def _staged(folder: Path, data: bytes) -> Iterator[int | Path]:
     if descriptor >= 0:
         with os.fdopen(descriptor, "wb", buffering=0) as file:
             _write_all(file, data)
-            # After a power cut, a name without its data would count as a shard that is done.
+            # Without fsync, a power cut could leave a name without data, which would count as a finished shard.
             os.fsync(descriptor)
             yield descriptor
         return
@@ -133,12 +136,12 @@ def _write_all(file: io.FileIO, data: bytes) -> None:
 
 
 def _linked(staged: int | Path, path: Path) -> bool:
-    """Give a staged file a name; false if the name is taken. A hard link, unlike a rename, finds that out."""
+    """Hard-link a staged file to a name; return false if the name exists, which a rename would not detect."""
     try:
         if isinstance(staged, Path):
             path.hardlink_to(staged)
         else:
-            # The descriptor serves to call linkat, which alone follows the link to the file; its value plays no role.
+            # Only linkat follows the link to the file, and Python calls linkat if src_dir_fd is given, whatever it is.
             os.link(f"/proc/self/fd/{staged}", path, src_dir_fd=staged, follow_symlinks=True)
     except FileExistsError:
         return False

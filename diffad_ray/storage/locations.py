@@ -1,4 +1,4 @@
-"""Names of places: local paths and URIs, one name for one place."""
+"""Normalised locations: local paths and URIs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from diffad_ray.errors import UserError
 
-# Bytes of local names that are no UTF-8: as Python has them (lone surrogates, which neither Parquet nor DuckDB takes),
-# and as they stand in URIs (private use).
+# Bytes of local names that are not UTF-8 are lone surrogates in Python, which neither Parquet nor DuckDB accepts. In
+# locations they are characters of the private use area.
 TO_PRIVATE = {0xDC00 + byte: 0xEF00 + byte for byte in range(0x80, 0x100)}
 FROM_PRIVATE = {private: surrogate for surrogate, private in TO_PRIVATE.items()}
 PRIVATE = re.compile("[\uef80-\uefff]")
@@ -17,10 +17,14 @@ SECRET = re.compile(r"[^/]*:[^/]*@")
 
 
 def normalised(location: str | Path) -> str:
-    """An absolute local path without `..`, or a URI, without a slash at the end: one name for one place.
+    """Return an absolute local path without `..`, or a URI, both without a slash at the end.
 
     Raises:
-        UserError: the URI carries a password or key.
+        UserError: the URI contains a password or key.
+
+    Example:
+        >>> normalised("/data/lot1/../lot2/"), normalised("s3://bucket/lot2/")
+        ('/data/lot2', 's3://bucket/lot2')
     """
     text = str(location)
     if text.startswith("file://"):
@@ -42,12 +46,12 @@ def is_local(location: str) -> bool:
 
 
 def as_text(path: str) -> str:
-    """A path of a local disk as valid text: bytes 0x80 to 0xFF that are no UTF-8 become U+EF80 to U+EFFF."""
+    """Convert a local path to valid Unicode: bytes 0x80 to 0xFF that are not UTF-8 become U+EF80 to U+EFFF."""
     return path if path.isascii() else path.translate(TO_PRIVATE)
 
 
 def on_disk(path: str) -> str:
-    """Undo `as_text`; parts of the path that are really named so stay."""
+    """Undo `as_text`, except for parts of the path whose names on disk contain such characters."""
     if not PRIVATE.search(path):
         return path
     found = ""

@@ -1,4 +1,4 @@
-"""Buckets of S3, GCS and Azure, through obstore; of S3 also what obstore can't name."""
+"""Buckets of S3, GCS and Azure through obstore, and S3 keys that obstore refuses through botocore."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from diffad_ray.storage.settings import S3_SCHEMES, StorageSettings
 
 OBSTORE_SCHEMES = (*S3_SCHEMES, "gs", "az", "abfs", "abfss")
 PAGE_KEYS = 1000
-"As S3 and GCS give in an answer."
+"Keys per page of a listing from S3 and GCS."
 MOST_PREFIXES = 10_000
-"Where there are more, their objects are few, and one listing of all takes fewer requests."
+"With more prefixes at one level, each has few objects, and a single listing of all needs fewer requests."
 FOLDERS_REMEMBERED = 10_000
-"Of which it is known whether they are wanted; keys of a folder come one after another."
+"Size of the cache of decisions whether a folder is wanted; the keys of a folder are listed in sequence."
 LONGEST_REQUEST = timedelta(hours=1)
-"Even a store that sends a byte now and then must come to an end."
+"Timeout of a whole request, for stores that keep sending very slowly."
 
 
 class ObjectStore:
-    """A bucket; what the settings leave open comes from the environment."""
+    """The store of a bucket; settings that are not given come from the environment."""
 
     def __init__(self, scheme: str, bucket: str, settings: StorageSettings, requests: Requests):
         from obstore.store import from_url
 
         self.root = f"{scheme}://{bucket}/"
         self.requests = requests
-        # S3's directory buckets have no order, and nobody promises that of Azure's hierarchical names: there a listing
-        # can't go on behind a key, and obstore must try its requests again itself.
+        # S3's directory buckets list keys unordered, and Azure's hierarchical namespaces guarantee no order. There a
+        # listing can't resume after a key, so obstore itself must retry its requests.
         self.ordered = scheme not in ("az", "abfs", "abfss") and not bucket.endswith("--x-s3")
         arguments, client = obstore_arguments(settings.s3) if scheme in S3_SCHEMES else ({}, {})
         patience = timedelta(seconds=settings.timeout)
         client |= {"connect_timeout": patience, "read_timeout": patience, "timeout": LONGEST_REQUEST}
-        # Without obstore's retries ours see every failure, and the throttle does.
+        # obstore's retries are off, so that `Requests` and its throttle see every failure.
         retries = {"max_retries": 0 if self.ordered else settings.attempts - 1}
         arguments |= {"client_options": client, "retry_config": retries}
         with self._translated(""):
@@ -59,12 +59,12 @@ class ObjectStore:
             raise
         except (BotoCoreError, ClientError) as error:
             raise from_botocore(error, self.root + key) from None
-        # obstore's errors are left behind: their texts repeat what was sent, tokens included.
+        # obstore's errors are not chained, because their texts repeat the request with its tokens.
         except (BaseError, OSError, ValueError) as error:
             raise from_obstore(error, self.root + key) from None
 
     def _client(self, key: str) -> Any:
-        """The client that takes a key."""
+        """Return the client that accepts a key; raises RefusedKey if there is none."""
         if not is_refused(key):
             return self.store
         if self.any_key is None:
@@ -90,7 +90,10 @@ class ObjectStore:
         self.requests.run(put)
 
     def create(self, key: str, data: bytes) -> bool:
-        """As `storage.create`. An object that is there after a lost answer is ours if it holds our bytes."""
+        """Write an object if there is none, see `storage.create`.
+
+        If an object with the same bytes exists after a lost response, this call counts as its writer.
+        """
         lost = False
 
         def put() -> bool:
@@ -113,7 +116,7 @@ class ObjectStore:
                 with self._translated(key):
                     self._client(key).delete(key)
             except FileNotFoundError:
-                pass  # S3 says nothing of it, GCS and Azure do
+                pass  # S3 ignores missing objects, GCS and Azure report them
 
         self.requests.run(delete)
 
@@ -138,13 +141,13 @@ class ObjectStore:
             yield [self.info(key)]
 
     def _split(self, prefix: str, width: int, threads: int, wanted: _Wanted) -> Steps:
-        """A prefix, split into those one level below as long as there are fewer than threads.
+        """List a prefix, split into the prefixes one level below while there are fewer prefixes than threads.
 
         Args:
-            prefix: what to list; empty, or with its slash at the end.
-            width: how many prefixes there are beside this one, itself included, if all were split alike.
-            threads: how many can be listed at once.
-            wanted: which prefixes are listed at all.
+            prefix: prefix to list; empty, or with a slash at the end.
+            width: estimated number of prefixes at this level, assuming equal splits.
+            threads: number of prefixes that can be listed at once.
+            wanted: decides which prefixes are listed.
         """
         pages = self._pages(prefix)
         first = next(pages, [])
@@ -158,14 +161,14 @@ class ObjectStore:
         yield from ((page, []) for page in pages)
 
     def _goes_deeper(self, prefix: str, page: list[FileInfo]) -> bool:
-        """Whether the first page of a prefix is not all there is, and not all of it stands at one level."""
-        # Half a page is a full one: markers of folders are left out of it. What begins flat is taken to stay flat,
-        # because asking for its folders would bring all of its files in one answer.
+        """Return whether more pages follow the first page of a prefix, and the page has keys of deeper levels."""
+        # Pages count as full from half their size, because folder markers are left out. A prefix with a flat first page
+        # is assumed flat, because a request for its folders would return all of its files at once.
         start = len(self.root) + len(prefix)
         return len(page) > PAGE_KEYS // 2 and any("/" in file.uri[start:] for file in page)
 
     def _level(self, prefix: str) -> tuple[list[str], list[FileInfo]]:
-        """The prefixes and objects directly below a prefix."""
+        """Return the prefixes and objects directly below a prefix."""
 
         def level(client: Any) -> tuple[list[str], list[FileInfo]]:
             with self._translated(prefix):
@@ -181,10 +184,7 @@ class ObjectStore:
         return self.requests.run(lambda: level(self.any_key))
 
     def _pages(self, prefix: str) -> Iterator[list[FileInfo]]:
-        """All objects below a prefix, as obstore lists them.
-
-        The answers with keys that obstore refuses are asked for once more, from botocore.
-        """
+        """Yield all objects below a prefix in pages from obstore; pages with keys that it refuses are from botocore."""
         last, more = "", True
         client = self._lister(prefix)
         while more:
@@ -201,7 +201,7 @@ class ObjectStore:
             yield files
 
     def _quick_pages(self, prefix: str, last: str) -> Iterator[tuple[list[FileInfo], str]]:
-        """The objects behind a key, and the last key so far; after a failure the listing goes on behind it."""
+        """Yield pages of objects after a key with the last key so far, where a failed listing resumes."""
         stream: Any = None
 
         def page() -> Sequence[Any] | None:
@@ -217,13 +217,13 @@ class ObjectStore:
                 raise
 
         while metas := self.requests.run(page):
-            # obstore gives the marker `a/` as `a`, which sorts before `a.png` though it came later: going on behind it
-            # would repeat `a.png`, going on behind `a.png` repeats no more than the marker.
+            # obstore returns the marker `a/` as `a`, which sorts before `a.png` but is listed after it. Resuming after
+            # `a` would repeat `a.png`; resuming after `a.png` repeats only the marker.
             last = max(last, *(meta["path"] for meta in metas))
             yield self._files(prefix, metas), last
 
     def _any_page(self, prefix: str, last: str) -> tuple[list[FileInfo], str, bool]:
-        """The next objects behind a key, the last key so far, and whether there are more, from botocore."""
+        """Return from botocore the next objects after a key, the last key so far, and whether there are more."""
 
         def page() -> tuple[list[FileInfo], str, bool]:
             with self._translated(prefix):
@@ -233,16 +233,17 @@ class ObjectStore:
         return self.requests.run(page)
 
     def _lister(self, prefix: str) -> Any:
-        """The client to list a prefix with."""
-        # Where keys begin with a slash, obstore drops it without a word.
+        """Return the client that lists a prefix."""
+        # obstore silently drops the leading slash of keys.
         if not prefix and self.any_key is not None and self._any_page("/", "")[1]:
             return self.any_key
         return self._client(f"{prefix}_")
 
     def _files(self, prefix: str, metas: Sequence[Any]) -> list[FileInfo]:
-        """Objects without the empty ones by which consoles mark folders.
+        """Return the objects of a page without folder markers, the empty objects that consoles create.
 
-        Their keys end in a slash, which obstore drops; what follows in them gives them away, or an object of that name.
+        obstore drops the slash at the end of a marker's key. A marker is recognised by following keys below it, or by a
+        second object of the same name.
         """
         named: dict[str, Any] = {}
         for meta in metas:
@@ -259,7 +260,7 @@ class ObjectStore:
 
 
 class _Wanted:
-    """Which objects of a listing are wanted: none with a hidden name below the prefix, none outside the scope."""
+    """Selects the objects of a listing that are in scope and have no hidden name below the prefix."""
 
     def __init__(self, root: str, prefix: str, scope: Scope):
         self.start, self.prefix, self.scope = root + prefix, prefix, scope
@@ -270,7 +271,7 @@ class _Wanted:
         self._is_entered = lru_cache(maxsize=FOLDERS_REMEMBERED)(self._is_entered)  # type: ignore[method-assign]
 
     def enters(self, folder: str) -> bool:
-        """Whether anything below a prefix, given with its slash, may be wanted; hidden ones are counted."""
+        """Return whether any object below a prefix, given with its slash, may be wanted; counts hidden prefixes."""
         path = folder.removeprefix(self.prefix).removesuffix("/")
         is_wanted = not self._is_hidden(path) and self._is_entered(path)
         self.left_folders = self.left_folders or not is_wanted
@@ -278,7 +279,7 @@ class _Wanted:
 
     def files(self, page: list[FileInfo]) -> list[FileInfo]:
         start = len(self.start)
-        # The slash before the path is in the first look, which is all that most keys need.
+        # The substring test, which includes the slash before the path, is fast and suffices for most keys.
         files = [f for f in page if "/." not in f.uri[start - 1 :] or not self._is_hidden(f.uri[start:])]
         if not self.has_choice:
             return files
@@ -298,5 +299,5 @@ class _Wanted:
 
 def _version(meta: Any) -> str:
     modified: datetime = meta["last_modified"]
-    # Listings may give fractions of a second, answers to a read never do.
+    # Listings may have fractions of a second, responses to reads have none.
     return (meta["e_tag"] or f"{meta['size']}-{modified.replace(microsecond=0).isoformat()}").strip('"')

@@ -1,4 +1,4 @@
-"""What a listing leaves out: which folders it need not enter, and how many names it had to leave out and why."""
+"""The scope of a listing, and counts of the names that a listing omits, with reasons."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Literal
 
 log = logging.getLogger(__name__)
 HIDDEN = re.compile(r"(?:^|/)\.(?:[^./]|\.[^/])[^/]*")
-"""A part of a path that is a hidden name: it starts with a dot. The parts `.` and `..`, which keys of S3 may have, are
-none. RE2 reads the expression alike."""
+"""Matches a hidden part of a path: it starts with a dot, but is not `.` or `..`, which S3 keys may contain. The
+expression has the same meaning in RE2."""
 Kind = Literal["hidden", "unlisted", "repeated", "above", "dangling"]
 _SENTENCES: dict[Kind, tuple[str, str]] = {
     "unlisted": (
@@ -33,11 +33,11 @@ _SENTENCES: dict[Kind, tuple[str, str]] = {
         "{count} hidden names (they start with a dot) are left out, such as {}",
     ),
 }
-"What is said of one and of several of a kind, the gravest first."
+"Sentences for one and for several omissions of a kind, the most serious kind first."
 
 
 class Omissions:
-    """Counts what listings leave out, and keeps the first example of each kind by name; threads may share it."""
+    """Counts omissions by kind, and keeps the alphabetically first example of each; thread-safe."""
 
     def __init__(self) -> None:
         self._found: dict[Kind, tuple[int, str, str]] = {}
@@ -49,8 +49,7 @@ class Omissions:
             self._add(kind, location, reason)
 
     def add_hidden_key(self, root: str, path: str) -> None:
-        """Count an object whose path below `root` has a hidden part; a hidden folder counts once, as on a disk, where
-        nobody looks into it."""
+        """Count an object whose path below `root` has a hidden part; a hidden folder counts once, as on a disk."""
         found = HIDDEN.search(path)
         end = found.end() if found else len(path)
         with self._lock:
@@ -67,7 +66,7 @@ class Omissions:
         self._found[kind] = (count + 1, first, why)
 
     def sentences(self) -> list[str]:
-        """What was left out, a sentence a kind."""
+        """Return one sentence per kind of omission."""
         sentences = []
         for kind, (one, several) in _SENTENCES.items():
             if kind in self._found:
@@ -77,20 +76,20 @@ class Omissions:
         return sentences
 
     def warn(self) -> None:
-        """Log the sentences, for work that keeps no notes."""
+        """Log the sentences as warnings, for callers that keep no notes."""
         for sentence in self.sentences():
             log.warning(sentence)
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What a listing is to look at.
+    """The scope of a listing.
 
     Attributes:
-        enters: whether any file of a folder, at whatever depth, may be wanted, by the folder's path below the listed
-            one; other folders are not listed.
-        omissions: takes what is left out. Without it, a folder that can't be listed ends the listing with an error.
-        apart: a location whose files are not wanted, even where a link leads to it.
+        enters: receives a folder's path below the listed one, and returns whether any file in it, at any depth, may be
+            wanted; other folders are not listed.
+        omissions: collects omissions. Without it, a folder that can't be listed is an error.
+        apart: a location whose files are not wanted, even if a link leads to it.
     """
 
     enters: Callable[[str], bool] | None = None

@@ -1,4 +1,4 @@
-"""Whatever else fsspec knows: memory, sftp, hdfs, http and so on."""
+"""The store of other fsspec systems: memory, sftp, hdfs, http and others."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MODIFIED_KEYS = ("mtime", "LastModified", "last_modified", "modified", "created"
 
 
 class FsspecStore:
-    """A file system of fsspec at one authority (`host` or `user@host:port`, where the scheme has such).
+    """An fsspec file system at one authority (`host` or `user@host:port`, if the scheme has one).
 
-    Versions are not compared on reading. A file is written beside its place and moved there; on systems whose moves are
-    copies, a killed process may still leave half a file. `create` looks first and writes then: of two racing calls both
-    may win, so a table on such a system takes one writer.
+    Reads do not compare versions. A file is written under a temporary name and moved; on systems that implement moves
+    by copies, a killed process may still leave a partial file. `create` checks and then writes, so that two racing
+    calls may both succeed; a table on such a system allows only one writer.
     """
 
     def __init__(self, scheme: str, authority: str, options: dict[str, Any], requests: Requests):
@@ -33,7 +33,7 @@ class FsspecStore:
         with self._translated(""):
             self.fs, base = url_to_fs(self.root, **options)
         self.base: str = base.rstrip("/")
-        "What stands before keys in the paths of this system."
+        "Prefix of keys in the paths of this file system."
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:
@@ -56,7 +56,7 @@ class FsspecStore:
         def put(path: str) -> None:
             folder = self.fs._parent(path)
             self.fs.makedirs(folder, exist_ok=True)
-            # A process that is killed while it uploads must not leave half a file under the final name.
+            # A process that is killed during the upload must not leave a partial file under the final name.
             staged = f"{folder}/.{secrets.token_hex(8)}.part"
             self.fs.pipe_file(staged, data)
             self.fs.mv(staged, path)
@@ -88,12 +88,12 @@ class FsspecStore:
             raise FileNotFoundError(f"{self.root}{key} is empty")
 
     def _list(self, folder: str) -> list[dict[str, Any]]:
-        """What is in a folder, and maybe the folder itself, which some systems list."""
+        """Return the contents of a folder, without the folder itself, which some systems list."""
         listed = self._run(folder, lambda path: self.fs.ls(path, detail=True))
         return [meta for meta in listed if self._key(meta["name"]) != folder]
 
     def _contents(self, top: str, folder: str, scope: Scope) -> Iterator[tuple[str, Any]]:
-        """Files of a folder at or below `top`, and `name/` with the key of a folder."""
+        """Yield names and infos of the files in a folder at or below `top`, and `name/` and key of each subfolder."""
         try:
             listed = self._list(folder)
         except (Unavailable, TimeoutError):

@@ -1,4 +1,4 @@
-"""Requests to a store: tried again when they fail in passing, and fewer at once when the store asks for it."""
+"""Retries of temporarily failed requests to stores, and adaptive limits of concurrency."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from diffad_ray.storage.settings import StorageSettings
 
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
-"Seconds; each pause is a random share of a span that doubles, so that many workers do not come back all at once."
+"Seconds. Pauses are uniform in [0, s], and s doubles from the first to the second; so workers do not retry in step."
 HALVING_PAUSE = 1.0
-"Seconds; what was under way when a store asked to slow down is no reason to do so again."
+"Seconds between two halvings; requests in flight at the first one are no reason for another."
 
 
 class Throttle:
-    """At most so many requests at once: half as many when the store says slow down, then one more by and by.
+    """Limits concurrent requests: halves the limit when the store asks to slow down, then raises it in steps of one.
 
-    As TCP shares a line (additive increase, multiplicative decrease), all processes of a cluster come to share what
-    the store can serve.
+    By additive increase and multiplicative decrease, as in TCP, the processes of a cluster share the store's capacity.
     """
 
     def __init__(self, most: int):
@@ -58,7 +57,7 @@ class Throttle:
 
 
 class Requests:
-    """Does the requests of a process."""
+    """Runs the requests of a process with retries and a throttle."""
 
     def __init__(self, settings: StorageSettings):
         self.attempts = settings.attempts
@@ -66,7 +65,10 @@ class Requests:
         self._random = random.Random()
 
     def run(self, request: Callable[[], T]) -> T:
-        """The request's answer, or what its last attempt raises; it must not run another request inside."""
+        """Run a request and return its result, or raise the error of the last attempt.
+
+        A request must not run another one inside, since both would occupy the throttle.
+        """
         for attempt in range(self.attempts - 1):
             try:
                 with self.throttle:

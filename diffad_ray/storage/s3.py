@@ -1,4 +1,4 @@
-"""What the settings of S3 mean to its clients: obstore, botocore for keys that obstore refuses, s3fs for DuckDB."""
+"""Converts S3 settings to arguments of clients: obstore, botocore for keys that obstore refuses, s3fs for DuckDB."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from diffad_ray.errors import UserError
 from diffad_ray.storage.settings import S3Settings, StorageSettings
 
 KEYS_LIFETIME = timedelta(minutes=10)
-"obstore asks for keys again 5 minutes before they end; botocore gives none that end in less than 10."
+"Assumed lifetime of keys: obstore renews keys 5 minutes before they expire, botocore returns ones valid for 10."
 
 
 def obstore_arguments(s3: S3Settings) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments of obstore's store, and of its HTTP client.
+    """Return arguments of obstore's store, and of its HTTP client.
 
     Raises:
-        PermissionError: the profile gives no keys.
-        UserError: settings and environment name different endpoints, and the environment would win.
+        PermissionError: the profile has no keys.
+        UserError: settings and environment name different endpoints; obstore would use the one in the environment.
     """
-    # As botocore has it: a profile that is asked for goes before keys in the environment, AWS_PROFILE goes after them.
+    # The order is botocore's: a profile in the settings precedes keys in the environment, which precede AWS_PROFILE.
     profile = s3.profile or (os.environ.get("AWS_PROFILE") if "AWS_ACCESS_KEY_ID" not in os.environ else None)
     config: dict[str, Any] = {}
     arguments: dict[str, Any] = {"config": config}
@@ -38,13 +38,13 @@ def obstore_arguments(s3: S3Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     if s3.requester_pays:
         config["request_payer"] = True
     if endpoint and os.environ.get("AWS_ENDPOINT_URL_S3", endpoint) != endpoint:
-        # obstore offers no way to say otherwise.
+        # obstore has no option to override this variable.
         raise UserError("AWS_ENDPOINT_URL_S3 in the environment would win over [storage.s3] endpoint_url: unset it")
     return arguments, {"allow_http": True} if endpoint and endpoint.startswith("http://") else {}
 
 
 def s3fs_arguments(settings: StorageSettings) -> dict[str, Any]:
-    """Arguments of s3fs that say the same; keys in the environment it finds itself."""
+    """Return equivalent arguments of s3fs, which itself reads keys from the environment."""
     s3, region = settings.s3, _region(settings.s3)
     return {
         "anon": s3.anonymous,
@@ -61,7 +61,7 @@ def s3fs_arguments(settings: StorageSettings) -> dict[str, Any]:
 
 
 def botocore_client(settings: StorageSettings) -> Any:
-    """botocore's client, set the same, that tries each request once.
+    """Create an equivalent botocore client that tries each request once.
 
     Raises:
         botocore.exceptions.BotoCoreError: the profile is missing.
@@ -91,17 +91,17 @@ def _region(s3: S3Settings) -> str | None:
 
 
 def _environment(*names: str) -> str | None:
-    """The first of some variables that is set: the clients know different ones."""
+    """Return the value of the first variable that is set; the clients read different ones."""
     return next((os.environ[name] for name in names if os.environ.get(name)), None)
 
 
 def _profile(profile: str) -> tuple[Callable[[], dict[str, Any]], dict[str, str]]:
-    """A function that gives the present keys of an AWS profile, and all that the profile sets."""
+    """Return a function that returns the current keys of an AWS profile, and the profile's settings."""
     import botocore.exceptions
     import botocore.session
 
     def keys() -> dict[str, Any]:
-        # A new session each time, because other tools rewrite the files of profiles.
+        # A new session per call, because other tools rewrite the profile files.
         found = botocore.session.Session(profile=profile).get_credentials()
         if found is None:
             raise PermissionError(f"the AWS profile {profile} gives no keys")

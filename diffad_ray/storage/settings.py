@@ -1,4 +1,4 @@
-"""How stores are reached and how patient we are with them: the section `[storage]` of a settings file."""
+"""Settings of access to stores, timeouts and retries: the section `[storage]` of a settings file."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ S3_SCHEMES = ("s3", "s3a")
 
 @dataclass(frozen=True, kw_only=True)
 class S3Settings:
-    """Where S3 is and as whom to ask; what is not set comes from the environment, as with other S3 clients.
+    """Endpoint and identity for S3; values that are not set come from the environment, as with other S3 clients.
 
-    Keys are no settings: they come from the environment, a profile or the machine's role.
+    Keys are not settings; they come from the environment, a profile or the machine's role.
 
     Attributes:
-        endpoint_url: server instead of AWS, as in "https://minio.plant:9000"; http:// is possible.
+        endpoint_url: server instead of AWS, such as "https://minio.plant:9000"; http:// is allowed.
         region: region of the buckets.
-        profile: section of ~/.aws/config and ~/.aws/credentials that gives keys, and maybe region and endpoint.
-        anonymous: do not sign requests, as public buckets allow.
-        requester_pays: accept that the requester pays for what is read.
+        profile: section of ~/.aws/config and ~/.aws/credentials with keys, and optionally region and endpoint.
+        anonymous: whether to send unsigned requests, as for public buckets.
+        requester_pays: whether to accept the costs of requester-pays buckets.
     """
 
     endpoint_url: str | None = None
@@ -43,15 +43,15 @@ class S3Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class StorageSettings:
-    """How files and objects are reached; the defaults fit most stores.
+    """Settings of access to files and objects; the defaults suit most stores.
 
     Attributes:
-        timeout: seconds without an answer after which a request has failed; an upload is given as long for each 5 MB,
-            or in whole where it must not replace anything.
-        attempts: times that a request is tried when it fails in passing, with growing pauses of up to 10 s.
-        requests: most requests of a process at the same time.
-        s3: where S3 is and as whom to ask.
-        options: arguments of fsspec's file system by URI scheme, as in {"sftp": {"username": "plant"}}.
+        timeout: seconds without a response after which a request fails. For an upload, this is the time per 5 MB, or
+            for the whole upload if it must not replace an object.
+        attempts: largest number of attempts of a request that fails temporarily, with growing pauses of up to 10 s.
+        requests: largest number of concurrent requests of a process.
+        s3: endpoint and identity for S3.
+        options: arguments of fsspec's file systems by URI scheme, such as {"sftp": {"username": "plant"}}.
     """
 
     timeout: float = 30.0

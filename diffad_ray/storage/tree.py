@@ -1,4 +1,4 @@
-"""Folders of this machine or of a network mount: what is in them and below, links to folders included."""
+"""Lists local folders recursively, including links to folders and network mounts."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from diffad_ray.storage.omissions import Kind, Scope
 
 STEP_FILES = 200
 OWN_LIMITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"What this process lacks; the folder may be all right."
+"Errors for resources that this process lacks; the folder itself may be intact."
 LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 Identity: TypeAlias = "tuple[int, int] | str"
-"Of a folder, whatever path leads there."
+"Identity of a folder, independent of its path: device and inode, or the real path."
 
 
 class Tree:
-    """One listing of a folder.
+    """One recursive listing of a folder.
 
-    Each real folder is listed once. First all that lies in the tree without links; then the folders that links in it
-    lead to, then those that links in these lead to, and so on. So a real path is preferred to a linked one. Links are
-    taken in the order of their paths, so that neither the order of a directory nor the number of threads matters.
+    Each real folder is listed once. The listing first covers the tree without links, then the folders that its links
+    lead to, then those of the links in these, and so on. So a real path is preferred to a linked one. Links are
+    followed in the order of paths, so that the result depends neither on directory order nor on the number of threads.
     """
 
     def __init__(self, root: str, scope: Scope):
         self.root, self.scope = root, scope
         self.start = len(root.rstrip("/")) + 1
         self.links: list[str] = []
-        "Links to folders that were found and not looked at yet."
+        "Links to folders that were found but not followed yet."
         self.targets: frozenset[str] = frozenset()
         "Links that are being followed."
         self.known: dict[Identity, Kind | None] = {}
-        "Folders that are not listed again, each with the kind of omission that it would be."
+        "Folders that are not listed again, each with the kind of omission to count for it, if any."
         if scope.apart:
             self._know(scope.apart, None)
 
     def files(self, threads: int) -> Iterator[list[FileInfo]]:
-        """All files, sorted by path if there is one thread."""
+        """Yield all files; with one thread they are sorted by path."""
         if threads > 1:
             yield from interleaved(self._scan([self.root]), threads)
             while links := self._followed():
@@ -52,7 +52,7 @@ class Tree:
             return
         later: list[FileInfo] = []
         for file in depth_first(self.root, self._contents):
-            # Where there is a link, what it leads to may come before this file.
+            # Once a link was found, files below it may precede this file in the order.
             if self.links:
                 later.append(file)
             else:
@@ -63,7 +63,7 @@ class Tree:
             yield sorted(later)
 
     def _followed(self) -> list[str]:
-        """The links found so far that are to be followed."""
+        """Return the new links to follow; count the others as omissions."""
         if not self.targets:
             for folder in Path(os.path.realpath(self.root)).parents:
                 self._know(str(folder), "above")
@@ -84,7 +84,7 @@ class Tree:
         return followed
 
     def _know(self, folder: str, kind: Kind | None) -> None:
-        with suppress(OSError):  # what is not there, no link leads to
+        with suppress(OSError):  # no link can lead to a missing folder
             self.known.setdefault(_identity(folder), kind)
 
     def _omit(self, kind: Kind | None, path: str) -> None:
@@ -92,7 +92,7 @@ class Tree:
             self.scope.omit(kind, as_text(path))
 
     def _scan(self, folders: list[str]) -> Steps:
-        """Folders and all below them; after each step another thread may take half of those that are left."""
+        """List folders recursively; after each step another thread may take over half of the remaining folders."""
         files: list[FileInfo] = []
         while folders:
             for name, content in self._contents(folders.pop()):
@@ -105,8 +105,10 @@ class Tree:
         yield files, []
 
     def _contents(self, folder: str) -> Iterator[tuple[str, Any]]:
-        """What is in a folder and not hidden: files, and `name/` with the path of a folder. What vanishes meanwhile is
-        left out, and links to folders are set aside."""
+        """Yield the entries of a folder that are not hidden: files, and `name/` with the path of a subfolder.
+
+        Entries that vanish meanwhile are omitted. Links to folders are added to `links`.
+        """
         try:
             if self._is_listed(folder):
                 return
@@ -122,12 +124,12 @@ class Tree:
             self._unlisted(folder, error)
 
     def _is_listed(self, folder: str) -> bool:
-        """Whether a folder is listed by another path; from now on it is by this one."""
+        """Return whether a folder is already listed by another path; otherwise mark it as listed."""
         if folder in self.targets:
             return False
         identity = _identity(folder)
         if not self.targets:
-            # Nothing is left out here: some network mounts give different folders one number.
+            # Folders without links are never omitted, since some network mounts give different folders the same inode.
             self.known[identity] = "repeated"
             return False
         if identity in self.known:
@@ -142,7 +144,7 @@ class Tree:
         self.scope.omit("unlisted", as_text(folder), error.strerror or str(error))
 
     def _found(self, entry: os.DirEntry[str]) -> tuple[str, Any] | None:
-        """An entry of a folder as `_contents` gives it; None for devices, pipes and what is not entered."""
+        """Return an entry of a folder for `_contents`; None for devices, pipes, links to folders and excluded ones."""
         path = as_text(entry.path)
         try:
             if entry.is_dir(follow_symlinks=False):
@@ -166,10 +168,10 @@ class Tree:
     def _of_no_status(
         self, entry: os.DirEntry[str], path: str, error: OSError | None = None
     ) -> tuple[str, FileInfo] | None:
-        """An entry that nothing is known of but its name. It is listed, so that an image gets a row."""
+        """Return an entry without a status. The entry is listed, so that an image gets a row with the failure."""
         if error is not None and error.errno not in LEADS_NOWHERE:
             if entry.is_symlink():
-                self._unlisted(entry.path, error)  # it may have led to a folder
+                self._unlisted(entry.path, error)  # the link may lead to a folder
             return as_text(entry.name), FileInfo(path, 0, "unknown", None)
         if not entry.is_symlink():
             return None
@@ -179,7 +181,7 @@ class Tree:
 
 def _identity(folder: str) -> Identity:
     status = Path(folder).stat()
-    # Some file systems of users (FUSE) number nothing.
+    # Some FUSE file systems have no inode numbers.
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
 
 

@@ -1,7 +1,6 @@
 """Appearance of pseudo-anomalies: textures, self-augmentation and the ten changes of DRAEM's recipe.
 
-Images are [M,3,H,W] in [0,1], and so are all results: image and anomaly must share one value range. All functions draw
-from an explicit generator on the images' device.
+Images and results are [M,3,H,W] in [0,1]. All functions draw from an explicit generator on the images' device.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def each(m: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """[M,1,1,1] floats, uniform in [low, high): one number an image."""
+    """Draw [M,1,1,1] floats, uniform in [low, high): one number per image."""
     return uniform(m, low, high, generator)[:, None, None, None]
 
 
 def grey(images: Tensor) -> Tensor:
-    """Luma [M,1,H,W] (ITU-R BT.601)."""
+    """Return the luma [M,1,H,W] (ITU-R BT.601)."""
     weights = torch.tensor(LUMA, device=images.device)[:, None, None]
     return (images * weights).sum(dim=1, keepdim=True)
 
@@ -40,17 +39,17 @@ def brightness(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def sharpness(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Unsharp masking; negative amounts blur."""
+    """Apply unsharp masking by a random amount; negative amounts blur."""
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     return (images + each(len(images), -1.0, 3.0, generator) * (images - blurred)).clamp(0, 1)
 
 
 def hue_saturation(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Turns the chroma plane about the grey axis (hue) and stretches it (saturation)."""
+    """Rotate the chroma plane about the grey axis (hue), and scale the chroma (saturation)."""
     luma = grey(images)
     chroma = images - luma
     angle = each(len(images), -math.pi, math.pi, generator)
-    # The axis of greys is (1,1,1)/sqrt(3); crossing it with the chroma gives the chroma turned by 90 degrees.
+    # The cross product of the grey axis (1,1,1)/sqrt(3) and the chroma is the chroma rotated by 90 degrees.
     red, green, blue = chroma.unbind(dim=1)
     quarter = torch.stack([blue - green, red - blue, green - red], dim=1) / math.sqrt(3)
     turned = (angle.cos() * chroma + angle.sin() * quarter) * each(len(images), 0.5, 1.5, generator)
@@ -77,7 +76,7 @@ def autocontrast(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def equalise(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Histogram equalisation over 64 grey levels a channel."""
+    """Equalise the histogram of each channel over 64 levels."""
     levels = (images * 63).round().long().flatten(2)
     histogram = torch.zeros((*levels.shape[:2], 64), device=images.device)
     histogram.scatter_add_(2, levels, torch.ones_like(levels, dtype=histogram.dtype))
@@ -85,7 +84,7 @@ def equalise(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def rotation(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Turns by up to 45 degrees either way; corners are filled by reflection."""
+    """Rotate by a random angle in [-45, 45) degrees; reflection fills the corners."""
     angle = uniform(len(images), -math.pi / 4, math.pi / 4, generator)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     matrix = torch.stack([torch.stack([cos, -sin, zero], dim=1), torch.stack([sin, cos, zero], dim=1)], dim=1)
@@ -105,11 +104,11 @@ CHANGES: tuple[Change, ...] = (
     equalise,
     rotation,
 )
-"The ten changes; an appearance gets three of them."
+"DRAEM's ten changes; each appearance gets three of them."
 
 
 def changed(images: Tensor, generator: torch.Generator, count: int = 3) -> Tensor:
-    """Apply `count` of the ten changes to each image, each image its own choice."""
+    """Apply `count` of the ten changes to each image, chosen per image."""
     ranks = torch.rand((len(images), len(CHANGES)), generator=generator, device=images.device).argsort(dim=1)
     images = images.clone()
     for number, change in enumerate(CHANGES):
@@ -120,7 +119,7 @@ def changed(images: Tensor, generator: torch.Generator, count: int = 3) -> Tenso
 
 
 def shuffled_strips(images: Tensor, generator: torch.Generator, strips: int = 8) -> Tensor:
-    """Self-augmentation: columns of 1/8 width shuffled, then rows; sides are multiples of `strips`."""
+    """Shuffle `strips` columns of each image, then as many rows; both sides must be multiples of `strips`."""
     for dim in (3, 2):
         order = torch.rand((len(images), strips), generator=generator, device=images.device).argsort(dim=1)
         parts = images.unflatten(dim, (strips, -1)).movedim(dim, 1)
@@ -130,16 +129,16 @@ def shuffled_strips(images: Tensor, generator: torch.Generator, strips: int = 8)
 
 
 def spread(images: Tensor) -> Tensor:
-    """[M,1,1,1]: how much an image's brightness varies, its standard deviation; 0.02 where there is less."""
+    """Return the standard deviation [M,1,1,1] of each image's luma, at least 0.02."""
     return grey(images).flatten(1).std(dim=1).clamp(min=0.02)[:, None, None, None]
 
 
 def shaded(images: Tensor, generator: torch.Generator) -> Tensor:
-    """The image itself, lighter or darker by 0.5 to 5 times its own spread: cracks, holes, stains, uneven grinding."""
+    """Return images lighter or darker by 0.5 to 5 `spread`s, for cracks, holes, stains and uneven grinding."""
     m = len(images)
     amount = log_uniform(m, 0.5, 5.0, generator)[:, None, None, None] * spread(images)
     mean = grey(images).mean(dim=(2, 3), keepdim=True)
-    # A light product has room for darkness, a dark one for light.
+    # Bright images are mostly darkened and dark ones lightened, so that the change is not clipped.
     darker = torch.rand((m, 1, 1, 1), generator=generator, device=images.device) < mean.clamp(0.3, 0.7)
     down = images * (1 - (amount / mean.clamp(min=1e-3)).clamp(max=0.9))
     up = images + (1 - images) * (amount / (1 - mean).clamp(min=1e-3)).clamp(max=0.9)
@@ -147,7 +146,7 @@ def shaded(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def moved(images: Tensor, generator: torch.Generator) -> Tensor:
-    """What is elsewhere: the next image of the batch, shifted and mirrored; parts in a wrong place."""
+    """Return the next image of the batch, randomly shifted and mirrored, for parts in a wrong position."""
     m, _, height, width = images.shape
     flips = torch.rand((2, m, 1), generator=generator, device=images.device) < 0.5
     rows, columns = (
@@ -167,9 +166,10 @@ def moved(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def recoloured(appearance: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Appearances with the brightness and contrast of the images, but for some spreads up or down, and their tint.
+    """Return appearances with the images' tint, and near their brightness and contrast.
 
-    Most defects are of the product's own matter. Beside gaudy ones the networks would not learn to see them.
+    Brightness is shifted by -2.5 to 2.5 `spread`s, contrast is scaled by 0.5 to 2. Most real defects have the product's
+    colour; training on bright textures alone would leave the networks blind to such defects.
     """
     m = len(images)
     light, light_here = grey(appearance), grey(images)
@@ -182,7 +182,7 @@ def recoloured(appearance: Tensor, images: Tensor, generator: torch.Generator) -
 
 
 def procedural_textures(m: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Textures [M,3,H,W] out of nothing: stretched noise as bands, plateaus or clouds of two colours."""
+    """Generate textures [M,3,H,W] of two colours: bands, plateaus or clouds from anisotropic Perlin noise."""
     fields = []
     for octave in (0, 1):
         cells = 2 ** torch.randint(1 + 2 * octave, 4 + octave, (2, m), generator=generator, device=generator.device)
@@ -198,7 +198,7 @@ def procedural_textures(m: int, height: int, width: int, generator: torch.Genera
 
 
 def texture_sources(textures: Tensor | None, shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """[M,3,H,W] of appearances, out of the given texture images [K,3,H,W] or procedural ones where there are none."""
+    """Draw appearances of `shape` [M,3,H,W] from texture images [K,3,h,w], or procedural ones where that is None."""
     m, _, height, width = shape
     if textures is None:
         return procedural_textures(m, height, width, generator)

@@ -1,7 +1,7 @@
-"""Foregrounds: where the product is in an image, found from the images alone.
+"""Foregrounds: masks of the product, computed from the images alone.
 
-The background of an object is what looks like the border of its image and hangs together with it. Images without such a
-background, such as those of a texture, are foreground everywhere.
+The background of an object consists of the pixels that have the colour of the image border and are connected to it.
+Images without such a background, such as those of a texture, are foreground everywhere.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from torch import Tensor
 FOREGROUND_SIDE = 64
 "Side of the coarse image on which the background is grown."
 TOLERANCE = (8 / 255, 32 / 255)
-"How far a channel of the background may lie from the middle of the border: 6 of its deviations, but within this."
+"Range to which the background's tolerance per channel, 6 median absolute deviations of the border, is clamped."
 OBJECT_AREA = (0.03, 0.9)
-"Share of the image that an object covers."
+"Range of the share of the image that an object covers."
 MOST_OF_BORDER = 0.35
-"Share of the border that an object may touch."
+"Largest share of the border that an object touches."
 COMPACT = 0.7
-"Share of an object that is left where all of it that is thinner than three cells is taken away."
+"Least share of an object's cells that remains after an opening by 3 x 3 cells."
 CONSENT = 0.8
-"Share of the images that must look like an object for the product to be one."
+"Share of the images that must show an object for the product to count as one."
 
 
 def foregrounds(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Foregrounds [N,64,64] bool of images [N,3,H,W] in [0,1], and whether each looks like one of an object [N] bool.
+    """Return foregrounds [N,64,64] bool of images [N,3,H,W] in [0,1], and whether each is that of an object [N] bool.
 
-    An object has closed holes filled, and a seam of one cell around it.
+    Foregrounds include enclosed holes of the object, and a margin of one cell.
     """
     coarse = F.interpolate(images, (FOREGROUND_SIDE, FOREGROUND_SIDE), mode="area")
     on_border = torch.zeros((FOREGROUND_SIDE, FOREGROUND_SIDE), dtype=torch.bool, device=images.device)
@@ -51,7 +51,7 @@ def foregrounds(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _dilated(cells: Tensor) -> Tensor:
-    """Cells [N,1,H,W] and their eight neighbours."""
+    """Dilate cells [N,1,H,W] by 3 x 3."""
     return F.max_pool2d(cells, 3, stride=1, padding=1)
 
 
@@ -60,7 +60,7 @@ def _eroded(cells: Tensor) -> Tensor:
 
 
 def _grown(seeds: Tensor, within: Tensor) -> Tensor:
-    """The connected parts of `within` [N,1,H,W] that hold a seed."""
+    """Return the 8-connected components of `within` [N,1,H,W] that contain a seed."""
     while True:
         before = seeds
         for _ in range(8):
@@ -70,5 +70,5 @@ def _grown(seeds: Tensor, within: Tensor) -> Tensor:
 
 
 def with_foregrounds(squares: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Images [N,3,H,W] and foregrounds [N,1,H,W] bool of squares [N,C,H,W] in [0,1]: their fourth channel, if any."""
+    """Split squares [N,C,H,W] in [0,1] into images [N,3,H,W] and foregrounds [N,1,H,W] bool, channel 3 if any."""
     return squares[:, :3], squares[:, 3:] >= 0.5 if squares.shape[1] > 3 else None

@@ -1,4 +1,4 @@
-"""Turns a batch of normal images into training samples, about half of them with a pseudo-anomaly."""
+"""Makes training samples with pseudo-anomalies from normal images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from diffad_ray.synthesis.shapes import (
 )
 
 FAINTEST = 3 / 255
-"An anomaly changes the image by this much at least, on average over its mask, however even the image is."
+"Least mean change of an image within an anomaly's mask, also for images without contrast."
 MOST_AMPLIFIED = 4.0
 SHAPES = ("perlin", "strokes", "spots", "patches")
 APPEARANCES = ("textures", "strips", "moved", "shades")
@@ -38,22 +38,22 @@ APPEARANCES = ("textures", "strips", "moved", "shades")
 
 @dataclass(frozen=True, kw_only=True)
 class AnomalySettings:
-    """How pseudo-anomalies are made. Shares and weights are relative; a weight of 0 leaves a kind out.
+    """Settings of pseudo-anomalies. Weights are relative; a weight of 0 excludes a kind.
 
     The paper's recipe is perlin=1, textures=1, strips=1, all other weights, edge, contrast and recoloured 0.
 
     Attributes:
         share: share of the samples that get an anomaly, in [0, 1].
         perlin, strokes, spots, patches: weights of the shapes: Perlin blobs (the paper's), thin random walks, small
-            ellipses, wide areas without a clear border.
-        textures, strips, moved, shades: weights of the appearances: textures and shuffled strips of the image itself
-            (the paper's), what another image has elsewhere, the image itself lighter or darker.
-        recoloured: share of the textures that take on the product's colour, near its brightness, in [0, 1].
-        opacity: range of the anomaly's weight over the image; the paper's b in [0.2, 0.8], as 1 - b. Shades have their
-            own strength.
-        edge: range of the width, in pixels, over which an anomaly's border fades.
-        contrast: least mean change within the mask, in standard deviations of the image's brightness. Fainter
-            anomalies are made stronger, or left out where that is not possible; 0 takes them as they come.
+            ellipses, wide areas with a blurred border.
+        textures, strips, moved, shades: weights of the appearances: textures and shuffled strips of the image (the
+            paper's), another image shifted and mirrored, the image lightened or darkened.
+        recoloured: share of the textures that get the product's colour and about its brightness, in [0, 1].
+        opacity: range of the blending weight of the anomaly, 1 - b for the paper's b in [0.2, 0.8]. Shades have
+            weight 1 and a strength of their own.
+        edge: range of the width in pixels of an anomaly's soft border.
+        contrast: least mean change within the mask, in standard deviations of the image's brightness. Fainter anomalies
+            are amplified, or omitted where clipping prevents that; 0 accepts all.
     """
 
     share: float = 0.5
@@ -92,18 +92,18 @@ class AnomalySettings:
 
 
 class Samples(NamedTuple):
-    """Training samples of N images."""
+    """Training samples from N images."""
 
     images: Tensor
     "[N,3,H,W] in [0,1]"
     masks: Tensor
-    "[N,1,H,W], 1.0 where an anomaly has at least half of its strength"
+    "[N,1,H,W], 1.0 where an anomaly has at least half of its strength, else 0.0"
     is_normal: Tensor
-    "[N] bool, true where the mask is empty"
+    "[N] bool, true for an empty mask"
 
 
 def drawn_rows(m: int, weights: tuple[float, ...], generator: torch.Generator) -> list[Tensor]:
-    """M samples dealt out to kinds of the given relative weights: for each kind the numbers of its samples."""
+    """Assign M samples to kinds with the given relative weights; return the indices of each kind's samples."""
     drawn = torch.tensor(weights, dtype=torch.float32, device=generator.device).multinomial(
         m, replacement=True, generator=generator
     )
@@ -119,13 +119,15 @@ def pseudo_anomalies(
 ) -> Samples:
     """Draw training samples: S = x (1-M) + M ((1-b) A + b x) (DiffusionAD section 3.5), M with soft edges.
 
-    The first samples of the batch get the anomalies, as many as `settings.share` asks for on average; batches are
-    shuffled, so which ones they are carries no meaning.
+    The first samples of the batch get the anomalies, N times `settings.share` of them on average. Batches must be
+    shuffled.
 
     Args:
-        normals: [N,3,H,W] in [0,1], on the generator's device; not changed.
-        textures: [K,3,h,w] in [0,1] that lend their appearance, or None for procedural ones.
-        foregrounds: [N,1,H,W] bool, where the product is, and anomalies may be; None is everywhere.
+        normals: [N,3,H,W] in [0,1], on the generator's device; not modified.
+        textures: [K,3,h,w] in [0,1] texture images, or None for procedural ones.
+        generator: source of all random numbers.
+        settings: weights and ranges.
+        foregrounds: [N,1,H,W] bool masks of the product, to which anomalies are confined; None means everywhere.
     """
     n, _, height, width = normals.shape
     rounding = torch.rand((), generator=generator, device=generator.device).item()
@@ -142,7 +144,7 @@ def pseudo_anomalies(
     opacity = torch.where(is_shade, torch.ones_like(is_shade, dtype=x.dtype), each(m, *settings.opacity, generator))
     change = opacity * strength * (appearance - x)
 
-    # What can't be seen must not be taught; what is faint is strengthened, as far as black and white allow.
+    # Invisible anomalies would be wrong labels: faint ones are amplified, and those clipped to less are omitted.
     wanted = (settings.contrast * spread(x)).clamp(min=FAINTEST if settings.contrast else 0.0)
     factor = (wanted / _mean_change(change, mask).clamp(min=1e-6)).clamp(1, MOST_AMPLIFIED)
     anomalous = (x + factor * change).clamp(0, 1)
@@ -153,7 +155,7 @@ def pseudo_anomalies(
 
 
 def _strengths(inside: Tensor, settings: AnomalySettings, generator: torch.Generator) -> Tensor:
-    """How strong the anomaly is at each pixel: [M,H,W] in [0,1]."""
+    """Draw the anomalies' soft masks [M,H,W] in [0,1] for foregrounds [M,H,W]."""
     strengths = torch.zeros(inside.shape, device=inside.device)
     rows = dict(zip(SHAPES, drawn_rows(len(inside), settings.weights(SHAPES), generator), strict=True))
     for shape, draw in (("perlin", perlin_shapes), ("strokes", stroke_shapes), ("spots", spot_shapes)):
@@ -168,7 +170,7 @@ def _strengths(inside: Tensor, settings: AnomalySettings, generator: torch.Gener
 def _appearances(
     x: Tensor, textures: Tensor | None, settings: AnomalySettings, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Appearances [M,3,H,W], and whether each is a shade [M,1,1,1]."""
+    """Draw appearances [M,3,H,W]; also return whether each is a shade [M,1,1,1]."""
     rows = dict(zip(APPEARANCES, drawn_rows(len(x), settings.weights(APPEARANCES), generator), strict=True))
     appearances = torch.empty_like(x)
     for kind, of in (
@@ -179,7 +181,7 @@ def _appearances(
         if len(mine := rows[kind]):
             appearances[mine] = of(x[mine])
     if len(mine := rows["moved"]):
-        # Of all images, so that there is another one.
+        # All images are passed, so that each has another one to take from.
         appearances[mine] = moved(x, generator)[mine]
     is_shade = torch.zeros((len(x), 1, 1, 1), dtype=torch.bool, device=x.device)
     is_shade[rows["shades"]] = True
@@ -187,9 +189,9 @@ def _appearances(
 
 
 def _textures(x: Tensor, textures: Tensor | None, share_recoloured: float, generator: torch.Generator) -> Tensor:
-    """Textures [M,3,H,W] for images x, some of them in the images' own colours."""
+    """Draw textures [M,3,H,W] for images x; a share of them are recoloured."""
     texture = changed(texture_sources(textures, x.shape, generator), generator)
-    # An anomaly on a grey product is grey: colour alone would give it away.
+    # Textures for grey images are grey, or colour alone would identify the anomaly.
     is_grey = (x.amax(dim=1) - x.amin(dim=1)).amax(dim=(1, 2)) < 2 / 255
     texture = torch.where(is_grey[:, None, None, None], grey(texture).expand_as(texture), texture)
     is_recoloured = uniform(len(x), 0, 1, generator) < share_recoloured
@@ -197,6 +199,6 @@ def _textures(x: Tensor, textures: Tensor | None, share_recoloured: float, gener
 
 
 def _mean_change(change: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the mask [M,1,H,W] of the change [M,3,H,W] in the channel that changes most: [M,1,1,1]."""
+    """Return the mean [M,1,1,1] over the mask [M,1,H,W] of the largest absolute change [M,3,H,W] of a channel."""
     total = (change.abs().amax(dim=1, keepdim=True) * mask).sum(dim=(1, 2, 3), keepdim=True)
     return total / mask.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1)

@@ -1,8 +1,8 @@
-"""Shapes of pseudo-anomalies: batches of outlines from Perlin noise, strokes, spots and patches.
+"""Shapes of pseudo-anomalies: Perlin noise, strokes, spots and patches.
 
-A shape is a depth [M,H,W]: how far, in pixels, each pixel lies within the shape's border, negative outside. From it
-come soft edges of any width. Shapes lie where the product is: they are drawn for foregrounds [M,H,W] bool, one each,
-with random numbers from an explicit generator on the foregrounds' device.
+A shape is a depth map [M,H,W]: the signed distance in pixels to the shape's border, positive inside. Soft edges of any
+width follow from the depths. Shapes are drawn on foregrounds [M,H,W] bool, one each, with random numbers from an
+explicit generator on the foregrounds' device.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import torch
 from torch import Tensor
 
 LATTICE = 64
-"Gradients of Perlin noise repeat after this many cells; the finest noise has 32 cells across an image."
+"Period of the Perlin gradients in cells; the finest noise has 32 cells across an image."
 PERLIN_THRESHOLD = 0.5
 MOST_REDRAWS = 50
 
 
 def uniform(m: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """[M] floats, uniform in [low, high)."""
+    """Draw [M] floats, uniform in [low, high)."""
     return low + (high - low) * torch.rand(m, generator=generator, device=generator.device)
 
 
 def log_uniform(m: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """[M] floats in [low, high), as likely between 1 and 2 as between 2 and 4."""
+    """Draw [M] floats in [low, high) whose logarithms are uniform."""
     return torch.exp(uniform(m, math.log(low), math.log(high), generator))
 
 
 def pixel_grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """x [1,W'] and y [H',1] of pixel centres, in units of the longer side, zero at the image's centre."""
+    """Return x [1,W] and y [H,1] of pixel centres, in units of the longer side, from the image's centre."""
     longest = max(height, width)
     y = (torch.arange(height, device=device) + 0.5 - height / 2) / longest
     x = (torch.arange(width, device=device) + 0.5 - width / 2) / longest
@@ -37,7 +37,7 @@ def pixel_grid(height: int, width: int, device: torch.device) -> tuple[Tensor, T
 
 
 def places(foreground: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """x and y [M,count] of random pixels of foregrounds [M,H,W] bool, as in `pixel_grid`; anywhere if one is empty."""
+    """Draw x and y [M,count], as in `pixel_grid`, of pixels of foregrounds [M,H,W] bool; anywhere if one is empty."""
     height, width = foreground.shape[1:]
     weights = foreground.flatten(1).float()
     weights = torch.where(weights.any(dim=1, keepdim=True), weights, torch.ones_like(weights))
@@ -47,15 +47,15 @@ def places(foreground: Tensor, count: int, generator: torch.Generator) -> tuple[
 
 
 def perlin_noise(height: int, width: int, cells_x: Tensor, cells_y: Tensor, generator: torch.Generator) -> Tensor:
-    """Perlin gradient noise [M,H,W], in about [-1, 1], each image turned by its own angle of up to 90 degrees.
+    """Draw Perlin gradient noise [M,H,W] in about [-1, 1], each image rotated by a random angle of up to 90 degrees.
 
     Args:
-        cells_x, cells_y: [M], lattice cells across the longer side of the image, up to 32.
+        cells_x, cells_y: [M] lattice cells across the longer side of the image, up to 32.
     """
     m, device = len(cells_x), cells_x.device
     angle = uniform(m, 0, math.pi / 2, generator)[:, None, None]
     x, y = pixel_grid(height, width, device)
-    # The lattice is turned rather than the noise: no resampling, no empty corners.
+    # Rotating the lattice rather than the noise needs no resampling and leaves no empty corners.
     u = (angle.cos() * x - angle.sin() * y) * cells_x[:, None, None] + LATTICE // 2
     v = (angle.sin() * x + angle.cos() * y) * cells_y[:, None, None] + LATTICE // 2
     column, row = u.floor(), v.floor()
@@ -65,7 +65,7 @@ def perlin_noise(height: int, width: int, cells_x: Tensor, cells_y: Tensor, gene
     gradients_u, gradients_v = phi.cos(), phi.sin()
 
     def corner(i: int, j: int) -> Tensor:
-        """Contribution of the lattice point (column + i, row + j): its gradient times the way to the pixel."""
+        """Return the dot product of the gradient at (column + i, row + j) and the offset of the pixel from there."""
         index = (((row + j) % LATTICE) * LATTICE + (column + i) % LATTICE).flatten(1)
         along_u = gradients_u.gather(1, index).view_as(u) * (du - i)
         return along_u + gradients_v.gather(1, index).view_as(u) * (dv - j)
@@ -77,9 +77,9 @@ def perlin_noise(height: int, width: int, cells_x: Tensor, cells_y: Tensor, gene
 
 
 def perlin_shapes(foreground: Tensor, generator: torch.Generator) -> Tensor:
-    """Blobs: Perlin noise of 2^(0..5) cells an axis over 0.5 (DRAEM; DiffusionAD section 3.5).
+    """Draw blobs: Perlin noise of 2^(0..5) cells per axis, thresholded at 0.5 (DRAEM; DiffusionAD section 3.5).
 
-    Those that miss the foreground are drawn again, up to 50 times; what misses it then is left so.
+    Blobs outside the foreground are redrawn in up to 50 rounds; those of the last round stay.
     """
     m, height, width = foreground.shape
     device, longest = foreground.device, max(height, width)
@@ -88,7 +88,7 @@ def perlin_shapes(foreground: Tensor, generator: torch.Generator) -> Tensor:
     for _ in range(MOST_REDRAWS):
         cells = 2 ** torch.randint(0, 6, (2, len(missing)), generator=generator, device=device)
         above = perlin_noise(height, width, cells[0].float(), cells[1].float(), generator) - PERLIN_THRESHOLD
-        # Height over steepness is the distance to first order; where it is flat, a cell's usual slope stands in.
+        # Value / |gradient| is the distance to first order; the usual slope of a cell is the gradient's lower bound.
         down, right = torch.gradient(above, dim=(1, 2))
         usual = 0.5 * cells.amax(dim=0)[:, None, None] / longest
         depths[missing] = above / torch.hypot(down, right).clamp(min=usual)
@@ -99,11 +99,11 @@ def perlin_shapes(foreground: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def stroke_shapes(foreground: Tensor, generator: torch.Generator, segments: int = 8) -> Tensor:
-    """Cracks and scratches: thin random walks of `segments` straight pieces, each of its own width."""
+    """Draw cracks and scratches: thin random walks of `segments` line segments of varying width."""
     m, height, width = foreground.shape
     device, longest = foreground.device, max(height, width)
     length = log_uniform(m, 0.02, 0.15, generator)[:, None]
-    # A walk that hardly turns is a scratch, one that turns much is a crack.
+    # Small turns give scratches, large turns give cracks.
     wobble = uniform(m, 0.0, 0.8, generator)[:, None]
     turns = wobble * torch.randn((m, segments), generator=generator, device=device)
     heading = uniform(m, 0, 2 * math.pi, generator)[:, None] + turns.cumsum(dim=1)
@@ -126,7 +126,7 @@ def stroke_shapes(foreground: Tensor, generator: torch.Generator, segments: int 
 
 
 def ellipses(x: Tensor, y: Tensor, radius: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Ellipses of centres x and y [M] and longer radii [M], in units of the image's longer side."""
+    """Return depths of ellipses with centres x and y [M] and major radii [M], in units of the image's longer side."""
     m, height, width = shape
     pixel_x, pixel_y = pixel_grid(height, width, x.device)
     angle = uniform(m, 0, math.pi, generator)[:, None, None]
@@ -137,7 +137,7 @@ def ellipses(x: Tensor, y: Tensor, radius: Tensor, shape: torch.Size, generator:
 
 
 def spot_shapes(foreground: Tensor, generator: torch.Generator, spots: int = 3) -> Tensor:
-    """Pits, holes and stains: one to `spots` ellipses."""
+    """Draw pits, holes and stains: one to `spots` ellipses per image."""
     m, height, width = foreground.shape
     x, y = places(foreground, spots, generator)
     count = torch.randint(1, spots + 1, (m,), generator=generator, device=foreground.device)
@@ -150,7 +150,7 @@ def spot_shapes(foreground: Tensor, generator: torch.Generator, spots: int = 3) 
 
 
 def patch_shapes(foreground: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Wide areas without a clear border, and the widths [M] of their edges in pixels."""
+    """Draw wide ellipses; also return the widths [M] in pixels of their soft edges."""
     m, height, width = foreground.shape
     (x, y), radius = places(foreground, 1, generator), log_uniform(m, 0.1, 0.4, generator)
     edge = radius * max(height, width) * uniform(m, 0.5, 1.5, generator)
@@ -158,6 +158,9 @@ def patch_shapes(foreground: Tensor, generator: torch.Generator) -> tuple[Tensor
 
 
 def soft(depths: Tensor, edge: Tensor) -> Tensor:
-    """Strength in [0,1] of shapes [M,H,W] whose border is `edge` [M] pixels wide; 1/2 on a border that has a width."""
+    """Return soft masks [M,H,W] in [0,1] of depths [M,H,W], with linear edges `edge` [M] pixels wide, 1/2 at depth 0.
+
+    An edge of 0 gives a binary mask.
+    """
     edge = edge[:, None, None]
     return torch.where(edge > 0, (0.5 + depths / edge.clamp(min=1e-3)).clamp(0, 1), (depths > 0).to(depths.dtype))
