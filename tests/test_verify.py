@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +18,7 @@ import pytest
 from hand_made_table import write_run
 
 from diffad_ray import UserError, storage
+from diffad_ray.table import verify as verify_module
 from diffad_ray.table.compact import compact
 from diffad_ray.table.layout import parquet_bytes
 from diffad_ray.table.lease import Lease
@@ -183,3 +187,59 @@ def test_between_two_steps_of_a_compaction(table: Path) -> None:
     assert found.problems == []
     assert [note.kind for note in found.notes] == ["interrupted compaction"]
     assert "diffad-ray compact" in found.notes[0].message
+
+
+def test_parts_without_any_file(table: Path) -> None:
+    regions = sum(pq.read_metadata(path).num_rows for path in shards(table, "regions"))
+    shutil.rmtree(table / "regions")
+    assert kinds(table) == {"region count": regions // 2}
+    shutil.rmtree(table / "manifests")
+    assert kinds(table) == {"region count": regions // 2, "unplanned row": 24, "plan": 1}
+
+
+def test_a_mask_of_two_rows_is_missing_once(table: Path) -> None:
+    write_run(str(table), 3, NAMES)
+    gone = masks(table)[0]
+    gone.unlink()
+    assert kinds(table) == {"mask missing": 1}
+    for path in shards(table):
+        change(
+            path, lambda rows: [{**row, "mask_uri": "/x.png"} if row["mask_uri"] == str(gone) else row for row in rows]
+        )
+    assert kinds(table) == {"mask elsewhere": 1}
+
+
+def test_a_table_that_changes_while_it_is_read(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed, read = verify_module.list_contents, verify_module.unreadable
+    file = shards(table)[0]
+    data = file.read_bytes()
+
+    def list_and_delete(*arguments: Any) -> Any:
+        found = listed(*arguments)
+        file.unlink()
+        return found
+
+    def read_and_delete(*arguments: Any) -> Any:
+        found = list(read(*arguments))
+        file.unlink(missing_ok=True)
+        return found
+
+    for name, changing in (("list_contents", list_and_delete), ("unreadable", read_and_delete)):
+        with monkeypatch.context() as patch:
+            patch.setattr(verify_module, name, changing)
+            with pytest.raises(UserError, match="changed while it was read, so verify it again"):
+                verify(table)
+        file.write_bytes(data)
+    monkeypatch.setitem(verify_module.CHECKS, "wrong", ("", "SELECT nothing AS example FROM scores"))
+    with pytest.raises(duckdb.BinderException):
+        verify(table)
+
+
+def test_the_words_of_problems(table: Path) -> None:
+    """Each has its number, what is wrong, and an example."""
+    shards(table)[0].unlink()
+    masks(table)[0].unlink()
+    found = {problem.kind: problem.message for problem in verify(table).problems}
+    missing = "5 images that a finished run planned have no row of it, such as /archive/line/00.png (run 20260101T03"
+    assert found["missing row"].startswith(missing)
+    assert found["region without image"].endswith("(run 20260101T030000-abc001)")
