@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +32,9 @@ uri version bytes modified path parts shard id data seconds network_mode anomaly
         ("*.png", "a.jpg", False),
         ("line1/*.png", "line1/a.png", True),
         ("line1/*.png", "line1/x/a.png", False),
+        ("line1/*.png", "x/line1/a.png", False),
         ("line1/**", "line1/x/y/a.png", True),
+        ("line1/**", "x/line1/a.png", False),
         ("line1/**/a.png", "line1/a.png", True),
         ("**/top/*.png", "x/y/top/a.png", True),
         ("**/top/*.png", "top/a.png", True),
@@ -78,6 +81,9 @@ def test_templates() -> None:
     }
     assert parts("{line}/{name}", "too/many/parts.png") == {"line": None, "name": None}
     assert parts("{day:%Y-%m-%d}.png", "no-date.png") == {"day": None}
+    columns = PathTemplate.parse("{line}/{day:%Y-%m-%d}/{at:%H%M}.png").columns
+    assert [column.type for column in columns] == [pa.string(), pa.date32(), pa.timestamp("us", "UTC")]
+    assert [column.form for column in columns] == ["", "%Y-%m-%d", "%H%M"]
     with pytest.raises(UserError, match="taken already"):
         PathTemplate.parse("{score}/{name}")
     with pytest.raises(UserError, match="twice"):
