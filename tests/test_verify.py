@@ -116,10 +116,20 @@ def test_regions_that_do_not_fit(table: Path) -> None:
 def test_records_that_do_not_fit(table: Path) -> None:
     plan, record = read_runs(str(table))[0]
     assert record is not None
-    write_record(plan, replace(record, images=23, anomalous=record.anomalous + 1))
-    first, second = verify(table).problems
+    write_record(plan, replace(record, images=23, by_status={"ok": 22}, anomalous=record.anomalous + 1))
+    first, second, third = verify(table).problems
     assert first.message == f"the record of run {plan.run_id} says 23 rows, the table has 22"
-    assert "anomalous images" in second.message
+    assert second.message.endswith("says {'ok': 22} statuses, the table has {'ok': 21, 'timeout': 1}")
+    assert third.message.endswith(f"says {record.anomalous + 1} anomalous images, the table has {record.anomalous}")
+    assert {first.kind, second.kind, third.kind} == {"record"}
+    assert {first.count, second.count, third.count} == {1}
+
+
+def test_a_plan_that_does_not_fit(table: Path) -> None:
+    shutil.rmtree(table / "manifests" / read_runs(str(table))[0].plan.run_id)
+    found = {problem.kind: problem for problem in verify(table).problems}
+    assert found["plan"].message.endswith("says 22 images, the table has 0")
+    assert found["unplanned row"].message.startswith("22 rows are of images that their run did not plan, such as")
 
 
 def test_masks(table: Path) -> None:
@@ -137,7 +147,7 @@ def test_masks(table: Path) -> None:
     messages = " ".join(problem.message for problem in found.problems)
     assert str(gone) in messages
     assert "cut off" in messages
-    assert "has 5 x 5 pixels, its image 40 x 20" in messages
+    assert f"the mask {small} has 5 x 5 pixels, its image 40 x 20" in messages
     assert [(note.kind, note.count) for note in found.notes] == [("unused mask", 1)]
 
 
@@ -157,8 +167,8 @@ def test_unfinished_runs_are_no_problem(table: Path) -> None:
     write_run(str(table), 4, NAMES, done=1, state="abandoned")
     found = verify(table)
     assert found.problems == []
-    assert [note.kind for note in found.notes] == ["interrupted run", "abandoned run"]
-    assert plan.run_id in found.notes[0].message
+    assert [(note.kind, note.count) for note in found.notes] == [("interrupted run", 1), ("abandoned run", 1)]
+    assert found.notes[0].message == f"run {plan.run_id} of /archive is interrupted"
     assert found.rows == 24 + 10 + 5
     with Lease(str(table), "score"):
         shards(table)[-2].write_bytes(b"not yet looked at: this run goes on")
