@@ -156,7 +156,7 @@ def _values(value: object, parent: ast.AST) -> Iterator[object]:
     elif isinstance(value, str) and not isinstance(parent, ast.Expr):
         if any(word in value for word in SQL):
             yield from (value.replace(old, new, 1) for old, new in WORDS if old in value)
-        elif value.strip() and " " not in value.strip() and not isinstance(parent, ast.FormattedValue):
+        elif any(map(str.isalnum, value)) and " " not in value.strip() and not isinstance(parent, ast.FormattedValue):
             yield f"X{value}"
 
 

@@ -224,6 +224,19 @@ def test_rows_that_were_deleted_by_hand_are_not_waited_for(tmp_path: Path) -> No
     assert pending_mergers(str(tmp_path)) == []
 
 
+def test_rows_beside_those_that_were_deleted_by_hand_stay(tmp_path: Path) -> None:
+    table = str(tmp_path)
+    write_run(table, 1, NAMES[:5])
+    expected = rows(table)
+    (left,) = (f"scores/run_date=2026-01-01/{name}" for name in parquet(table, "scores"))
+    target = f"scores/run_date=2026-01-01/merged-{'0' * 16}.parquet"
+    merger = Merger("scores", [left, "scores/run_date=2026-01-01/gone.parquet"], target, 10)
+    storage.write(f"{table}/{merger.journal}", document(merger))
+    finish_compactions(table)
+    assert rows(table) == expected
+    assert pending_mergers(table) == []
+
+
 def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
     journal = f"{tmp_path}/compactions/merged-{'0' * 16}.json"
     storage.write(journal, b'{"kind": "scores"}')

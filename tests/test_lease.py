@@ -144,6 +144,30 @@ def test_a_counting_holder_elsewhere_is_left_alone(table: str, monkeypatch: pyte
     assert lease_files(table) == ["00000041.json"]
 
 
+def test_a_holder_says_who_it_is() -> None:
+    """On Linux all of it is known; what is empty would let another machine's process pass for one of this machine."""
+    holder, other = Holder.here("compact"), Holder.here("score")
+    assert (holder.work, holder.pid, holder.count, holder.released) == ("compact", os.getpid(), 0, False)
+    assert all((holder.host, holder.process_start, holder.boot_id, holder.pid_namespace, holder.since))
+    assert holder.token != other.token
+    assert not holder.is_gone()
+
+
+def test_a_generation_that_another_one_created_first_is_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = storage.create
+
+    def late(uri: str, data: bytes) -> bool:
+        monkeypatch.setattr(storage, "create", create)
+        storage.write(uri, elsewhere().to_bytes())
+        return create(uri, data)
+
+    monkeypatch.setattr(storage, "create", late)
+    start = time.monotonic()
+    with Lease(str(tmp_path), "score", dead_after=SOON):
+        assert time.monotonic() - start >= SOON
+        assert lease_files(str(tmp_path)) == ["00000002.json"]
+
+
 def test_a_holder_counts_without_being_asked_until_it_ends(tmp_path: Path) -> None:
     with Lease(str(tmp_path), "score", dead_after=0.3):
         time.sleep(0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -152,6 +153,7 @@ def test_what_a_plan_says_of_itself(two_lines: Path, bundle: Bundle, tmp_path: P
     assert [len(shard) for shard in shards_of(first)] == [6, 6, 6, 2]
     uris = [row["image_uri"] for shard in shards_of(first) for row in shard]
     assert uris == sorted(uris)
+    assert re.fullmatch(first.run_date.replace("-", "") + r"T\d{6}-[0-9a-f]{6}", first.run_id)
     assert first.checks_versions
     assert first.settings["shard_images"] == 6
     ((read, record),) = read_runs(str(table))
@@ -167,6 +169,21 @@ def test_what_a_plan_says_of_itself(two_lines: Path, bundle: Bundle, tmp_path: P
     nothing = planned(two_lines, table, bundle, tmp_path)
     assert (nothing.images, nothing.skipped, nothing.shards, nothing.detectors) == (0, 40, 0, [])
     assert sorted(table.rglob("*")) == before, "a run that has nothing to do leaves no plan"
+
+
+def test_a_plan_is_marked_while_it_is_made(
+    two_lines: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the manifests of one that was killed are found, and none of a plan that exists are taken for such."""
+    write, delete = storage.write, storage.delete
+    calls: list[str] = []
+    monkeypatch.setattr(storage, "write", lambda uri, data: (calls.append(uri), write(uri, data))[1])
+    monkeypatch.setattr(storage, "delete", lambda uri: (calls.append(f"delete {uri}"), delete(uri))[1])
+    plan = planned(two_lines, tmp_path / "table", bundle, tmp_path, shard_images=20)
+    mark = f"{tmp_path}/table/runs/{plan.run_id}.planning"
+    assert calls[0] == mark
+    assert sorted(calls[1:3]) == [plan.manifest_file(0), plan.manifest_file(1)]
+    assert calls[3:] == [plan.plan_file, f"delete {mark}"]
 
 
 def test_what_failed_in_the_run_that_was_just_finished_is_left_to_the_next_call(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +18,7 @@ import pytest
 from hand_made_table import write_run
 
 from diffad_ray import UserError, storage
+from diffad_ray.table import verify as verify_module
 from diffad_ray.table.compact import compact
 from diffad_ray.table.layout import parquet_bytes
 from diffad_ray.table.lease import Lease
@@ -112,10 +116,20 @@ def test_regions_that_do_not_fit(table: Path) -> None:
 def test_records_that_do_not_fit(table: Path) -> None:
     plan, record = read_runs(str(table))[0]
     assert record is not None
-    write_record(plan, replace(record, images=23, anomalous=record.anomalous + 1))
-    first, second = verify(table).problems
+    write_record(plan, replace(record, images=23, by_status={"ok": 22}, anomalous=record.anomalous + 1))
+    first, second, third = verify(table).problems
     assert first.message == f"the record of run {plan.run_id} says 23 rows, the table has 22"
-    assert "anomalous images" in second.message
+    assert second.message.endswith("says {'ok': 22} statuses, the table has {'ok': 21, 'timeout': 1}")
+    assert third.message.endswith(f"says {record.anomalous + 1} anomalous images, the table has {record.anomalous}")
+    assert {first.kind, second.kind, third.kind} == {"record"}
+    assert {first.count, second.count, third.count} == {1}
+
+
+def test_a_plan_that_does_not_fit(table: Path) -> None:
+    shutil.rmtree(table / "manifests" / read_runs(str(table))[0].plan.run_id)
+    found = {problem.kind: problem for problem in verify(table).problems}
+    assert found["plan"].message.endswith("says 22 images, the table has 0")
+    assert found["unplanned row"].message.startswith("22 rows are of images that their run did not plan, such as")
 
 
 def test_masks(table: Path) -> None:
@@ -133,7 +147,7 @@ def test_masks(table: Path) -> None:
     messages = " ".join(problem.message for problem in found.problems)
     assert str(gone) in messages
     assert "cut off" in messages
-    assert "has 5 x 5 pixels, its image 40 x 20" in messages
+    assert f"the mask {small} has 5 x 5 pixels, its image 40 x 20" in messages
     assert [(note.kind, note.count) for note in found.notes] == [("unused mask", 1)]
 
 
@@ -153,8 +167,8 @@ def test_unfinished_runs_are_no_problem(table: Path) -> None:
     write_run(str(table), 4, NAMES, done=1, state="abandoned")
     found = verify(table)
     assert found.problems == []
-    assert [note.kind for note in found.notes] == ["interrupted run", "abandoned run"]
-    assert plan.run_id in found.notes[0].message
+    assert [(note.kind, note.count) for note in found.notes] == [("interrupted run", 1), ("abandoned run", 1)]
+    assert found.notes[0].message == f"run {plan.run_id} of /archive is interrupted"
     assert found.rows == 24 + 10 + 5
     with Lease(str(table), "score"):
         shards(table)[-2].write_bytes(b"not yet looked at: this run goes on")
@@ -183,3 +197,59 @@ def test_between_two_steps_of_a_compaction(table: Path) -> None:
     assert found.problems == []
     assert [note.kind for note in found.notes] == ["interrupted compaction"]
     assert "diffad-ray compact" in found.notes[0].message
+
+
+def test_parts_without_any_file(table: Path) -> None:
+    regions = sum(pq.read_metadata(path).num_rows for path in shards(table, "regions"))
+    shutil.rmtree(table / "regions")
+    assert kinds(table) == {"region count": regions // 2}
+    shutil.rmtree(table / "manifests")
+    assert kinds(table) == {"region count": regions // 2, "unplanned row": 24, "plan": 1}
+
+
+def test_a_mask_of_two_rows_is_missing_once(table: Path) -> None:
+    write_run(str(table), 3, NAMES)
+    gone = masks(table)[0]
+    gone.unlink()
+    assert kinds(table) == {"mask missing": 1}
+    for path in shards(table):
+        change(
+            path, lambda rows: [{**row, "mask_uri": "/x.png"} if row["mask_uri"] == str(gone) else row for row in rows]
+        )
+    assert kinds(table) == {"mask elsewhere": 1}
+
+
+def test_a_table_that_changes_while_it_is_read(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed, read = verify_module.list_contents, verify_module.unreadable
+    file = shards(table)[0]
+    data = file.read_bytes()
+
+    def list_and_delete(*arguments: Any) -> Any:
+        found = listed(*arguments)
+        file.unlink()
+        return found
+
+    def read_and_delete(*arguments: Any) -> Any:
+        found = list(read(*arguments))
+        file.unlink(missing_ok=True)
+        return found
+
+    for name, changing in (("list_contents", list_and_delete), ("unreadable", read_and_delete)):
+        with monkeypatch.context() as patch:
+            patch.setattr(verify_module, name, changing)
+            with pytest.raises(UserError, match="changed while it was read, so verify it again"):
+                verify(table)
+        file.write_bytes(data)
+    monkeypatch.setitem(verify_module.CHECKS, "wrong", ("", "SELECT nothing AS example FROM scores"))
+    with pytest.raises(duckdb.BinderException):
+        verify(table)
+
+
+def test_the_words_of_problems(table: Path) -> None:
+    """Each has its number, what is wrong, and an example."""
+    shards(table)[0].unlink()
+    masks(table)[0].unlink()
+    found = {problem.kind: problem.message for problem in verify(table).problems}
+    missing = "5 images that a finished run planned have no row of it, such as /archive/line/00.png (run 20260101T03"
+    assert found["missing row"].startswith(missing)
+    assert found["region without image"].endswith("(run 20260101T030000-abc001)")
