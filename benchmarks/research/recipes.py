@@ -1,6 +1,6 @@
 """What the parts of DiffusionAD's training recipe are worth: variations of it, several seeds each, on one data set.
 
-    python benchmarks/research/recipes.py prepare magtile .scratch/magtile.npz --side 96 --part first --textures textures
+    python benchmarks/research/recipes.py prepare magtile .scratch/magtile.npz --side 96 --part first
     python benchmarks/research/recipes.py train .scratch/magtile.npz .scratch/magtile --steps 1000 --seeds 0 1 2
     python benchmarks/research/recipes.py report .scratch/magtile.npz .scratch/magtile
     python benchmarks/research/recipes.py judge .scratch/magtile.npz .scratch/magtile

@@ -1,6 +1,6 @@
 """What familiarity is worth on good parts of lots that it has not seen, by itself: other networks are not trained.
 
-    python benchmarks/research/recipes.py prepare magtile .scratch/magtile-128.npz --side 128 --part first --textures textures
+    python benchmarks/research/recipes.py prepare magtile .scratch/magtile-128.npz --side 128 --part first
     python benchmarks/research/unseen_lots.py .scratch/magtile-128.npz --lot 'num_(\\d+)'
 
 Good images come in lots: the same part under six exposures, tiles of one session. Figures on images drawn at random
