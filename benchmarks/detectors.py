@@ -120,14 +120,15 @@ def draw(detectors: list[tuple[str, Path]], test: str, picture: Path, side: int 
         bundle = load_bundle(str(location))
         found = list(Engine(bundle.detector, torch.device("cpu")).detect_images(pixels, with_reconstruction=True))
         # One scale of colours for all images of a detector: what it finds must stand out from what it does not.
-        top = max(float(f.anomaly_map.max()) for f in found)
+        low, top = min(float(f.anomaly_map.min()) for f in found), max(float(f.anomaly_map.max()) for f in found)
+        shares = [(f.anomaly_map - low) / max(top - low, 1e-6) for f in found]
         restored = [resized(f.reconstruction.clip(0, 1), side, side) for f in found if f.reconstruction is not None]
         if isinstance(bundle.detector, SemanticDiffGAN):
             seen = noised(bundle.detector, pixels)
             columns.append([(resized(x, side, side) * 255).round().astype(np.uint8) for x in seen])
             titles.append("noised for it")
         columns.append([(r * 255).round().astype(np.uint8) for r in restored])
-        heat = [cv2.applyColorMap((f.anomaly_map / top * 255).astype(np.uint8), cv2.COLORMAP_INFERNO) for f in found]
+        heat = [cv2.applyColorMap((share * 255).astype(np.uint8), cv2.COLORMAP_INFERNO) for share in shares]
         columns.append([cv2.resize(h, (side, side))[..., ::-1] for h in heat])
         titles += [name, "map"]
     sheet = np.hstack(

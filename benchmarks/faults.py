@@ -85,7 +85,7 @@ def make_detector(location: Path) -> None:
 
     torch.manual_seed(0)
     detector = DiffusionAD(DiffusionADSettings(preset="tiny", image_size=32)).eval()
-    save_bundle(Bundle(detector, Calibration.from_scores(np.linspace(0.4, 0.6, 200))), str(location))
+    save_bundle(Bundle(detector, Calibration.from_scores(np.linspace(-0.4, 0.4, 200))), str(location))
 
 
 class Reader(threading.Thread):

@@ -91,7 +91,7 @@ def plain_loop(detector: DiffusionAD, paths: list[Path]) -> None:
             x0 = (as_unit_tensor(pixels[None]) - detector.offset) / detector.scale
             fine = one_step(detector.schedule, detector.predict_noise, x0, t_small, small)
             coarse = one_step(detector.schedule, detector.predict_noise, x0, t_big, big)
-            detector.segment(x0, (1 - blend) * fine + blend * coarse).sigmoid().flatten().topk(12).values.mean().item()
+            detector.segment(x0, (1 - blend) * fine + blend * coarse).flatten().topk(12).values.mean().item()
 
 
 def seconds(run: Callable[[], object]) -> float:

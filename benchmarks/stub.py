@@ -14,7 +14,7 @@ from torch import Tensor
 from diffad_ray.bundles.bundle import DETECTORS, Bundle, save_bundle
 from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.cluster import connect
-from diffad_ray.detectors.base import Detection, Detector, DetectorSettings, Part, TrainingBatch
+from diffad_ray.detectors.base import Detection, DetectorSettings, Scorer
 from diffad_ray.scoring import stages
 from diffad_ray.scoring.detect import DetectShard
 
@@ -27,7 +27,7 @@ class StubSettings(DetectorSettings):
         return self
 
 
-class Stub(Detector):
+class Stub(Scorer):
     """The score is the mean of the red channel's first row."""
 
     kind = "stub"
@@ -36,12 +36,6 @@ class Stub(Detector):
     def __init__(self, settings: StubSettings):
         super().__init__(settings)
         self.weight = torch.nn.Parameter(torch.ones(1))
-
-    def parts(self, learning_rate: float | None) -> list[Part]:
-        raise NotImplementedError("a stub is not trained")
-
-    def training_losses(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
-        raise NotImplementedError("a stub is not trained")
 
     @torch.inference_mode()
     def detect(self, images: Tensor) -> Detection:

@@ -1,10 +1,10 @@
 """Made-up parts that lie in any direction and position, good and defective, in MVTec layout.
 
-    python benchmarks/turned.py screw .scratch/screw
-    python benchmarks/recipes.py prepare .scratch/screw .scratch/screw.npz --side 128 --textures textures
-    python benchmarks/recipes.py train .scratch/screw.npz .scratch/screw-runs --steps 400 --precision float32 \\
-        --threads 1 --only defaults --seeds 0
-    python benchmarks/recipes.py report .scratch/screw.npz .scratch/screw-runs
+    python benchmarks/research/turned.py screw .scratch/screw
+    python benchmarks/research/recipes.py prepare .scratch/screw .scratch/screw.npz --side 128 --textures textures
+    python benchmarks/research/recipes.py train .scratch/screw.npz .scratch/screw-runs --steps 400 \\
+        --precision float32 --threads 1 --only defaults --seeds 0
+    python benchmarks/research/recipes.py report .scratch/screw.npz .scratch/screw-runs
 
 220 good images to train, 50 to test, and 25 of each defect, 256 px, grey. A mask is where a defect changes the picture.
 """

