@@ -9,12 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from diffad_ray.analytics.overlay import original_and_regions
 from hand_made_table import FINGERPRINT, write_run
 
 from diffad_ray import UserError, query, storage
 from diffad_ray.analytics.history import runs
 from diffad_ray.analytics.summary import summarise
+from diffad_ray.reports.overlay import original_and_regions
 from diffad_ray.table import parts
 from diffad_ray.table.compact import compact, pending_mergers
 from diffad_ray.table.layout import TABLE_SCHEMA_KEY, image_id, mask_file, parquet_bytes, shard_file
