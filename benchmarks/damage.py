@@ -4,7 +4,7 @@
     python benchmarks/damage.py --only-times
 
 Surfaces of the demonstration are saved as JPEG and PNG and damaged at random places behind the header: cut off, with
-and without an end marker, zeroed, with bytes lost, and overwritten by noise. Counted are the files that decode to wrong
+or without an end marker, zeroed, with bytes lost, and overwritten by noise. Counted are the files that decode to wrong
 pixels without an error. A JPEG has no checksum, so some losses within a block can't be found.
 """
 

