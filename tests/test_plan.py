@@ -196,6 +196,25 @@ def test_what_failed_in_the_run_that_was_just_finished_is_left_to_the_next_call(
     assert planned(two_lines, table, bundle, tmp_path).images == 40
 
 
+def test_a_manifest_is_refused_if_nothing_of_it_is_there_unless_the_table_knows_it(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    manifest, table = tmp_path / "list.csv", tmp_path / "table"
+    names = [tmp_path / f"{k}.png" for k in range(3)]
+    manifest.write_text("\n".join(["uri", *map(str, names)]))
+    with pytest.raises(UserError, match="none of 3 images that were looked for is there"):
+        planned(manifest, table, bundle, tmp_path)
+    names[0].touch()
+    first = planned(manifest, table, bundle, tmp_path)
+    assert (first.images, first.checks_versions) == (3, False)
+    scored(first, "missing")
+    names[0].unlink()
+    assert planned(manifest, table, bundle, tmp_path, force=True).images == 3
+    manifest.write_text("\n".join(["uri", *(f"{tmp_path}/other/{k}.png" for k in range(3))]))
+    with pytest.raises(UserError, match="none of 3 images"):
+        planned(manifest, table, bundle, tmp_path)
+
+
 def test_a_table_that_cannot_be_written_or_read(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
     storage.write(f"{tmp_path}/table/runs", b"no folder")
     with pytest.raises(UserError, match=r"the plan can't be written to the table .*/table"):
