@@ -1,8 +1,8 @@
 """Reads JPEGs strictly: libjpeg's warnings, and some damage that libjpeg does not notice, are errors.
 
 A JPEG has no checksum. Damage is detected by libjpeg's warnings, runs of zeros, and missing scans. Some bytes changed
-or lost within a coding unit (8 x 8 to 16 x 16 pixels) leave all of these as they are, though they shift the brightness of
-all that follows: they can't be detected. `benchmarks/results/damage.md` has their share.
+or lost within a coding unit (8 x 8 to 16 x 16 pixels) leave all of these as they are, though they may shift the
+brightness of all that follows: they can't be detected. `benchmarks/results/damage.md` has their share.
 """
 
 from __future__ import annotations
