@@ -1,0 +1,24 @@
+"""The core runs on a bare GPU machine, with torch, NumPy and safetensors alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+HEAVY = ("ray", "pydantic", "cv2", "pyarrow", "duckdb", "PIL", "matplotlib", "fsspec", "obstore")
+CORE = (
+    "diffad_ray.detectors.diffusion_ad",
+    "diffad_ray.detectors.ano_ddpm",
+    "diffad_ray.detectors.semantic_diffgan",
+    "diffad_ray.detectors.familiarity_alone",
+    "diffad_ray.familiarity.learning",
+    "diffad_ray.bundles.calibration",
+    "diffad_ray.inference.engine",
+    "diffad_ray.training.loop",
+)
+
+
+def test_the_core_needs_torch_and_numpy_alone() -> None:
+    code = f"import sys, {', '.join(CORE)}; print(*(set({HEAVY!r}) & sys.modules.keys()))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ""
