@@ -183,6 +183,13 @@ def test_half_of_the_paths_and_values_may_not_fit(bundle: Bundle, tmp_path: Path
         notes("cam_20261121.png", "cam_other.png", "cam_some.png", "x.png", template=day)
 
 
+def test_each_format_of_a_template_is_told_apart(bundle: Bundle, tmp_path: Path) -> None:
+    names = ["20261121_0300.png", "20261121_late.png", "20261122_0400.png"]
+    (tmp_path / "list.csv").write_text("\n".join(["uri", *names]))
+    found, _ = selected(tmp_path / "list.csv", bundle, tmp_path, template="**/{day:%Y%m%d}_{at:%H%M}.png")
+    assert found.notes == ["1 values of at do not fit %H%M, such as late: they are null"]
+
+
 def test_images_that_no_route_leads_to_a_detector_are_told(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
     folder = tmp_path / "scratch"
     folder.mkdir()
