@@ -37,7 +37,7 @@ def test_each_reconstruction_repeats_and_costs_its_calls(reconstruction: str, ca
     assert seen == [2] * calls
     assert found.score.shape == (2,)
     assert found.anomaly_map.shape == (2, SIDE, SIDE)
-    assert found.anomaly_map.min() >= 0
+    assert found.anomaly_map.isfinite().all()
     assert found.reconstruction.shape == images.shape
     again = tiny(seed=5, reconstruction=reconstruction, ddim_calls=4)
     again.load_state_dict(detector.state_dict())
@@ -99,7 +99,7 @@ def test_a_step_teaches_the_denoiser() -> None:
     losses = detector(TrainingBatch(as_unit_tensor(random_images(4))), seeded_generator("cpu", 0), NETWORKS)
     assert losses.keys() == {"loss"}
     losses["loss"].backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in detector.parameters())
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in detector.denoiser.parameters())
 
 
 @pytest.mark.parametrize(

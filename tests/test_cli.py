@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import sys
@@ -11,13 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from rich.console import Console
 from typer.main import get_command
 
-from diffad_ray.bundles.bundle import Bundle
-from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.cli import app, main
-from diffad_ray.reports.terminal import print_training
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -126,17 +121,3 @@ def test_every_command_shows_a_line_to_copy() -> None:
     assert commands.keys() >= {"train", "score", "evaluate", "query", "picture", "demo"}
     for name, command in commands.items():
         assert f"Copy: `diffad-ray {name} " in command.help, f"{name} --help shows no line to copy"
-
-
-def test_a_training_says_where_its_threshold_promises_less_than_was_asked(
-    bundle: Bundle, capsys: pytest.CaptureFixture[str]
-) -> None:
-    few = np.array([0.03, 0.04, 0.05, 0.06, 0.07, 0.64])
-    for calibration, says in (
-        (Calibration.from_scores(few, highest=1.0), True),
-        (Calibration.from_scores(np.linspace(0, 0.6, 200), highest=1.0), False),
-    ):
-        print_training(dataclasses.replace(bundle, calibration=calibration), "place", Console(width=200))
-        said = capsys.readouterr().out
-        assert ("14.3% of good parts may score higher" in said) == says
-        assert ("too few for the 1.0% that were asked for" in said) == says

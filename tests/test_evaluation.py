@@ -92,9 +92,9 @@ def test_figures_are_scikit_learns(
 
 
 def test_the_threshold_decides(dataset: Path, detector: Path) -> None:
-    everything = evaluate(detector, dataset, threshold=0.0).figures["overall"]
+    everything = evaluate(detector, dataset, threshold=-1e6).figures["overall"]
     assert (everything.recall, everything.false_alarm_rate, everything.precision) == (1, 1, 8 / 14)
-    nothing = evaluate(detector, dataset, threshold=2.0).figures["overall"]
+    nothing = evaluate(detector, dataset, threshold=1e6).figures["overall"]
     assert (nothing.recall, nothing.false_alarm_rate, nothing.precision) == (0, 0, None)
 
 
@@ -205,9 +205,9 @@ def test_no_region_of_a_mask_is_lost_at_the_size_of_a_map() -> None:
 def test_a_threshold_is_a_number(dataset: Path, detector: Path) -> None:
     with pytest.raises(UserError, match="must be a number, not nan"):
         evaluate(detector, dataset, threshold=float("nan"))
-    found = evaluate(detector, dataset, threshold=7.0)
+    found = evaluate(detector, dataset, threshold=1e6)
     assert found.figures["overall"].recall == 0
-    assert any("no image reaches the threshold, the highest score is 0." in note for note in found.notes)
+    assert any("no image reaches the threshold, the highest score is " in note for note in found.notes)
 
 
 def test_masks_may_hold_numbers_of_classes(detector: Path, tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ ROOT = Path(__file__).parents[1]
 DEADLY = """
 import os, signal
 import diffad_ray.images.decode as decode
-whole = decode._decode
+whole = decode.read_stored
 def deadly(data, max_pixels):
     if data.startswith(b"POISON"):
         os.kill(os.getpid(), signal.SIGSEGV)
     return whole(data, max_pixels)
-decode._decode = deadly
+decode.read_stored = deadly
 """
 
 

@@ -75,6 +75,8 @@ def source() -> DiffusionAD:
     )
     settings = DiffusionADSettings(
         image_size=32,
+        score_unit="probability",
+        familiarity=0.0,
         network=sizes,
         timesteps=500,
         beta_start=2e-4,

@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-TAIL_SHARE, FEWEST_EXCESSES = 0.1, 10
+TAIL_SHARE, FEWEST_EXCESSES = 0.1, 6
 """The tail is fitted to the largest `TAIL_SHARE` of the scores, or to the `FEWEST_EXCESSES` largest, whichever is more,
 but to half of the scores at most."""
 KEPT_SCORES = 500

@@ -5,9 +5,9 @@ from __future__ import annotations
 from io import BytesIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from diffad_ray.images import DEFAULT_MAX_PIXELS, decode_image
+from diffad_ray.images import DEFAULT_MAX_PIXELS, read_stored, shown
 
 MOST_CLASSES = 16
 "Largest number of distinct values above 0 in a mask of class numbers; a mask with soft edges has more."
@@ -25,15 +25,17 @@ def read_mask(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
     Raises:
         ImageError: the file is not a readable image.
     """
-    values = decode_image(data, max_pixels).pixels.max(axis=2)
-    with Image.open(BytesIO(data)) as image:
-        if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-            values = _visible(values, np.asarray(image.convert("RGBA"))[..., 3])
-        elif image.mode == "I" or (image.mode == "P" and not values.any()):
-            numbers = np.asarray(image)
-            if numbers.shape == values.shape:
-                # Decoding scales 32 bits to 16, which rounds small class numbers to 0.
-                return (numbers > 0).astype(np.float32)
+    stored = read_stored(data, max_pixels)
+    # Integers of 32 bits don't say which value is white; in a mask the largest class is.
+    largest = max(1, int(stored.values.max())) if stored.samples.bits >= 32 and not stored.samples.is_float else None
+    values = shown(stored, largest).pixels.max(axis=2)
+    image = _opened(data)
+    if image is not None and (image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info):
+        values = _visible(values, np.asarray(image.convert("RGBA"))[..., 3])
+    elif image is not None and image.mode == "P" and not values.any():
+        numbers = np.asarray(image)
+        if numbers.shape == values.shape:
+            return (numbers > 0).astype(np.float32)
     white = np.iinfo(values.dtype).max
     levels = np.count_nonzero(np.bincount(values.ravel())[1:])
     is_lossy = data.startswith(LOSSY[0]) or (data[:4] == b"RIFF" and LOSSY[1] in data[12:64])
@@ -41,6 +43,15 @@ def read_mask(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
     if highest > white // 2 and (is_lossy or levels > MOST_CLASSES):
         return values.astype(np.float32) / highest
     return (values > 0).astype(np.float32)
+
+
+def _opened(data: bytes) -> Image.Image | None:
+    """The image as Pillow sees it, for its transparency and palette; None of kinds that it does not know, which have
+    neither."""
+    try:
+        return Image.open(BytesIO(data))
+    except UnidentifiedImageError:
+        return None
 
 
 def _visible(values: np.ndarray, alpha: np.ndarray) -> np.ndarray:
