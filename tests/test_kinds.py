@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images of good weave and of defective weave."""
     folder, rng = tmp_path_factory.mktemp("parts"), np.random.default_rng(0)
-    for k in range(24):
+    for k in range(80):
         write_image(folder / "good" / f"{k:02d}.png", normal("weave", rng, 64).image)
     for k in range(6):
         write_image(folder / "bad" / f"{k}.png", defective("weave", "hole", rng, 64).image)
@@ -48,7 +48,7 @@ def trained(request: pytest.FixtureRequest, parts: Path, tmp_path_factory: pytes
         batch_size=4,
         defects=[str(parts / "bad")] if "defective" in kind.learns_from else (),
         workers=0,
-        overrides=["training.precision=float32", "training.false_alarm_rate=0.2"],
+        overrides=["training.precision=float32", "training.false_alarm_rate=0.1"],
     )
     return load_bundle(str(location))
 
