@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import duckdb
 
-
 MOST_REASONS = 8
 "Reasons that are named; reasons that differ in numbers alone are one."
 
