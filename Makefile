@@ -29,7 +29,7 @@ lint: install
 
 test: lint
 	# Files side by side; the tests of a file share its cluster and servers.
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 mutants: install
 	$(BIN)/python benchmarks/mutants.py
