@@ -38,14 +38,15 @@ def read_gif(data: bytes, max_pixels: int) -> Stored:
 
 def read_webp(data: bytes, max_pixels: int) -> Stored:
     check_size(*_webp_size(data), max_pixels)  # Pillow allocates the canvas when it opens the file
-    image = WebPImageFile(BytesIO(data))
-    note = _frames(image)
-    samples = Samples(8, _channels(image), 255)
-    return Stored(_rgb(image), samples, exif_orientation(image.info.get("exif", b"")), note)
+    return _with_exif(WebPImageFile(BytesIO(data)), max_pixels)
 
 
 def read_avif(data: bytes, max_pixels: int) -> Stored:
-    image = AvifImageFile(BytesIO(data))
+    return _with_exif(AvifImageFile(BytesIO(data)), max_pixels)
+
+
+def _with_exif(image: ImageFile.ImageFile, max_pixels: int) -> Stored:
+    """Read an opened image of 8 bits that may have frames and an EXIF orientation."""
     check_size(*image.size, max_pixels)
     note = _frames(image)
     samples = Samples(8, _channels(image), 255)

@@ -83,7 +83,7 @@ class RunRecord:
         images: rows written; `skipped`: images that the table had already; `other_files`: files that are no images.
         by_status: rows by status.
         anomalous: images at or over the threshold.
-        modes: memory formats and precisions that the networks ran in, as the actors' trials chose.
+        modes: memory formats and precisions that the networks ran in, as their detectors say.
         seconds: of the last call; earlier, interrupted ones are not counted.
         resumed: whether an interrupted run was finished.
         processor_seconds: that the stages took in all workers, of the last call.
