@@ -205,7 +205,8 @@ def print_runs(states: Sequence[RunState], console: Console) -> None:
     colours = {"running": "cyan", "interrupted": "yellow", "finished": "default", "abandoned": "default"}
     table = Table("run", "started (UTC)", "state", "detectors", "images", "by status", box=None)
     table.add_column("anomalous", justify="right")
-    table.add_column("seconds", justify="right")
+    for column in ("seconds", "images/s", "core-s", "GPU-s"):
+        table.add_column(column, justify="right")
     table.add_column("archive")
     for state in states:
         images = f"{state.images}" if state.state == "finished" else f"{state.images} of {state.planned}"
@@ -217,7 +218,15 @@ def print_runs(states: Sequence[RunState], console: Console) -> None:
             images,
             ", ".join(f"{count} {status}" for status, count in state.by_status.items()),
             str(state.anomalous),
-            "-" if state.seconds is None else f"{state.seconds:.0f}",
+            *(
+                "-" if figure is None else f"{figure:.{digits}f}"
+                for figure, digits in (
+                    (state.seconds, 0),
+                    (state.images_per_second, 1),
+                    (state.core_seconds, 0),
+                    (state.gpu_seconds, 0),
+                )
+            ),
             escape(state.archive),
         )
     # However narrow the terminal, a run is a line: names cut off could not be copied.
