@@ -14,8 +14,9 @@ from rich.text import Text
 
 from diffad_ray.cli.demo import demo
 from diffad_ray.cli.detectors import ablate, contact_sheet, evaluate, import_checkpoint, train
+from diffad_ray.cli.nightly import nightly
 from diffad_ray.cli.shared import stderr
-from diffad_ray.cli.tables import compact, overlay, picture, query, runs, score, verify
+from diffad_ray.cli.tables import compact, overlay, picture, prune, query, runs, score, verify
 from diffad_ray.errors import Fault, TryLater, UserError
 from diffad_ray.storage import Unavailable
 from diffad_ray.versions import version_lines
@@ -56,6 +57,7 @@ def options(
 COMMANDS: tuple[Callable[..., None], ...] = (
     train,
     score,
+    nightly,
     evaluate,
     ablate,
     query,
@@ -64,6 +66,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     runs,
     verify,
     compact,
+    prune,
     demo,
     import_checkpoint,
     contact_sheet,

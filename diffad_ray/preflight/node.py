@@ -20,8 +20,8 @@ from diffad_ray.inference.engine import Engine
 
 GIGABYTE = 10**9
 MOST_SECONDS_APART = 60.0
-"""By which the clocks of node, driver and store may differ. S3 refuses requests from 15 minutes on; which row of an image
-is the last one, and the ages of runs, come from these clocks."""
+"""By which the clocks of node, driver and store may differ. S3 refuses requests from 15 minutes on. Which row of an
+image is the last one, and the ages of runs, come from these clocks."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from diffad_ray.errors import UserError
 from diffad_ray.progress import ProgressBar
 from diffad_ray.scoring.commit import ShardSummary
 from diffad_ray.scoring.manifest import refuse_absent
-from diffad_ray.scoring.plan import WRITERS, make_plan, pending_shards, remove_half_plans
+from diffad_ray.scoring.plan import WRITERS, compare, make_plan, pending_shards, remove_half_plans
 from diffad_ray.scoring.selection import Selection, select_images
 from diffad_ray.scoring.stages import run_shards
 from diffad_ray.scoring.task import Task, make_task
@@ -107,6 +107,42 @@ def run_task(task: Task, show_progress: bool = False) -> Run:
             if finished:
                 log.warning("run %s is finished now; going on with what is new", finished.plan.run_id)
             return _go_through(plan, task, lease, False, show_progress)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run would do.
+
+    Attributes:
+        new: images to score, by the name of the detector; `no detector` where no route leads to one.
+        skipped: images that the table has.
+        interrupted: the name of a run that would be finished first, and `left`, how many of its images have no row.
+        notes: what the user should know, in sentences.
+    """
+
+    new: dict[str, int]
+    skipped: int
+    interrupted: str
+    left: int
+    notes: list[str]
+
+
+def foresee(task: Task) -> Forecast:
+    """What `run_task` would do with a task; nothing is written, and no cluster is joined."""
+    with scratch_folder() as scratch:
+        selection = select_images(task.archive, task.table, task.detectors, task.settings, scratch)
+        found = compare(task.archive, task.table, selection, task.settings, task.force)
+    names = {d.bundle.fingerprint: d.bundle.name for d in task.detectors} | {"": "no detector"}
+    new: dict[str, int] = {}
+    for fingerprint, count in found.counts.items():
+        new[names[fingerprint]] = new.get(names[fingerprint], 0) + count
+    same = [run.plan for run in read_runs(task.table) if run.record is None and run.plan.work == task.work]
+    left = 0
+    if same:
+        has_begun = len(pending_shards(same[-1])) < same[-1].shards
+        left = same[-1].images - (_count(same[-1], "abandoned").images if has_begun else 0)
+    skipped = selection.images - sum(new.values())
+    return Forecast(new, skipped, same[-1].run_id if same else "", left, found.selection.notes)
 
 
 def _go_through(plan: Plan, task: Task, lease: Lease, resumed: bool, show_progress: bool) -> Run:

@@ -1,5 +1,7 @@
-"""Pruning: deletes masks and manifests of runs that are older than a table is to keep them. Scores and regions stay, and
-the run lengths in `regions` still give every mask."""
+"""Pruning: deletes masks and manifests of runs that are older than a table is to keep them.
+
+Scores and regions stay, and the run lengths in `regions` still give every mask.
+"""
 
 from __future__ import annotations
 

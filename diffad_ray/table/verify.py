@@ -42,7 +42,8 @@ CHECKS = {
     ),
     "unplanned row": (
         "rows are of images that their run did not plan",
-        f"SELECT {EXAMPLE} FROM scores SEMI JOIN with_manifests USING (run_id) ANTI JOIN manifests USING ({IMAGE_OF_RUN})",
+        f"SELECT {EXAMPLE} FROM scores SEMI JOIN with_manifests USING (run_id) "
+        f"ANTI JOIN manifests USING ({IMAGE_OF_RUN})",
     ),
     "region count": (
         "images have another number of regions than their row says",
