@@ -36,12 +36,10 @@ def test_codes(error: Exception, code: int) -> None:
 
 
 def test_the_cause_of_an_error_counts() -> None:
-    with pytest.raises(UserError) as caught:
-        try:
-            raise Unavailable("the connection failed")
-        except OSError as error:
-            raise UserError("the table can't be read") from error
-    assert exit_code(caught.value) == 75
+    error = UserError("the table can't be read")
+    error.__cause__ = Unavailable("the connection failed")
+    assert exit_code(error) == 75
+    assert exit_code(Fault("problems")) == 1
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_old_masks_and_manifests_go(table: str, is_compacted: bool) -> None:
     done = prune(table, masks_days=10, manifests_days=10, today=TODAY)
     after = files(table)
     assert done == foreseen
-    # Of each dozen those that end in 0, 3, 6 and 9 have masks, and 10 ends in 0 as well; one is shared with a young row.
+    # Of a dozen, five have masks, since their names end in 0, 3, 6 or 9; one is shared with a young row.
     assert done.masks == len(before["masks"]) - len(after["masks"]) == 4
     assert done.manifests == len(before["manifests"]) - len(after["manifests"]) > 0
     assert after["manifests"]
