@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import ray
 from ray.autoscaler.sdk import request_resources
+from ray.exceptions import RayError
 
 from diffad_ray import cluster
 from diffad_ray.cluster_settings import ClusterSettings
@@ -102,8 +103,9 @@ def wait_for(settings: ClusterSettings, say: Callable[[str], None]) -> Iterator[
         yield size
     finally:
         if is_asked and ray.is_initialized():
-            # It would stay in force for as long as the cluster lives, and keep its nodes.
-            request_resources(num_cpus=0, bundles=[])
+            # It would stay in force for as long as the cluster lives, and keep its nodes. One that is gone keeps none.
+            with suppress(RayError):
+                request_resources(num_cpus=0, bundles=[])
 
 
 def _not_asked(settings: ClusterSettings) -> str:
