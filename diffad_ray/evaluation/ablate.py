@@ -30,8 +30,8 @@ from diffad_ray.progress import ProgressBar
 from diffad_ray.settings import build
 from diffad_ray.tensors import as_unit_tensor
 from diffad_ray.training.normals import read_images
-from diffad_ray.training.settings import TrainingSettings
-from diffad_ray.training.train import train_as
+from diffad_ray.training.sources import Sources
+from diffad_ray.training.train import train
 
 METHOD = "method"
 AUTOENCODER: Final = "autoencoder"
@@ -235,14 +235,14 @@ def _autoencoder(bundle: Bundle, location: str, show_progress: bool) -> Bundle:
             )
     if "imported" in facts:
         raise UserError("the detector was imported: nobody knows how to train an autoencoder like it")
-    return train_as(
-        facts["data"]["normals"],
-        storage.normalised(location),
-        bundle.detector.kind,
-        dataclasses.replace(settings, reconstruction=AUTOENCODER, familiarity=0.0),
-        TrainingSettings(**facts["settings"]),
-        textures=facts["data"].get("textures"),
-        calibrate_on=facts["data"].get("calibrate_on"),
+    data = facts["data"]
+    changed = dataclasses.replace(settings, reconstruction=AUTOENCODER, familiarity=0.0)
+    return train(
+        Sources(data["normals"], textures=data.get("textures"), calibrate_on=data.get("calibrate_on")),
+        location,
+        kind=bundle.detector.kind,
+        settings={"detector": changed.as_dict(), "training": facts["settings"]},
+        workers=0,
         show_progress=show_progress,
     )
 
