@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import write_image
 from test_cli import fails, run
+from tiny_detector import tiny_training
 
 from diffad_ray import UserError, evaluate, load_detector, score, train
 from diffad_ray.bundles.bundle import DETECTORS
@@ -18,6 +19,7 @@ from diffad_ray.cli.detectors import KINDS
 from diffad_ray.demo.surfaces import DEFECTS, defective
 from diffad_ray.training.defective import find_defective, refuse_common
 from diffad_ray.training.normals import find_normals
+from diffad_ray.training.sources import Sources
 
 QUICK = ["training.precision=float32"]
 
@@ -127,9 +129,8 @@ def test_every_kind_is_trained_scored_and_evaluated_by_the_same_commands(
 @pytest.mark.usefixtures("cluster")
 def test_the_pipeline_scores_with_every_kind(cuts: Path, normals: Path, tmp_path: Path) -> None:
     for kind in ("anoddpm", "semantic-diffgan"):
-        defects = [str(cuts)] if kind == "semantic-diffgan" else []
-        size = {"preset": "tiny", "image_size": 32, "steps": 20, "batch_size": 4}
-        train(normals, tmp_path / kind, kind=kind, defects=defects, workers=0, overrides=QUICK, **size)  # type: ignore[arg-type]
+        sources = Sources(str(normals), defects=[str(cuts)] if kind == "semantic-diffgan" else [])
+        train(sources, tmp_path / kind, kind=kind, settings=tiny_training(steps=20), workers=0)
         found = score(cuts, detector=tmp_path / kind, table=tmp_path / "table")
         assert found.record is not None
         assert found.record.by_status == {"ok": 6}

@@ -142,7 +142,7 @@ def ablate(
     on_gpu = default_device().type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
     notes = supervision(bundle, [image.uri for image in found.images])
-    if WITH_FAMILIARITY in _every_method(bundle, settings, False):
+    if any(name == WITH_FAMILIARITY for _, name, _ in plans):
         notes.append("familiarity sees no reconstruction: it judges in the row that says so and where it is swept")
     return Ablation(storage.normalised(detector), found.location, len(found.images), device, variants, notes)
 

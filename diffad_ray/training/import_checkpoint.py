@@ -7,9 +7,8 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from diffad_ray.settings import build
 from diffad_ray.training.normals import find_normals, read_images
 from diffad_ray.training.released import DENOISER, SEGMENTER, from_released, is_released, released_name
 from diffad_ray.training.settings import TrainingSettings
+from diffad_ray.versions import VERSION
 
 TOP_PIXELS = 50
 "The released score is the mean of so many pixels, whatever the image size."
@@ -78,17 +78,7 @@ def import_checkpoint(
     settings = _settings(entries.get("args"), networks, file, image_size=image_size, t_small=t_small, t_big=t_big)
     model = _detector(settings, networks, file)
 
-    device, unreadable = default_device(), dict[str, str]()
-    images = [*found.held_back, *found.learnt]
-    with ProgressBar("calibrating", len(images), show_progress) as bar:
-        scores = []
-        for detection in Engine(model, device).detect_images(read_images(images, unreadable, None), False):
-            scores.append(detection.score)
-            bar.update(len(scores) + len(unreadable))
-    try:
-        calibration = Calibration.from_scores(np.array(scores))
-    except ValueError as error:
-        raise UserError(f"no threshold can be set with {normals}: {error}, and {len(scores)} had a score") from error
+    calibration, unreadable = _calibrate(model, [*found.held_back, *found.learnt], str(normals), show_progress)
     epoch = entries.get("n_epoch")
     facts = {
         "imported": {
@@ -100,9 +90,26 @@ def import_checkpoint(
         "data": {"fingerprint": found.fingerprint},
         "unreadable": unreadable,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"diffad-ray": version("diffad-ray"), "torch": torch.__version__},
+        "versions": {"diffad-ray": VERSION, "torch": torch.__version__},
     }
     return save_bundle(Bundle(model, calibration, facts), location)
+
+
+def _calibrate(
+    model: DiffusionAD, images: Sequence[str], normals: str, show_progress: bool
+) -> tuple[Calibration, dict[str, str]]:
+    """Set the threshold by normal images; also return the reasons by URI of those that can't be read."""
+    unreadable: dict[str, str] = {}
+    scores: list[float] = []
+    with ProgressBar("calibrating", len(images), show_progress) as bar:
+        readable = read_images(images, unreadable, None)
+        for detection in Engine(model, default_device()).detect_images(readable, False):
+            scores.append(detection.score)
+            bar.update(len(scores) + len(unreadable))
+    try:
+        return Calibration.from_scores(np.array(scores)), unreadable
+    except ValueError as error:
+        raise UserError(f"no threshold can be set with {normals}: {error}, and {len(scores)} had a score") from error
 
 
 def _read(checkpoint: str) -> bytes:
@@ -163,16 +170,10 @@ def _settings(
     **steps: int | None,
 ) -> DiffusionADSettings:
     """The settings with which the released evaluation would run a checkpoint with these `args`."""
-    # Asked for what it did not have, the released dictionary answered with an empty text, and kept it.
-    plain = int | float | str | list | tuple
-    there = args.items() if isinstance(args, dict) else ()
-    said = {name: value for name, value in there if isinstance(value, plain) and value != ""}
+    said = _said(args)
 
     def number(name: str, default: float) -> float:
-        value = said.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(f"args in {file} say {name} = {value!r}, which is no number")
-        return value
+        return _number(said, name, default, file)
 
     for name, value in ONLY.items():
         if said.get(name, value) != value:
@@ -215,6 +216,21 @@ def _settings(
         return build(DiffusionADSettings, values, "detector")
     except UserError as error:
         raise UserError(f"{file} can't be imported as it says in its args: {error}") from error
+
+
+def _said(args: object) -> dict[str, Any]:
+    """The plain values in the `args` of a checkpoint."""
+    # Asked for a key that it did not have, the released dictionary answered with an empty text, and kept it.
+    plain = int | float | str | list | tuple
+    there = args.items() if isinstance(args, dict) else ()
+    return {name: value for name, value in there if isinstance(value, plain) and value != ""}
+
+
+def _number(said: Mapping[str, Any], name: str, default: float, file: str) -> float:
+    value = said.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"args in {file} say {name} = {value!r}, which is no number")
+    return value
 
 
 def _image_size(said: object, given: int | None, file: str) -> int:
