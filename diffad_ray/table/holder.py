@@ -1,0 +1,86 @@
+"""Which process holds a lease, and whether it still runs."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from diffad_ray.table.documents import document
+
+Work = Literal["score", "compact"]
+HIDDEN = "hidden"
+"Start of a process that is there, but that the system does not show to us."
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease, as its file says; `count` grows while the process lives, `token` is its alone."""
+
+    work: Work
+    host: str
+    pid: int
+    process_start: str
+    boot_id: str
+    pid_namespace: str
+    since: str
+    token: str
+    count: int = 0
+    released: bool = False
+
+    @classmethod
+    def here(cls, work: Work) -> Holder:
+        """This process."""
+        return cls(
+            work=work,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            process_start=_process_start(os.getpid()) or "",
+            boot_id=_boot_id(),
+            pid_namespace=_pid_namespace(),
+            since=datetime.now(UTC).isoformat(timespec="seconds"),
+            token=secrets.token_hex(8),
+        )
+
+    def is_gone(self) -> bool:
+        """Whether the process is known to have ended: it ran on this machine, where its number can be looked up."""
+        is_here = self.boot_id != "" and (self.boot_id, self.pid_namespace) == (_boot_id(), _pid_namespace())
+        return is_here and _process_start(self.pid) not in (self.process_start, HIDDEN)
+
+    def to_bytes(self) -> bytes:
+        return document(self)
+
+
+def _boot_id() -> str:
+    """Of this start of this machine; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _pid_namespace() -> str:
+    """Containers number their processes on their own: the same number in another one is another process."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _process_start(pid: int) -> str | None:
+    """When a process started, in the kernel's ticks: numbers come again, but not at the same tick. None: it is gone."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass
+        return HIDDEN
+    return None if state in "ZX" else fields[18]
