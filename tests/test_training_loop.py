@@ -128,7 +128,7 @@ def test_a_folder_is_claimed_by_one_training(tmp_path: Path) -> None:
 
 
 def test_a_diverging_run_says_what_to_do(normals: np.ndarray) -> None:
-    with pytest.raises(UserError, match=r"no number any more at step 2: .*lower training.learning_rate \(now inf\)"):
+    with pytest.raises(UserError, match=r"not finite at step 2: .*lower training.learning_rate \(now inf\)"):
         run(normals, learning_rate=math.inf)
 
 

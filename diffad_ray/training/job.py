@@ -1,4 +1,4 @@
-"""A training from files to bundle, as one process sees it: the same with Ray and without."""
+"""A training from files to bundle in one process; the same with Ray and without."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from diffad_ray.versions import VERSION
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """All that a worker needs to know; plain values, so that it travels and is stored as JSON.
+    """The description of a training for its workers, of plain values that can be stored as JSON.
 
     Attributes:
         kind: of detector.
@@ -55,7 +55,7 @@ class TrainingJob:
     data: dict[str, Any] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
-        """What identifies the training: with these equal, an interrupted one can go on."""
+        """Return what identifies the training. An interrupted training continues only if these are equal."""
         lists = ("learnt", "held_back", "defective", "location")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in lists}
 
@@ -137,7 +137,7 @@ def _of_all_ranks(problems: dict[str, str], world: World) -> dict[str, str]:
 
 
 def _facts(job: TrainingJob, settings: TrainingSettings, world: World) -> dict[str, Any]:
-    """What the bundle tells of its training, as far as it is known before the training ends."""
+    """Return the facts of the training that do not depend on its course."""
     return {
         "data": job.data | ({"defective": job.defective} if job.defective else {}),
         "images": len(job.learnt),
@@ -150,7 +150,7 @@ def _facts(job: TrainingJob, settings: TrainingSettings, world: World) -> dict[s
 
 
 def _afterwards(settings: TrainingSettings, line: str) -> Report:
-    """What is reported between the last step and the bundle."""
+    """Return a report of the time between the last step and the bundle."""
     return Report(settings.steps, {}, 0.0, 0.0, "", line)
 
 
