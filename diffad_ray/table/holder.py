@@ -1,4 +1,4 @@
-"""Which process holds a lease, and whether it still runs."""
+"""The process that holds a lease, and whether it still runs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from diffad_ray.table.documents import document
 
 Work = Literal["score", "compact"]
 HIDDEN = "hidden"
-"Start of a process that is there, but that the system does not show to us."
+"Start of a process that exists, but whose details the system hides."
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease, as its file says; `count` grows while the process lives, `token` is its alone."""
+    """The holder of a lease, as stored in its file. `count` is its heartbeat; `token` is unique to the process."""
 
     work: Work
     host: str
@@ -34,7 +34,7 @@ class Holder:
 
     @classmethod
     def here(cls, work: Work) -> Holder:
-        """This process."""
+        """Return the description of this process."""
         return cls(
             work=work,
             host=socket.gethostname(),
@@ -47,7 +47,7 @@ class Holder:
         )
 
     def is_gone(self) -> bool:
-        """Whether the process is known to have ended: it ran on this machine, where its number can be looked up."""
+        """Return whether the process ran on this machine and has ended."""
         is_here = self.boot_id != "" and (self.boot_id, self.pid_namespace) == (_boot_id(), _pid_namespace())
         return is_here and _process_start(self.pid) not in (self.process_start, HIDDEN)
 
@@ -56,7 +56,7 @@ class Holder:
 
 
 def _boot_id() -> str:
-    """Of this start of this machine; empty where the system does not tell."""
+    """Return the ID of this boot of the machine; empty if the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -64,7 +64,7 @@ def _boot_id() -> str:
 
 
 def _pid_namespace() -> str:
-    """Containers number their processes on their own: the same number in another one is another process."""
+    """Return the namespace of process numbers, because equal numbers in two containers are two processes."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -72,7 +72,7 @@ def _pid_namespace() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks: numbers come again, but not at the same tick. None: it is gone."""
+    """Return the start of a process in kernel ticks, since process numbers are reused; None if it has ended."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
