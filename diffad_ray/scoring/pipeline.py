@@ -23,6 +23,7 @@ from diffad_ray.cluster import check_address, why_ended
 from diffad_ray.errors import UserError
 from diffad_ray.images.settings import ImageSettings
 from diffad_ray.progress import ProgressBar
+from diffad_ray.scoring import measures
 from diffad_ray.scoring.commit import ShardSummary
 from diffad_ray.scoring.manifest import refuse_absent
 from diffad_ray.scoring.plan import WRITERS, make_plan, pending_shards, remove_half_plans
@@ -149,6 +150,7 @@ def _go_through(
             for summary in shards:
                 lease.check()
                 summaries.append(summary)
+                measures.set_pending(len(pending) - len(summaries))
                 done = min(done + summary.images, plan.images)
                 failed += summary.failed
                 rate = (done - at_start) / (time.monotonic() - started)
