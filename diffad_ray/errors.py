@@ -1,4 +1,4 @@
-"""The error for problems that a user can fix."""
+"""Errors whose message is enough: for problems that a user can fix, that pass by themselves, and for faults."""
 
 from collections.abc import Mapping
 
@@ -16,6 +16,17 @@ class UserError(Exception):
         ... except UserError as error:
         ...     print(error)  # doctest: +SKIP
     """
+
+
+class TryLater(UserError):
+    """Nothing needs to be changed: the same command works later, such as when another run has ended.
+
+    The command line exits with code 75, which schedulers know as a temporary failure.
+    """
+
+
+class Fault(UserError):
+    """Work failed for a reason that neither another input nor waiting mends; the command line exits with code 1."""
 
 
 def first_reasons(problems: Mapping[str, str]) -> str:

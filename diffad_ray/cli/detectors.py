@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from diffad_ray.cli.shared import AsJson, Overrides, Settings, console, print_json, say, stderr
+from diffad_ray.cli.check import for_training
+from diffad_ray.cli.shared import AsJson, CheckAlone, Cpus, Gpus, Overrides, Settings, console, print_json, say, stderr
 from diffad_ray.errors import UserError
 from diffad_ray.networks.presets import PRESETS
 from diffad_ray.settings import parse_overrides
@@ -34,6 +35,9 @@ def train(
     ] = None,
     workers: Annotated[int, typer.Option(help="Ray Train workers; 0 trains without Ray.")] = 1,
     cpus_per_worker: Annotated[int | None, typer.Option(help="CPUs of a worker. [default: its share of cores]")] = None,
+    gpus: Gpus = None,
+    cpus: Cpus = None,
+    check: CheckAlone = False,
     settings: Settings = None,
     override: Overrides = None,
     fresh: Annotated[bool, typer.Option(help="Start over instead of going on.")] = False,
@@ -47,24 +51,27 @@ def train(
     from diffad_ray.reports.terminal import print_training
     from diffad_ray.training.train import train as run
 
-    bundle = run(
-        normals,
-        detector,
-        kind=kind,
-        preset=preset,
-        image_size=image_size,
-        steps=steps,
-        batch_size=batch_size,
-        textures=textures,
-        defects=defects or (),
-        calibrate_on=calibrate_on,
-        workers=workers,
-        cpus_per_worker=cpus_per_worker,
-        settings_file=settings,
-        overrides=override or (),
-        fresh=fresh,
-        show_progress=True,
-    )
+    with for_training(normals, detector, workers, gpus, cpus, check) as does_train:
+        if not does_train:
+            return
+        bundle = run(
+            normals,
+            detector,
+            kind=kind,
+            preset=preset,
+            image_size=image_size,
+            steps=steps,
+            batch_size=batch_size,
+            textures=textures,
+            defects=defects or (),
+            calibrate_on=calibrate_on,
+            workers=workers,
+            cpus_per_worker=cpus_per_worker,
+            settings_file=settings,
+            overrides=override or (),
+            fresh=fresh,
+            show_progress=True,
+        )
     print_training(bundle, detector, console)
 
 

@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from diffad_ray.cli.shared import AsJson, Overrides, Settings, console, print_json, say, stderr
+from diffad_ray.cli.check import check_first
+from diffad_ray.cli.shared import (
+    AsJson,
+    CheckAlone,
+    Cpus,
+    Gpus,
+    Overrides,
+    Settings,
+    console,
+    print_json,
+    say,
+    stderr,
+)
 from diffad_ray.errors import UserError
 
 
@@ -33,42 +45,53 @@ def score(
     ] = None,
     masks: Annotated[str | None, typer.Option(help="PNG masks of: all, anomalous, none. [default: anomalous]")] = None,
     threshold: Annotated[float | None, typer.Option(help="Replaces the detector's threshold.")] = None,
+    gpus: Gpus = None,
+    cpus: Cpus = None,
     actors: Annotated[int | None, typer.Option(min=1, help="Processes that hold the detector.")] = None,
     force: Annotated[bool, typer.Option(help="Score images again that the table has.")] = False,
+    check: CheckAlone = False,
     settings: Settings = None,
     override: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Score an archive into a table, a row an image. An interrupted run is finished by the same command.
 
     Copy: `diffad-ray score s3://plant/line1 --detector detectors/part --table s3://plant/scores`
     """
+    from diffad_ray.preflight.check import check_scoring
     from diffad_ray.reports.terminal import print_run
-    from diffad_ray.scoring.pipeline import score as run
+    from diffad_ray.scoring.pipeline import run_task
+    from diffad_ray.scoring.task import make_task
 
     pairs = [text.rpartition("=") for text in route or ()]
     if wrong := ["".join(pair) for pair in pairs if not all(pair)]:
         raise UserError(f"--route {wrong[0]!r} is not of the form GLOB=DETECTOR, as in 'line1/**=detectors/line1'")
-    finished = run(
-        archive,
-        table=table,
-        detector=detector,
-        routes={pattern: place for pattern, _, place in pairs},
-        include=include,
-        exclude=exclude,
-        since=since,
-        sample=sample,
-        limit=limit,
-        template=template,
-        retry=[status.strip() for status in retry.split(",")] if retry else None,
-        masks=masks,
-        threshold=threshold,
-        actors=actors,
-        force=force,
-        settings_file=settings,
-        overrides=override or (),
-        show_progress=True,
+    given = {
+        "routes": {pattern: place for pattern, _, place in pairs},
+        "include": include,
+        "exclude": exclude,
+        "since": since,
+        "sample": sample,
+        "limit": limit,
+        "template": template,
+        "retry": [status.strip() for status in retry.split(",")] if retry else None,
+        "masks": masks,
+        "threshold": threshold,
+        "gpus": gpus,
+        "cpus": cpus,
+        "actors": actors,
+    }
+    task = make_task(
+        archive, table, detector, force=force, settings=given, settings_file=settings, overrides=override or ()
     )
-    print_run(finished, console)
+    if check_first(check, as_json, lambda tell: check_scoring(task, tell)):
+        return
+    finished = run_task(task, show_progress=True)
+    if as_json:
+        assert finished.record is not None, "a run that ended without an error has a record"
+        print_json({"plan": asdict(finished.plan), "record": asdict(finished.record)})
+    else:
+        print_run(finished, console)
 
 
 def query(
@@ -184,6 +207,7 @@ def verify(
 def compact(
     table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
     rows_per_file: Annotated[int, typer.Option(min=1, help="Rows that a file should have.")] = 200_000,
+    as_json: AsJson = False,
 ) -> None:
     """Merge the small files of runs that are over into large ones; queries go on meanwhile, and get faster.
 
@@ -192,4 +216,31 @@ def compact(
     from diffad_ray.reports.terminal import print_compaction
     from diffad_ray.table.compact import compact as run
 
-    print_compaction(run(table, rows_per_file), console)
+    summary = run(table, rows_per_file)
+    if as_json:
+        print_json(asdict(summary))
+    else:
+        print_compaction(summary, console)
+
+
+def prune(
+    table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
+    masks_days: Annotated[int | None, typer.Option(min=0, help="Delete masks of runs older than this.")] = None,
+    manifests_days: Annotated[int | None, typer.Option(min=0, help="Delete manifests of runs older than this.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete the masks and manifests of old runs; scores and regions are never deleted.
+
+    Copy: `diffad-ray prune scores --masks-days 90`
+    """
+    from diffad_ray.reports.terminal import print_pruning
+    from diffad_ray.table.prune import prune as run
+
+    if masks_days is None and manifests_days is None:
+        raise UserError("give --masks-days or --manifests-days, the days for which they are kept")
+    summary = run(table, masks_days=masks_days, manifests_days=manifests_days, dry_run=dry_run)
+    if as_json:
+        print_json(asdict(summary))
+    else:
+        print_pruning(summary, dry_run, console)

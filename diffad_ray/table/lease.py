@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Literal
 
 from diffad_ray import storage
-from diffad_ray.errors import UserError
+from diffad_ray.errors import TryLater, UserError
 from diffad_ray.table.documents import document, parsed
 
 log = logging.getLogger(__name__)
@@ -32,10 +32,10 @@ DEAD_AFTER = 30.0
 HIDDEN = "hidden"
 "Start of a process that is there, but that the system does not show to us."
 
-Work = Literal["score", "compact"]
+Work = Literal["score", "compact", "prune"]
 
 
-class LeaseLost(UserError):
+class LeaseLost(TryLater):
     """Another process writes to the table now, or may do so: this one has to stop."""
 
 
@@ -86,7 +86,8 @@ class Lease:
         dead_after: seconds without counting after which a holder is taken for dead; the same for all of a table.
 
     Raises:
-        UserError: another process holds the lease, or the table can't be written.
+        TryLater: another process holds the lease.
+        UserError: the table can't be written.
     """
 
     def __init__(self, table: str, work: Work, dead_after: float = DEAD_AFTER):
@@ -145,7 +146,7 @@ class Lease:
             last = max(_files(self.table), default=0)
             found = _read(self.table, last)
             if found and not _is_over(self.table, last, found, self.dead_after):
-                raise UserError(
+                raise TryLater(
                     f"{self.table} is in use since {found.since}: `diffad-ray {found.work}` on {found.host}, process "
                     f"{found.pid}, writes to it. Wait for it to end, or stop it, and try again"
                 )
