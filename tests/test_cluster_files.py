@@ -26,7 +26,7 @@ from diffad_ray.versions import VERSION
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "cluster"
-CALL = re.compile(r"(?:jobs/(\w+)\.py|(?:^|[ /])diffad-ray ([a-z][\w-]+))( .*)", re.MULTILINE)
+CALL = re.compile(r"(?:jobs/(\w+)\.py|(?:^|[ /])(?<!-n )diffad-ray ([a-z][\w-]+))( .*)", re.MULTILINE)
 "A command of ours: its verb, and the rest of the line."
 
 
