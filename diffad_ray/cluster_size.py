@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import ray
 from ray.autoscaler.sdk import request_resources
+from ray.exceptions import RayError
 
 from diffad_ray import cluster
 from diffad_ray.cluster_settings import ClusterSettings
-from diffad_ray.errors import TryLater, UserError
+from diffad_ray.errors import TryLater, UserError, counted
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -27,8 +28,8 @@ class Size(NamedTuple):
     machines: int
 
     def __str__(self) -> str:
-        of = f"{self.gpus} GPUs" if self.gpus else f"{self.cpus} CPUs"
-        return f"{of} of {self.machines} {'machine' if self.machines == 1 else 'machines'}"
+        of = counted(self.gpus, "GPU") if self.gpus else counted(self.cpus, "CPU")
+        return f"{of} of {counted(self.machines, 'machine')}"
 
     def actors(self, wanted: int | None, shards: int) -> int:
         """Processes that hold the detector: as many as wanted, else one a GPU, else one a CPU as far as shards go."""
@@ -51,10 +52,10 @@ def has(node: dict[str, Any]) -> str:
 
     Example:
         >>> has({"Resources": {"CPU": 8.0, "GPU": 1.0}})
-        '8 CPUs, 1 GPUs'
+        '8 CPUs, 1 GPU'
     """
     resources = node["Resources"]
-    return f"{resources.get('CPU', 0):.0f} CPUs, {resources.get('GPU', 0):.0f} GPUs"
+    return f"{counted(int(resources.get('CPU', 0)), 'CPU')}, {counted(int(resources.get('GPU', 0)), 'GPU')}"
 
 
 def size_now(settings: ClusterSettings) -> Size:
@@ -102,8 +103,9 @@ def wait_for(settings: ClusterSettings, say: Callable[[str], None]) -> Iterator[
         yield size
     finally:
         if is_asked and ray.is_initialized():
-            # It would stay in force for as long as the cluster lives, and keep its nodes.
-            request_resources(num_cpus=0, bundles=[])
+            # It would stay in force for as long as the cluster lives, and keep its nodes. One that is gone keeps none.
+            with suppress(RayError):
+                request_resources(num_cpus=0, bundles=[])
 
 
 def _not_asked(settings: ClusterSettings) -> str:

@@ -37,3 +37,13 @@ def first_reasons(problems: Mapping[str, str]) -> str:
         'a.png: damaged; b.png: 0 bytes'
     """
     return "; ".join(f"{location}: {reason}" for location, reason in list(problems.items())[:REASONS_TOLD])
+
+
+def counted(count: int, thing: str) -> str:
+    """A number of things.
+
+    Example:
+        >>> counted(1, "problem"), counted(3, "problem")
+        ('1 problem', '3 problems')
+    """
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

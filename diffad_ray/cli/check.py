@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from diffad_ray.cli.shared import console, print_json, say, stderr
-from diffad_ray.errors import UserError
+from diffad_ray.errors import UserError, counted
 
 if TYPE_CHECKING:
     from diffad_ray.preflight.check import Checkup
@@ -39,7 +39,7 @@ def check_first(is_alone: bool, as_json: bool, check: Callable[[Callable[[str], 
     elif is_alone or found.problems:
         print_checkup(found, console if is_alone else stderr)
     else:
-        say(f"check: {len(found.nodes)} nodes, no problems, {found.seconds:.0f} s", stderr)
+        say(f"check: {counted(len(found.nodes), 'node')}, no problems, {found.seconds:.0f} s", stderr)
     found.require()
     return is_alone
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -63,11 +64,8 @@ def score(
     from diffad_ray.scoring.pipeline import run_task
     from diffad_ray.scoring.task import make_task
 
-    pairs = [text.rpartition("=") for text in route or ()]
-    if wrong := ["".join(pair) for pair in pairs if not all(pair)]:
-        raise UserError(f"--route {wrong[0]!r} is not of the form GLOB=DETECTOR, as in 'line1/**=detectors/line1'")
     given = {
-        "routes": {pattern: place for pattern, _, place in pairs},
+        "routes": _routes(route or ()),
         "include": include,
         "exclude": exclude,
         "since": since,
@@ -92,6 +90,14 @@ def score(
         print_json({"plan": asdict(finished.plan), "record": asdict(finished.record)})
     else:
         print_run(finished, console)
+
+
+def _routes(texts: Sequence[str]) -> dict[str, str]:
+    """Detectors by the globs that lead to them."""
+    pairs = [text.rpartition("=") for text in texts]
+    if wrong := ["".join(pair) for pair in pairs if not all(pair)]:
+        raise UserError(f"--route {wrong[0]!r} is not of the form GLOB=DETECTOR, as in 'line1/**=detectors/line1'")
+    return {pattern: place for pattern, _, place in pairs}
 
 
 def query(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from diffad_ray.errors import Fault
+from diffad_ray.errors import Fault, counted
 from diffad_ray.nightly.settings import NightlySettings
 from diffad_ray.preflight.check import check_scoring
 from diffad_ray.scoring.pipeline import foresee, run_task
@@ -50,9 +50,9 @@ class Step(NamedTuple):
 
 
 def _check(night: Night) -> Outcome:
-    found = check_scoring(night.task, night.say)
+    found = check_scoring(night.task, lambda line: night.say(f"check    {line}"))
     found.require()
-    return Outcome(f"{len(found.nodes)} nodes, no problems", asdict(found))
+    return Outcome(f"{counted(len(found.nodes), 'node')}, no problems", asdict(found))
 
 
 def _would_check(night: Night) -> Outcome:
@@ -106,8 +106,8 @@ def _verify(night: Night) -> Outcome:
     found = verify(night.table, night.settings.verify_masks)
     if found.problems:
         lines = "\n".join(f"  {problem.kind}: {problem.message}" for problem in found.problems)
-        raise Fault(f"verify found {len(found.problems)} problems, so nothing was pruned:\n{lines}")
-    text = f"no problems: {found.rows} rows of {found.runs} runs, {found.files} files, {found.masks} masks"
+        raise Fault(f"verify found {counted(len(found.problems), 'problem')}, so nothing was pruned:\n{lines}")
+    text = f"no problems: {found.rows} rows of {counted(found.runs, 'run')}, {found.files} files, {found.masks} masks"
     return Outcome(text, asdict(found), [note.message for note in found.notes])
 
 

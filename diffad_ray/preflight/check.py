@@ -15,7 +15,7 @@ from diffad_ray import storage
 from diffad_ray.cluster import why_ended
 from diffad_ray.cluster_settings import ClusterSettings
 from diffad_ray.cluster_size import Size, alive_nodes, has, name_of, wait_for
-from diffad_ray.errors import TryLater, UserError
+from diffad_ray.errors import TryLater, UserError, counted
 from diffad_ray.preflight.here import sample, table_problems, witness
 from diffad_ray.preflight.node import GIGABYTE, MOST_SECONDS_APART, Answers, Problem, Questions, check_node
 from diffad_ray.preflight.versions import versions_reader
@@ -59,7 +59,7 @@ class Checkup:
             return
         kind = TryLater if all(problem.passes for problem in self.problems) else UserError
         lines = "\n".join(f"  {problem.where}: {problem.what}" for problem in self.problems)
-        raise kind(f"the check found {len(self.problems)} problems, so nothing was begun:\n{lines}")
+        raise kind(f"the check found {counted(len(self.problems), 'problem')}, so nothing was begun:\n{lines}")
 
 
 def check_scoring(task: Task, say: Callable[[str], None]) -> Checkup:

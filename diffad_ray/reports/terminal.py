@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from diffad_ray.bundles.calibration import Calibration
+from diffad_ray.errors import counted
 from diffad_ray.evaluation.figures import METRICS
 
 if TYPE_CHECKING:
@@ -84,10 +85,10 @@ def print_run(run: Run, console: Console) -> None:
     plan, record = run.plan, run.record
     assert record is not None
     # In a log, lines of several runs stand side by side.
-    run = "" if console.is_terminal or not plan.images else f"run {plan.run_id} "
+    prefix = "" if console.is_terminal or not plan.images else f"run {plan.run_id} "
 
     def say(text: str) -> None:
-        console.print(run + text, highlight=False, soft_wrap=True)
+        console.print(prefix + text, highlight=False, soft_wrap=True)
 
     if plan.images == 0:
         say(f"Nothing to do: the table has all {plan.skipped} images under the same detector.")
@@ -105,7 +106,7 @@ def print_run(run: Run, console: Console) -> None:
     for note in (*plan.notes, *record.findings):
         say(f"  [yellow]note[/] {escape(note)}")
     say(f"  table {escape(plan.table)}" + (f", run {plan.run_id}" if plan.images else ""))
-    run = ""
+    prefix = ""
     sql = "SELECT image_uri, score FROM scores WHERE is_anomalous ORDER BY score DESC LIMIT 20"
     say(escape(f'Next: diffad-ray query {plan.table} "{sql}"'))
 
@@ -259,8 +260,8 @@ def print_pruning(summary: PruneSummary, is_foreseen: bool, console: Console) ->
 
 def print_checkup(found: Checkup, console: Console) -> None:
     """What a check found: a line a node, and a line a problem."""
-    verdict = f"[red]{len(found.problems)} problems[/]" if found.problems else "[green]no problems[/]"
-    lines = [f"check: {len(found.nodes)} nodes, {verdict}, {found.seconds:.0f} s"]
+    verdict = f"[red]{counted(len(found.problems), 'problem')}[/]" if found.problems else "[green]no problems[/]"
+    lines = [f"check: {counted(len(found.nodes), 'node')}, {verdict}, {found.seconds:.0f} s"]
     for node in found.nodes:
         answers = node.answers
         if answers is None:

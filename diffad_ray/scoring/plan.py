@@ -62,12 +62,7 @@ def make_plan(
     now = datetime.now(UTC)
     run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     selection, pending, counts = compare(archive, table, selection, settings, force, finished)
-    places = {d.bundle.fingerprint: (d.location, d.bundle.name) for d in detectors} | {"": ("", "")}
-    planned = [
-        PlannedDetector(location, name, fingerprint, counts[fingerprint])
-        for fingerprint, (location, name) in places.items()
-        if fingerprint in counts
-    ]
+    planned = _planned(detectors, counts)
     total = sum(counts.values())
     limits = {d.bundle.fingerprint: shard_limits(total, d.bundle, settings.shard_images) for d in detectors}
     limits[""] = ShardLimits(settings.shard_images or READ_ROWS, None)
@@ -99,6 +94,16 @@ def make_plan(
     except duckdb.Error as error:
         raise UserError(f"the plan can't be written to the table {table}: {why(error)}") from error
     return plan
+
+
+def _planned(detectors: Sequence[Routed], counts: Mapping[str, int]) -> list[PlannedDetector]:
+    """The detectors that have images to score, and last none for those that no route leads to one."""
+    places = {d.bundle.fingerprint: (d.location, d.bundle.name) for d in detectors} | {"": ("", "")}
+    return [
+        PlannedDetector(location, name, fingerprint, counts[fingerprint])
+        for fingerprint, (location, name) in places.items()
+        if fingerprint in counts
+    ]
 
 
 class Pending(NamedTuple):
