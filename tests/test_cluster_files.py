@@ -26,7 +26,7 @@ from diffad_ray.versions import VERSION
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "cluster"
-CALL = re.compile(r"(?:jobs/(\w+)\.py|(?:^|[ /])(?<!-n )diffad-ray ([a-z][\w-]+))( .*)", re.MULTILINE)
+CALL = re.compile(r"(?:jobs/(\w+)\.py|(?:^|[ /])(?<!-n )diffad-ray ([a-z][\w-]+))( [^'\n]*)", re.MULTILINE)
 "A command of ours: its verb, and the rest of the line."
 
 
@@ -38,7 +38,7 @@ def commands() -> Iterator[tuple[str, str]]:
             if path.suffix == ".yaml":
                 text = "\n".join(entrypoints(list(yaml.safe_load_all(text))))
             elif path.suffix == ".md":
-                text = "\n".join(re.findall(r"^```.*?\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+                text = "\n".join(re.findall(r"^ *```.*?\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL))
             for job, verb, arguments in CALL.findall(text.replace("\\\n", " ")):
                 yield str(path.relative_to(ROOT)), f"{job or verb}{arguments}"
 
