@@ -6,10 +6,12 @@ names, `_total` to those of counters, and labels with the node and the worker. `
 
 from __future__ import annotations
 
+import threading
 from collections import Counter as Tally
 from collections.abc import Iterable
 from functools import cache
-from typing import Literal
+from types import TracebackType
+from typing import Literal, Self
 
 from ray.util.metrics import Counter, Gauge
 
@@ -18,6 +20,7 @@ from diffad_ray import storage
 Stage = Literal["fetch", "decode", "detect", "commit"]
 IMAGES, SECONDS, BYTES = "diffad_ray_images", "diffad_ray_stage_seconds", "diffad_ray_read_bytes"
 RETRIES, SLOW_DOWNS, PENDING = "diffad_ray_retries", "diffad_ray_slow_downs", "diffad_ray_pending_shards"
+SECONDS_BETWEEN_SETS = 5.0
 _COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     IMAGES: ("Images whose rows were written.", ("status",)),
     SECONDS: ("Seconds spent in a stage, of all threads and processes together.", ("stage",)),
@@ -52,9 +55,36 @@ def add_requests() -> None:
             _counter(name).inc(count)
 
 
-def set_pending(shards: int) -> None:
-    """State how many shards of the run are not done yet; the driver calls it."""
-    _pending().set(shards)
+class Pending:
+    """States how many shards of a run are not done yet, as long as the block lasts; the driver's.
+
+    Ray forgets a gauge that was not set for 20 seconds, and a shard may take longer, so a thread sets it again.
+    """
+
+    def __init__(self, shards: int):
+        self.left = shards
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, daemon=True, name="pending shards")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def done(self) -> None:
+        """One shard less is left."""
+        self.left -= 1
+
+    def _repeat(self) -> None:
+        while not self._ended.is_set():
+            _gauge().set(self.left)
+            self._ended.wait(SECONDS_BETWEEN_SETS)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        _gauge().set(self.left)
 
 
 @cache
@@ -64,5 +94,5 @@ def _counter(name: str) -> Counter:
 
 
 @cache
-def _pending() -> Gauge:
+def _gauge() -> Gauge:
     return Gauge(PENDING, "Shards of the run that are not done yet.")
