@@ -75,7 +75,12 @@ def settings(archive: Path, detector: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("cluster")
 def test_nights(
-    settings: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], archive: Path, tmp_path: Path
+    settings: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    archive: Path,
+    detector: Path,
+    tmp_path: Path,
 ) -> None:
     def night(*options: object) -> tuple[int, dict[str, dict[str, Any]], str]:
         code = run(monkeypatch, "nightly", settings, "--json", *options)
@@ -85,7 +90,7 @@ def test_nights(
     images = len(list((archive / "camera1").iterdir())) + 1
     code, steps, _ = night("--dry-run")
     assert code == 0
-    assert steps["score"]["figures"] == {"new": {"weave": images}, "skipped": 0, "interrupted": "", "left": 0}
+    assert steps["score"]["figures"] == {"new": {detector.name: images}, "skipped": 0, "interrupted": "", "left": 0}
     assert not (tmp_path / "table").exists()
 
     with Lease(str(tmp_path / "table"), "compact"):

@@ -116,6 +116,8 @@ def found(s3: str, archive: Path, detector: Path, tmp_path_factory: pytest.TempP
         text=True,
         timeout=550,
         env=environment,
+        # Ray gives workers the code of the folder in which a job starts, whatever is installed on their node.
+        cwd=other_code.parent,
     )
     refusing.shutdown()
     assert ended.returncode == 0, ended.stderr
