@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ import yaml
 from kuberay_rules import LONGEST, clusters, groups, kuberay_schema, operator_faults
 from programs import program
 
+from diffad_ray.cluster_settings import ClusterSettings
+from diffad_ray.nightly.settings import NightlySettings
+from diffad_ray.settings import build
 from diffad_ray.versions import VERSION
 
 ROOT = Path(__file__).parents[1]
@@ -252,6 +256,15 @@ esac
     again = start()
     assert again.returncode == code
     assert "is there already" in again.stdout
+
+
+def test_settings_of_the_night_are_settings() -> None:
+    (text,) = (one["data"]["nightly.toml"] for one in objects("gpu", "ConfigMap") if "nightly.toml" in one["data"])
+    values = tomllib.loads(text)
+    settings = build(NightlySettings, values.pop("nightly"), "nightly")
+    assert settings.archive.startswith("s3://")
+    build(ClusterSettings, values.pop("cluster"), "cluster")
+    assert not values
 
 
 def test_versions_of_the_manifests_are_the_packages() -> None:
