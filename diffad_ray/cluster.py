@@ -58,6 +58,7 @@ _ENDS: tuple[tuple[tuple[type[Exception], ...], type[UserError], str], ...] = (
 )
 "What the user is told of errors whose own texts are about the inside of Ray, and as which error."
 UNSET = "unset it to run on this machine"
+TOKEN = "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
 
 _ENVIRONMENT = {
     # glibc gives large blocks back to the system at every free; networks on a CPU then spend their time on page faults
@@ -184,15 +185,16 @@ def _explained(what: str) -> Iterator[None]:
     try:
         yield
     except AuthenticationError as error:
-        raise UserError(
-            f"{what}: it wants the cluster's token. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
-        ) from error
+        raise UserError(f"{what}: it wants the cluster's token. {TOKEN}") from error
     except Exception as error:
         if type(error) is Exception and "timed out" in str(error):
             # What Ray raises where a machine is so busy that its processes don't start in time.
             raise TryLater(f"{what} within Ray's time, as the machine is busy: try again") from error
         reason = " ".join(str(error).split()) or type(error).__name__
         advice = "" if "ersion mismatch" not in reason else ". Install the cluster's versions of Ray and Python"
+        if "Failed to connect to Ray cluster" in reason:
+            # Something answered there a moment before; Ray does not say that it was refused for its token.
+            advice = f". If the cluster wants a token: {TOKEN}"
         raise UserError(f"{what}: {reason[:LONGEST_REASON]}{advice}") from error
 
 

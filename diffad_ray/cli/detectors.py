@@ -10,12 +10,10 @@ import typer
 from diffad_ray.cli.check import for_training
 from diffad_ray.cli.shared import AsJson, CheckAlone, Cpus, Gpus, Overrides, Settings, console, print_json, say, stderr
 from diffad_ray.cli.unfold import unfold
+from diffad_ray.detectors.kinds import KINDS
 from diffad_ray.errors import UserError
 from diffad_ray.networks.presets import PRESETS
 from diffad_ray.settings import parse_overrides, read_settings
-
-KINDS = ("diffusion-ad", "anoddpm", "semantic-diffgan", "familiarity")
-"Said here too, as the table of detectors loads torch, and help must come at once."
 
 
 @dataclass

@@ -22,6 +22,7 @@ from diffad_ray.errors import UserError
 from diffad_ray.progress import ProgressBar
 from diffad_ray.scoring.commit import ShardSummary
 from diffad_ray.scoring.manifest import refuse_absent
+from diffad_ray.scoring.measures import Pending
 from diffad_ray.scoring.plan import WRITERS, compare, make_plan, pending_shards, remove_half_plans
 from diffad_ray.scoring.selection import Selection, select_images
 from diffad_ray.scoring.stages import run_shards
@@ -182,13 +183,18 @@ def _scored(
     summaries: list[ShardSummary] = []
     failed = 0
     try:
-        with wait_for(task.cluster, say) as size, ProgressBar(title, plan.images, show_progress) as bar:
+        with (
+            wait_for(task.cluster, say) as size,
+            ProgressBar(title, plan.images, show_progress) as bar,
+            Pending(len(pending)) as left,
+        ):
             started = time.monotonic()
             done = at_start = plan.images * (plan.shards - len(pending)) // max(1, plan.shards)
             bar.update(done)
             for summary in run_shards(plan, pending, task, size):
                 lease.check()
                 summaries.append(summary)
+                left.done()
                 done = min(done + summary.images, plan.images)
                 failed += summary.failed
                 rate = (done - at_start) / (time.monotonic() - started)
