@@ -13,8 +13,7 @@ import httpx2
 import uvicorn
 
 from diffad_ray.serving.http import http_app
-from diffad_ray.serving.recording import Recorder
-from diffad_ray.serving.service import Service, running
+from diffad_ray.serving.service import Service
 from diffad_ray.serving.settings import ServedDetector, ServingSettings
 
 
@@ -46,20 +45,15 @@ def served(detectors: dict[str, Path | ServedDetector], **settings: Any) -> Iter
     begun = threading.Event()
 
     async def run() -> None:
-        async with running(wanted) as service:
-            table = wanted.record_table
-            recorder = Recorder(table, wanted.record_images) if table else None
-            config = uvicorn.Config(http_app(service, recorder), port=0, log_level="error", lifespan="off")
-            server = uvicorn.Server(config)
-            task = asyncio.create_task(server.serve())
-            while not server.started:
-                await asyncio.sleep(0.005)
-            port = server.servers[0].sockets[0].getsockname()[1]
-            ready.update(
-                url=f"http://127.0.0.1:{port}", service=service, loop=asyncio.get_running_loop(), server=server
-            )
-            begun.set()
-            await task
+        service = Service(wanted)
+        server = uvicorn.Server(uvicorn.Config(http_app(service), port=0, log_level="error", lifespan="on"))
+        task = asyncio.create_task(server.serve())
+        while not server.started and not task.done():
+            await asyncio.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        ready.update(url=f"http://127.0.0.1:{port}", service=service, loop=asyncio.get_running_loop(), server=server)
+        begun.set()
+        await task
 
     def target() -> None:
         try:

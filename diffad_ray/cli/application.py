@@ -13,6 +13,7 @@ from rich.text import Text
 
 from diffad_ray.cli.demo import demo
 from diffad_ray.cli.detectors import ablate, contact_sheet, evaluate, import_checkpoint, train
+from diffad_ray.cli.serving import serve
 from diffad_ray.cli.shared import stderr
 from diffad_ray.cli.tables import compact, overlay, picture, query, runs, score, verify
 from diffad_ray.errors import UserError
@@ -51,6 +52,7 @@ def options(
 COMMANDS: tuple[Callable[..., None], ...] = (
     train,
     score,
+    serve,
     evaluate,
     ablate,
     query,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from prometheus_client.core import Metric
@@ -14,7 +13,6 @@ from diffad_ray import storage
 from diffad_ray.cluster import machines, processors
 from diffad_ray.serving.http import http_app
 from diffad_ray.serving.observation import write_request_lines
-from diffad_ray.serving.recording import Recorder, keep_appending
 from diffad_ray.serving.service import Service, replicas_of
 from diffad_ray.serving.settings import ServingSettings
 from diffad_ray.settings import build
@@ -29,8 +27,7 @@ _started: list[Replica] = []
 
 
 def _application() -> ASGIApp:
-    replica = _started[-1]
-    return http_app(replica.service, replica.recorder)
+    return http_app(_started[-1].service)
 
 
 @serve.deployment(name=NAME)
@@ -42,26 +39,22 @@ class Replica:
         settings: the sections `serving` and `storage`, as plain values: they pass through Ray's records.
     """
 
-    async def __init__(self, settings: dict[str, dict[str, Any]]):
+    def __init__(self, settings: dict[str, dict[str, Any]]):
         storage.configure(build(StorageSettings, settings["storage"], "storage"))
-        self.settings = build(ServingSettings, settings["serving"], "serving")
-        write_request_lines(self.settings.log_file)
-        self.service = Service(self.settings)
+        own = build(ServingSettings, settings["serving"], "serving")
+        write_request_lines(own.log_file)
+        self.service = Service(own)
         self.service.gather = self._all_metrics
-        table = self.settings.record_table
-        self.recorder = Recorder(table, self.settings.record_images) if table else None
-        self._appending = (
-            asyncio.create_task(keep_appending(self.recorder.table, self.settings.record_seconds))
-            if self.recorder
-            else None
-        )
-        await self.service.start()
         _started.append(self)
 
     def check_health(self) -> None:
         """Raise if this replica can't answer any more; Ray Serve replaces it then."""
         if problem := self.service.networks.problem():
             raise RuntimeError(problem)
+
+    def readiness(self) -> str:
+        """See `Service.readiness`."""
+        return self.service.readiness()
 
     async def drain(self, seconds: float) -> bool:
         """See `Service.drain`."""
@@ -75,11 +68,6 @@ class Replica:
         context = serve.get_replica_context()
         handle = serve.get_deployment_handle(NAME, context.app_name)
         return dict(await handle.broadcast("metric_families").results_async())
-
-    async def __del__(self) -> None:
-        if self._appending:
-            self._appending.cancel()
-        await self.service.close()
 
 
 def app(args: dict[str, Any]) -> Application:
@@ -104,7 +92,7 @@ def bound(settings: ServingSettings, values: dict[str, dict[str, Any]]) -> Appli
 
     gpus = int(ray.cluster_resources().get("GPU", 0)) if ray.is_initialized() else 0
     cores = processors() // machines() if ray.is_initialized() else 1
-    return Replica.options(
+    return Replica.options(  # type: ignore[attr-defined]
         num_replicas=replicas_of(settings, gpus, cores),
         max_ongoing_requests=settings.places + ROOM,
         max_queued_requests=settings.places,

@@ -1,4 +1,4 @@
-"""The detectors of a replica: loaded when asked for, within a budget of bytes, and replaced when their bundles change."""
+"""The detectors of a replica: loaded when asked for, within a budget of bytes, replaced when their bundles change."""
 
 from __future__ import annotations
 

@@ -115,9 +115,9 @@ REASONS = {
 }
 
 
-def errors(*codes: int) -> dict[int | str, dict[str, Any]]:
-    """Documentation of the refusals of a path."""
-    found: dict[int | str, dict[str, Any]] = {}
+def answers(ok: dict[str, Any], *codes: int) -> dict[int | str, dict[str, Any]]:
+    """Documentation of the answers of a path: the one with status 200, and its refusals."""
+    found: dict[int | str, dict[str, Any]] = {200: ok}
     for code in (*codes, 400, 431):
         found[code] = {"model": ErrorDocument, "description": REASONS[code]}
         if code == 503:

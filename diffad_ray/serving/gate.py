@@ -48,7 +48,7 @@ class Gate:
                 record.status = message["status"]
                 extra = {"X-Request-ID": request_id, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
                 pairs = [(name.lower().encode(), value.encode()) for name, value in extra.items()]
-                message = message | {"headers": [*message.get("headers", ()), *pairs]}
+                message = {**message, "headers": [*message.get("headers", ()), *pairs]}
             await send(message)
 
         try:

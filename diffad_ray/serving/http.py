@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Path, Query, Request
@@ -20,7 +23,7 @@ from diffad_ray.serving.detectors import LoadedDetector
 from diffad_ray.serving.gate import Gate, record_of
 from diffad_ray.serving.observation import exposition
 from diffad_ray.serving.page import page
-from diffad_ray.serving.recording import Recorder
+from diffad_ray.serving.recording import Recorder, keep_appending
 from diffad_ray.serving.refusals import Refused
 from diffad_ray.serving.requests import given_image
 from diffad_ray.serving.service import Service
@@ -30,17 +33,34 @@ from diffad_ray.versions import VERSION
 log = logging.getLogger(__name__)
 RECORDED = ("unreadable", "too_large", "failed")
 "Statuses of images that give no score and are recorded nonetheless."
+FORMS: dict[str, Any] = {
+    "application/json": {},
+    "image/png": {"schema": {"type": "string", "format": "binary"}},
+    "multipart/form-data": {"schema": {"type": "string", "format": "binary"}},
+}
 Accept = Annotated[str, Header(description="application/json, image/png or multipart/form-data")]
 Name = Annotated[str, Path(description="Name of the detector.")]
 
 
-def http_app(service: Service, recorder: Recorder | None = None) -> ASGIApp:
-    """The application of a service.
+def http_app(service: Service) -> ASGIApp:
+    """The application of a service, which lives as long as the application does."""
+    own = service.settings
+    recorder = Recorder(own.record_table, own.record_images) if own.record_table else None
 
-    Args:
-        recorder: appends the rows of requests with `record=1` to a table; None refuses such requests.
-    """
-    app = FastAPI(title="diffad-ray", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None)
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        appending = asyncio.create_task(keep_appending(recorder.table, own.record_seconds)) if recorder else None
+        try:
+            await service.start()
+            yield
+        finally:
+            if appending:
+                appending.cancel()
+            await service.close()
+
+    app = FastAPI(
+        title="diffad-ray", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
+    )
     _add_errors(app)
     _add_score(app, service, recorder)
     _add_detectors(app, service)
@@ -58,14 +78,13 @@ def http_app(service: Service, recorder: Recorder | None = None) -> ASGIApp:
 
 
 def _add_score(app: FastAPI, service: Service, recorder: Recorder | None) -> None:
-    content = {"application/json": {}, "image/png": {}, "multipart/form-data": {}}
+    ok = {"model": documents.AnswerDocument, "content": FORMS, "description": "The verdict."}
 
     @app.post(
         "/detectors/{name}/score",
         summary="Score an image",
         response_model=None,
-        responses={200: {"model": documents.AnswerDocument, "content": content, "description": "The verdict."}}
-        | documents.errors(401, 403, 404, 406, 408, 409, 413, 415, 422, 500, 503, 504),
+        responses=documents.answers(ok, 401, 403, 404, 406, 408, 409, 413, 415, 422, 500, 503, 504),
         openapi_extra=documents.BODY,
     )
     async def score(
@@ -135,7 +154,7 @@ def _add_detectors(app: FastAPI, service: Service) -> None:
         "/detectors",
         summary="List the detectors",
         response_model=None,
-        responses={200: {"model": documents.DetectorsDocument}} | documents.errors(401, 403, 500),
+        responses=documents.answers({"model": documents.DetectorsDocument}, 401, 403, 500),
     )
     async def detectors(request: Request) -> Response:
         record_of(request).client = authorised_for(request, service)
@@ -145,7 +164,7 @@ def _add_detectors(app: FastAPI, service: Service) -> None:
         "/metrics",
         summary="Metrics of all replicas, for Prometheus",
         response_model=None,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}} | documents.errors(401, 403, 500),
+        responses=documents.answers({"content": {"text/plain": {"schema": {"type": "string"}}}}, 401, 403, 500),
     )
     async def metrics(request: Request) -> Response:
         record_of(request).client = service.authorised(request.headers.get("authorization"), "admin")

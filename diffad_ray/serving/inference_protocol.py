@@ -17,8 +17,9 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
-from diffad_ray.inference.regions import mask_png
 from diffad_ray.serving.admission import Place
+from diffad_ray.serving.answers import picture
+from diffad_ray.serving.documents import REASONS
 from diffad_ray.serving.gate import record_of
 from diffad_ray.serving.judging import Answer
 from diffad_ray.serving.observation import Record
@@ -46,7 +47,7 @@ OUTPUTS = {
     "threshold": Output("FP64", lambda answer: answer.verdict.threshold),
     "verdict": Output("BYTES", lambda answer: answer.sorting),
     "regions": Output("BYTES", lambda answer: json.dumps(answer.verdict.regions)),
-    "mask": Output("BYTES", lambda answer: base64.b64encode(mask_png(answer.verdict.mask)).decode(), is_usual=False),
+    "mask": Output("BYTES", lambda answer: base64.b64encode(picture(answer, "mask")).decode(), is_usual=False),
 }
 
 
@@ -159,9 +160,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
 
 def _documented(summary: str, *codes: int) -> dict[str, Any]:
-    from diffad_ray.serving.documents import REASONS
-
-    errors = {
+    errors: dict[int | str, dict[str, Any]] = {
         code: {"model": ErrorAnswer, "description": REASONS[code]} for code in sorted({*codes, 400, 401, 403, 431, 500})
     }
     return {"summary": summary, "response_model": None, "responses": errors, "tags": ["Open Inference Protocol"]}

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import cv2
 import numpy as np
 
 from diffad_ray.images import ImageError, check_side, network_input
@@ -18,6 +19,8 @@ from diffad_ray.scoring.load import decode
 from diffad_ray.serving.detectors import LoadedDetector
 from diffad_ray.serving.refusals import Refused
 
+PROBE = cv2.imencode(".png", np.zeros((16, 16), np.uint8))[1].tobytes()
+"The first image of a process that decodes."
 Sorting = Literal["good", "review", "reject"]
 
 
@@ -96,6 +99,11 @@ class Decoders:
         return Prepared(
             width, height, image.mode, quality_of(image.pixels), view, image.pixels if keep_pixels else None
         )
+
+    def warm(self) -> None:
+        """Start all processes, by a decoding in each."""
+        for decoder in self._all:
+            decode(PROBE, self.max_pixels, None, decoder)
 
     def close(self) -> None:
         self.threads.shutdown(wait=True, cancel_futures=True)

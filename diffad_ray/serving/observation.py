@@ -105,7 +105,7 @@ def exposition(replicas: dict[str, list[Metric]]) -> bytes:
         def collect(self) -> Iterable[Metric]:
             return merged.values()
 
-    return generate_latest(Collected())  # type: ignore[arg-type]
+    return generate_latest(Collected())
 
 
 def write_request_lines(file: str | None) -> None:

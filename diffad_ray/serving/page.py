@@ -21,7 +21,7 @@ def page(detectors: Sequence[str], needs_token: bool) -> Response:
     nonce = secrets.token_urlsafe(16)
     text = templates.get_template("try.html").render(detectors=detectors, needs_token=needs_token, nonce=nonce)
     policy = (
-        f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src blob:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src blob: data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return Response(text, media_type="text/html", headers={"Content-Security-Policy": policy})

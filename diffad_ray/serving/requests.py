@@ -108,8 +108,7 @@ async def _only_file(request: Request, body: bytes) -> bytes:
     except (MultiPartException, KeyError, ValueError) as error:
         message = str(error) if isinstance(error, MultiPartException) else "the parts can't be told apart"
         raise Refused(400, f"the multipart body can't be read: {message}") from error
-    async with form:
-        files = [value for _, value in form.multi_items() if not isinstance(value, str)]
-        if len(files) != 1:
-            raise Refused(400, "a multipart body must hold one file, as in `curl --form image=@part.png`")
-        return await files[0].read()
+    files = [value for _, value in form.multi_items() if not isinstance(value, str)]
+    if len(files) != 1:
+        raise Refused(400, "a multipart body must hold one file, as in `curl --form image=@part.png`")
+    return await files[0].read()

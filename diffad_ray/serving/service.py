@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import TypeVar
 
@@ -68,6 +68,7 @@ class Service:
     async def start(self) -> None:
         """Load the first detector, or all, and let each detect in an image; then look for new bundles from time to
         time. A detector that can't be loaded leaves the replica alive and not ready."""
+        await asyncio.to_thread(self.decoders.warm)
         for name in self.settings.detectors if self.settings.preload else list(self.settings.detectors)[:1]:
             await self._try(name)
         self._tasks.append(asyncio.create_task(self._refresh()))
@@ -181,14 +182,3 @@ def replicas_of(settings: ServingSettings, gpus: int, processors: int) -> int:
 def threads_of(settings: ServingSettings) -> int:
     """Threads of a replica's networks on a CPU: its share of the cores."""
     return settings.threads or max(1, cores() // replicas_of(settings, 0, cores()))
-
-
-@asynccontextmanager
-async def running(settings: ServingSettings) -> AsyncIterator[Service]:
-    """A service for the length of a block."""
-    service = Service(settings)
-    try:
-        await service.start()
-        yield service
-    finally:
-        await service.close()
