@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from diffad_ray import storage
 from diffad_ray.cluster import machines, processors
+from diffad_ray.serving import service as services
 from diffad_ray.serving.http import http_app
 from diffad_ray.serving.observation import write_request_lines
 from diffad_ray.serving.service import Service, replicas_of
@@ -22,12 +23,10 @@ NAME = "detectors"
 ROOM = 16
 "Requests beside the places of a replica: for its health, its metrics, and refusals with `Retry-After`."
 DRAIN_SECONDS = 30.0
-_started: list[Replica] = []
-"The replica of this process."
 
 
 def _application() -> ASGIApp:
-    return http_app(_started[-1].service)
+    return http_app(services.of_process[-1])
 
 
 @serve.deployment(name=NAME)
@@ -45,7 +44,7 @@ class Replica:
         write_request_lines(own.log_file)
         self.service = Service(own)
         self.service.gather = self._all_metrics
-        _started.append(self)
+        services.of_process.append(self.service)
 
     def check_health(self) -> None:
         """Raise if this replica can't answer any more; Ray Serve replaces it then."""

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 LARGE_IMAGES = 4
 "Whole images that are in memory at the same time, for tiles or for pictures of them."
 T = TypeVar("T")
+of_process: list[Service] = []
+"""The service of a Ray Serve replica, for the function that builds its application. It is here and not beside that
+function, because Ray pickles a deployment's module by value, and each copy would have its own."""
 
 
 class Service:
