@@ -12,9 +12,13 @@ from typing import Any
 import httpx2
 import uvicorn
 
+from diffad_ray.inference import engine
 from diffad_ray.serving.http import http_app
 from diffad_ray.serving.service import Service
 from diffad_ray.serving.settings import ServedDetector, ServingSettings
+
+BATCH = 2
+"Images of a batch of these servers: a full one for each image of a test would take most of its time."
 
 
 class Served:
@@ -35,7 +39,9 @@ class Served:
 
 @contextmanager
 def served(detectors: dict[str, Path | ServedDetector], **settings: Any) -> Iterator[Served]:
-    """Serve detectors for the length of a block."""
+    """Serve detectors for the length of a block, in batches of `BATCH`."""
+    usual = engine.DEFAULT_BATCH["cpu"]
+    engine.DEFAULT_BATCH["cpu"] = BATCH
     places = {
         name: place if isinstance(place, ServedDetector) else ServedDetector(location=str(place))
         for name, place in detectors.items()
@@ -75,3 +81,4 @@ def served(detectors: dict[str, Path | ServedDetector], **settings: Any) -> Iter
         found.client.close()
         ready["server"].should_exit = True
         thread.join(30)
+        engine.DEFAULT_BATCH["cpu"] = usual

@@ -78,7 +78,9 @@ def test_errors_of_the_protocol(server: Served, body: Any, code: int) -> None:
     answer = server.client.post(INFER, **kind)
     assert (answer.status_code, list(answer.json())) == (code, ["error"])
     assert server.client.post(INFER.replace("weave", "other"), json={"inputs": [tensor(ENCODED)]}).status_code == 404
-    assert server.client.post("/v2/models/weave/versions/9/infer", json={"inputs": [tensor(ENCODED)]}).status_code == 409
+    assert (
+        server.client.post("/v2/models/weave/versions/9/infer", json={"inputs": [tensor(ENCODED)]}).status_code == 409
+    )
 
 
 def test_tritons_own_client(server: Served, bundle: Bundle) -> None:
