@@ -86,7 +86,7 @@ class Server:
     def processor_seconds(self) -> float:
         """Processor time of proxy, replicas and decoders so far."""
         total = 0
-        for pid in sum(self.workers().values(), []):
+        for pid in [pid for pids in self.workers().values() for pid in pids]:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             total += int(fields[11]) + int(fields[12])
         return total / TICKS
@@ -204,20 +204,23 @@ def main() -> None:
         make_detector(root / "detector", options.preset, options.image_size, "float32", paths)
         engine = Engine(load_bundle(str(root / "detector")).detector)
 
-        def bare(count: int) -> float:
-            start = time.perf_counter()
+        def bare(count: int, clock: Callable[[], float] = time.perf_counter) -> float:
+            start = clock()
             views = [network_input(decode_image(data).pixels, options.image_size) for data in files[:count]]
             list(engine.detect_images(views, with_reconstruction=False))
-            return time.perf_counter() - start
+            return clock() - start
 
         bare(1)
         alone = statistics.median(bare(1) for _ in range(7))
         full = statistics.median(bare(engine.batch_size) for _ in range(5)) / engine.batch_size
+        batch = engine.batch_size
+        processor = statistics.median(bare(batch, time.process_time) for _ in range(5)) / batch
         print(f"{platform.machine()}, {cores()} cores, torch {torch.__version__}, {options}")
         print(
             f"bare: one image {1000 * alone:.1f} ms; in full batches {1000 * full:.1f} ms an image a process", end=", "
         )
         print(f"{options.replicas / full:.1f} images/s if {options.replicas} processes did not disturb each other")
+        print(f"bare: {1000 * processor:.1f} ms of processor an image in full batches")
         server = Server(root / "detector", root, options.replicas)
         try:
             rates = {n: closed_loop(server, files, n, options.seconds, options.window) for n in options.clients}
