@@ -14,6 +14,7 @@ import uvicorn
 
 from diffad_ray.inference import engine
 from diffad_ray.serving.http import http_app
+from diffad_ray.serving.punctual import PunctualProtocol
 from diffad_ray.serving.service import Service
 from diffad_ray.serving.settings import ServedDetector, ServingSettings
 
@@ -52,7 +53,7 @@ def served(detectors: dict[str, Path | ServedDetector], **settings: Any) -> Iter
 
     async def run() -> None:
         service = Service(wanted)
-        server = uvicorn.Server(uvicorn.Config(http_app(service), port=0, log_level="error", lifespan="on"))
+        server = uvicorn.Server(uvicorn.Config(http_app(service), port=0, log_level="error", http=PunctualProtocol))
         task = asyncio.create_task(server.serve())
         while not server.started and not task.done():
             await asyncio.sleep(0.005)

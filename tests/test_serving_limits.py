@@ -20,6 +20,7 @@ from served import Served, served
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
+from diffad_ray.serving import punctual
 from diffad_ray.serving.gate import MOST_HEADER_BYTES
 from diffad_ray.serving.places import checked_prefixes
 from diffad_ray.serving.service import Service
@@ -200,6 +201,24 @@ def test_bodies_that_never_end(server: Served) -> None:
         assert {answer.status for answer in pool.map(lambda _: half_sent(server, 1000), range(4))} == {408}
     assert server.score(PNG).status_code == 200
     assert server.service.admission.taken == server.service.admission.bytes == 0
+
+
+@pytest.mark.parametrize("begin", ["", f"POST {SCORE} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: a"])
+def test_headers_that_never_end(server: Served, monkeypatch: pytest.MonkeyPatch, begin: str) -> None:
+    monkeypatch.setattr(punctual, "HEADER_SECONDS", 0.3)
+    where = urlsplit(server.url)
+    with socket.create_connection((where.hostname, where.port or 0), timeout=10) as connection:
+        connection.sendall(begin.encode())
+        assert connection.recv(1) == b"", "the server has closed the connection"
+
+
+def test_headers_without_end(server: Served) -> None:
+    where = urlsplit(server.url)
+    with socket.create_connection((where.hostname, where.port or 0), timeout=10) as connection:
+        connection.sendall(f"POST {SCORE} HTTP/1.1\r\nHost: 127.0.0.1\r\n".encode())
+        with pytest.raises(ConnectionError):
+            for number in range(100_000):
+                connection.sendall(f"X-{number}: {'a' * 1000}\r\n".encode())
 
 
 def test_a_client_that_goes_away_frees_its_place(server: Served) -> None:

@@ -23,6 +23,7 @@ from diffad_ray.errors import UserError
 from diffad_ray.serving.deployment import DRAIN_SECONDS, NAME, bound
 from diffad_ray.serving.gate import LOOPBACK
 from diffad_ray.serving.places import checked_prefixes
+from diffad_ray.serving.punctual import CALLBACK, CALLBACK_VARIABLE
 from diffad_ray.serving.settings import ServingSettings
 from diffad_ray.serving.tokens import VARIABLE, read_tokens
 from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
@@ -70,6 +71,8 @@ def serve(
     storage.configure(build(storage.StorageSettings, of_storage, "storage"))
     _check(settings, host, port)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    # Worker processes inherit the environment.
+    os.environ.setdefault(CALLBACK_VARIABLE, CALLBACK)
     connect()
     try:
         _run(settings, {"serving": asdict(settings), "storage": of_storage}, host, port, on_ready)
