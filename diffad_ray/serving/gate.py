@@ -57,6 +57,10 @@ class Gate:
                 await _refuse(code, problem, request_id, noting)
             else:
                 await self.app(scope, receive, noting)
+        except Exception:
+            # Its handler has logged it and answered with 500; the server would close the connection because of it.
+            if record.status == CLIENT_GONE:
+                raise
         finally:
             if scope["path"] not in QUIET or record.status != 200:
                 self.service.metrics.count(record)
