@@ -64,7 +64,7 @@ class _Requests:
         self.options: dict[str, Any] = {"base_url": url, "headers": headers, "timeout": timeout}
 
     def request(self, image: str | Path | bytes | None, uri: str | None, record: bool) -> dict[str, Any]:
-        """The arguments of a request."""
+        """Return the arguments of a request."""
         if (image is None) == (uri is None):
             raise ValueError("give an image or a URI")
         params = {"record": "1"} if record else {}
@@ -91,7 +91,7 @@ class _Requests:
 
 
 def _read(answer: httpx2.Response | None, problem: str) -> Score:
-    """The verdict in an answer.
+    """Return the verdict in an answer.
 
     Raises:
         ServerError: there is none.
@@ -150,7 +150,7 @@ class Client:
         detector: str | None = None,
         record: bool = False,
     ) -> Score:
-        """The verdict on an image.
+        """Return the verdict on an image.
 
         Args:
             image: path of a file, or its bytes.
@@ -201,7 +201,7 @@ class AsyncClient:
         detector: str | None = None,
         record: bool = False,
     ) -> Score:
-        """The verdict on an image; see `Client.score`."""
+        """Return the verdict on an image; see `Client.score`."""
         path, request = self._requests.path(detector), self._requests.request(image, uri, record)
         for attempt in range(self._requests.attempts):
             answer, problem = None, ""

@@ -11,7 +11,7 @@ __all__ = ["app"]
 
 
 def app(args: dict[str, Any]) -> Application:
-    """The application for `serve deploy` and RayService; see `serving.deployment.app`."""
+    """Return the application for `serve deploy` and RayService; see `serving.deployment.app`."""
     from diffad_ray.serving.deployment import app as build
 
     return build(args)

@@ -46,7 +46,7 @@ class Admission:
 
     @contextmanager
     def place(self) -> Iterator[Place]:
-        """A place for the length of a request.
+        """Return a place for the length of a request.
 
         Raises:
             Refused: 503, because all places are taken or the server shuts down.
@@ -64,7 +64,7 @@ class Admission:
             self.bytes -= place.bytes
 
     def busy(self) -> Refused:
-        """The refusal of a request for which there is no place, with the time until half of the queue is done."""
+        """Return the refusal of a request without a place, with the time until half of the queue is done."""
         seconds = math.ceil(self.taken * self.seconds_an_image / 2)
         return Refused(503, "the queue is full", retry_after=max(1, min(seconds, LONGEST_WAIT)))
 

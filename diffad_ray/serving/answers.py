@@ -26,7 +26,7 @@ TYPES: dict[Form, tuple[str, ...]] = {
 
 
 def parts_of(text: str) -> tuple[Part, ...]:
-    """The pictures that a request wants, from `mask,overlay` or `all`.
+    """Return the pictures that a request wants, from `mask,overlay` or `all`.
 
     Raises:
         Refused: 400 for an unknown one.
@@ -40,7 +40,7 @@ def parts_of(text: str) -> tuple[Part, ...]:
 
 
 def form_of(accept: str, parts: tuple[Part, ...]) -> Form:
-    """The form of an answer: the first that the header `Accept` names, else JSON without pictures, PNG for one.
+    """Return the form of an answer: the first that the header `Accept` names, else JSON without pictures, PNG for one.
 
     Raises:
         Refused: 406, because the form can't hold what is wanted, or is none of ours.
@@ -65,7 +65,7 @@ def _fitting(form: Form, parts: tuple[Part, ...]) -> Form:
 
 
 def as_dict(answer: Answer) -> dict[str, Any]:
-    """An answer as plain values; boxes, areas and centroids of regions are in pixels of the original image."""
+    """Return an answer as plain values; boxes, areas and centroids of regions are in pixels of the original image."""
     found, image = answer.verdict, answer.image
     return {
         "detector": answer.name,
@@ -83,7 +83,7 @@ def as_dict(answer: Answer) -> dict[str, Any]:
 
 
 def picture(answer: Answer, part: Part) -> bytes:
-    """A picture of an answer as PNG.
+    """Return a picture of an answer as PNG.
 
     Raises:
         Refused: 404 for the reconstruction of a detector that reconstructs nothing.
@@ -106,7 +106,7 @@ def picture(answer: Answer, part: Part) -> bytes:
 
 
 def body(answer: Answer, form: Form, parts: tuple[Part, ...], more: dict[str, Any]) -> tuple[str, bytes]:
-    """Content type and body of an answer. Several pictures lack the reconstruction of a detector without one.
+    """Return content type and body of an answer. Several pictures lack the reconstruction of a detector without one.
 
     Args:
         more: what the JSON says besides.

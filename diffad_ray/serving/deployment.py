@@ -60,7 +60,7 @@ class Replica:
         return await self.service.drain(seconds)
 
     async def metric_families(self) -> tuple[str, list[Metric]]:
-        """The name of this replica and its metrics."""
+        """Return the name of this replica and its metrics."""
         return serve.get_replica_context().replica_id.unique_id, self.service.families()
 
     async def _all_metrics(self) -> dict[str, list[Metric]]:
@@ -70,7 +70,7 @@ class Replica:
 
 
 def app(args: dict[str, Any]) -> Application:
-    """The application for `serve deploy` and RayService, with `import_path: diffad_ray.serving:app`.
+    """Return the application for `serve deploy` and RayService, with `import_path: diffad_ray.serving:app`.
 
     Args:
         args: fields of `ServingSettings`; `storage` may hold those of `StorageSettings`.
@@ -86,7 +86,7 @@ def app(args: dict[str, Any]) -> Application:
 
 
 def bound(settings: ServingSettings, values: dict[str, dict[str, Any]]) -> Application:
-    """The deployment with as many replicas and places as settings say."""
+    """Return the deployment with as many replicas and places as settings say."""
     import ray
 
     gpus = int(ray.cluster_resources().get("GPU", 0)) if ray.is_initialized() else 0

@@ -58,7 +58,7 @@ class Detectors:
         self._reader = ThreadPoolExecutor(1, "bundles")
 
     async def get(self, name: str) -> LoadedDetector:
-        """The detector of a name.
+        """Return the detector of a name.
 
         Raises:
             Refused: 404 for an unknown name, 503 for a bundle that can't be loaded.

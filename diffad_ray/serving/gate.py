@@ -23,7 +23,7 @@ QUIET = ("/v2/health/live", "/v2/health/ready")
 
 
 def record_of(request: Request) -> Record:
-    """What is noted of a request."""
+    """Return what is noted of a request."""
     record: Record = request.scope[KEY]
     return record
 

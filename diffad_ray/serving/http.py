@@ -43,7 +43,7 @@ Name = Annotated[str, Path(description="Name of the detector.")]
 
 
 def http_app(service: Service) -> ASGIApp:
-    """The application of a service, which lives as long as the application does."""
+    """Return the application of a service, which lives as long as the application does."""
     own = service.settings
     recorder = Recorder(own.record_table, own.record_images) if own.record_table else None
 
@@ -145,7 +145,7 @@ def _another(name: str, fingerprint: str) -> Refused:
 
 
 def authorised_for(request: Request, service: Service) -> str:
-    """The client of a request that wants to have images scored; raises Refused."""
+    """Return the client of a request that wants to have images scored; raises Refused."""
     return service.authorised(request.headers.get("authorization"), "score")
 
 
@@ -233,7 +233,7 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document; FastAPI would promise its own errors of validation, which are answered with 400 here."""
+    """Return the OpenAPI document, without FastAPI's own errors of validation, which are answered with 400 here."""
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     document["components"].setdefault("securitySchemes", {})["token"] = {"type": "http", "scheme": "bearer"}
     for methods in document["paths"].values():

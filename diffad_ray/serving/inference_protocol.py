@@ -83,7 +83,7 @@ class ErrorAnswer(BaseModel):
 
 
 def is_path(path: str) -> bool:
-    """Whether a path belongs to the protocol."""
+    """Return whether a path belongs to the protocol."""
     return path == "/v2" or path.startswith("/v2/")
 
 
@@ -192,7 +192,7 @@ async def _infer(request: Request, service: Service, model: str, version: str | 
 
 
 async def _answers(service: Service, model: str, files: list[bytes], record: Record) -> list[Answer]:
-    """The answers for images, which share batches; the first that is refused refuses them all."""
+    """Return the answers for images, which share batches; the first that is refused refuses them all."""
     tasks = [asyncio.create_task(service.score(model, data, record)) for data in files]
     try:
         return [answer for answer, _ in await asyncio.gather(*tasks)]
@@ -211,7 +211,7 @@ async def _asked(request: Request, place: Place, service: Service) -> InferReque
 
 
 def _outputs(asked: InferRequest) -> list[str]:
-    """The names of the outputs that a request wants."""
+    """Return the names of the outputs that a request wants."""
     if not asked.outputs:
         return [name for name, output in OUTPUTS.items() if output.is_usual]
     if unknown := {output.name for output in asked.outputs} - OUTPUTS.keys():
@@ -220,7 +220,7 @@ def _outputs(asked: InferRequest) -> list[str]:
 
 
 def _files(asked: InferRequest, most: int) -> list[bytes]:
-    """The image files of a request."""
+    """Return the image files of a request."""
     if len(asked.inputs) != 1 or asked.inputs[0].name != "image":
         raise Refused(400, "the only input is called image")
     tensor = asked.inputs[0]

@@ -112,7 +112,7 @@ class Decoders:
 
 
 def judged(detector: LoadedDetector, image: Prepared, detection: ImageDetection, review_tail: float) -> Answer:
-    """The answer for an image, by the same verdict that scoring writes.
+    """Return the answer for an image, by the same verdict that scoring writes.
 
     Args:
         review_tail: see `ServingSettings`.

@@ -84,7 +84,7 @@ class Networks:
         return len(self._waiting)
 
     def problem(self) -> str | None:
-        """Why no image will be detected any more; None while all is well."""
+        """Return why no image will be detected any more; None while all is well."""
         if not self._thread.is_alive():
             return "the thread of the networks has ended"
         if self._began is not None and time.perf_counter() - self._began > STUCK_SECONDS:
@@ -125,7 +125,7 @@ class Networks:
             job.found.set_result(Detected(detection, start - job.came, time.perf_counter() - start))
 
     def _next_batch(self, expected: int, linger: float) -> list[_Job]:
-        """The next images of one engine; empty once the end has come."""
+        """Return the next images of one engine; empty once the end has come."""
         with self._changed:
             deadline = time.perf_counter() + linger
             while not self._ended and len(self._waiting) < expected:

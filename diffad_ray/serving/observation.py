@@ -51,7 +51,7 @@ class Record:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def line(self) -> str:
-        """One line of JSON; times are in milliseconds."""
+        """Return one line of JSON; times are in milliseconds."""
         fields: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
         named = ("request_id", "client", "method", "path", "status", "detector", "fingerprint", "verdict", "bytes")
         fields |= {name: value for name in (*named, "image_status") if (value := getattr(self, name))}
@@ -93,7 +93,7 @@ class Metrics:
 
 
 def exposition(replicas: dict[str, list[Metric]]) -> bytes:
-    """The metrics of replicas in the text format of Prometheus, each sample with the label `replica`."""
+    """Return the metrics of replicas in the text format of Prometheus, each sample with the label `replica`."""
     merged: dict[str, Metric] = {}
     for replica, families in replicas.items():
         for family in families:

@@ -12,7 +12,7 @@ templates = Environment(loader=PackageLoader("diffad_ray.serving"), autoescape=T
 
 
 def page(detectors: Sequence[str], needs_token: bool) -> Response:
-    """The page; its policy lets it run its own script alone, and talk to this server alone.
+    """Return the page; its policy lets it run its own script alone, and talk to this server alone.
 
     Args:
         detectors: names to choose from.

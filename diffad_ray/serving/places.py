@@ -17,7 +17,7 @@ LONGEST = 2048
 
 
 def checked_prefixes(prefixes: Iterable[str]) -> tuple[str, ...]:
-    """Normalised prefixes.
+    """Return normalised prefixes.
 
     Raises:
         UserError: one is on the web, or is the root of this machine's disk.
@@ -37,7 +37,7 @@ def checked_prefixes(prefixes: Iterable[str]) -> tuple[str, ...]:
 
 
 def allowed(uri: str, prefixes: tuple[str, ...]) -> str:
-    """The normalised location of a URI below one of the prefixes; nothing is requested from any store.
+    """Return the normalised location of a URI below one of the prefixes; nothing is requested from any store.
 
     Raises:
         Refused: 403 for every other location, and for a local path that leads out of its prefix by a link.
@@ -65,7 +65,7 @@ def allowed(uri: str, prefixes: tuple[str, ...]) -> str:
 
 
 def fetched(location: str, max_bytes: int) -> tuple[bytes, FileInfo]:
-    """The bytes of an image at an allowed location, and what the store says of it.
+    """Return the bytes of an image at an allowed location, and what the store says of it.
 
     Raises:
         Refused: there is none, it is too large, or its store does not give it.

@@ -95,7 +95,7 @@ class Recorder:
         folder = f"{self.table}/requests/{fingerprint}"
         if fingerprint not in self._described:
             calibration = detector.bundle.calibration
-            described = {"name": detector.name, "location": "", "calibration": asdict(calibration)}
+            described = {"name": detector.name, "calibration": asdict(calibration)}
             storage.create(f"{folder}/detector.json", json.dumps(described).encode())
             self._described.add(fingerprint)
         info = given.info or self._kept_image(given.data)
@@ -121,7 +121,7 @@ class Recorder:
 
 
 def _found(answer: Answer | Refused, detector: LoadedDetector) -> dict[str, object]:
-    """The columns of a row that scoring an image fills in."""
+    """Return the columns of a row that scoring an image fills in."""
     if isinstance(answer, Refused):
         return {"status": answer.status, "error": str(answer)}
     image, detection = answer.image, answer.detection
@@ -149,14 +149,14 @@ def append_requests(table: str) -> int:
         for run in read_runs(table):
             if run.record is None and run.plan.work == WORK:
                 abandon(run.plan)
-        blocks, names, skipped = _new_rows(table, files)
+        blocks, fingerprints, skipped = _new_rows(table, files)
         if blocks:
-            plan = _plan(table, blocks, names, skipped)
+            plan = _plan(table, blocks, fingerprints, skipped)
             for shard, block in enumerate(blocks):
                 storage.write(plan.manifest_file(shard), parquet_bytes(block.select(MANIFEST.names).cast(MANIFEST)))
             write_plan(plan)
             lease.confirm()
-            judges = {key: _judge(table, key) for key in names}
+            judges = {key: _judge(table, key) for key in fingerprints}
             commit = CommitShard(plan, ScoringSettings(), storage.settings(), judges)
             for block in blocks:
                 commit(block)
@@ -176,7 +176,7 @@ def _kept(table: str) -> list[str]:
 
 
 def _new_rows(table: str, files: Iterable[str]) -> tuple[list[pa.Table], list[str], int]:
-    """A block for each fingerprint of rows that the table lacks, an image once; their fingerprints; rows left out."""
+    """Return the rows that the table lacks by fingerprint, the fingerprints, and the number of other rows."""
     rows = pa.concat_tables([pq.read_table(pa.BufferReader(storage.read(file))).cast(BLOCK) for file in files])
     with connect_bounded(table) as connection:
         connection.register("kept", rows)
@@ -209,17 +209,15 @@ def _judge(table: str, fingerprint: str) -> Judge:
     return Judge(str(described["name"]), calibration, calibration.threshold)
 
 
-def _plan(table: str, blocks: list[pa.Table], names: list[str], skipped: int) -> Plan:
+def _plan(table: str, blocks: list[pa.Table], fingerprints: list[str], skipped: int) -> Plan:
     now = datetime.now(UTC)
-    counted = zip(names, blocks, strict=True)
+    counted = zip(fingerprints, blocks, strict=True)
     return Plan(
         run_id=f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
         run_date=f"{now:%Y-%m-%d}",
         table=table,
         archive=f"{table}/requests",
-        detectors=[
-            PlannedDetector("", str(_described(table, name)["name"]), name, len(block)) for name, block in counted
-        ],
+        detectors=[PlannedDetector("", str(_described(table, key)["name"]), key, len(block)) for key, block in counted],
         images=sum(map(len, blocks)),
         skipped=skipped,
         other_files=0,

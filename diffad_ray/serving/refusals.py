@@ -31,7 +31,7 @@ class Refused(Exception):
 
     @classmethod
     def of_image(cls, status: Status, message: str) -> Refused:
-        """The refusal of an image, with the status and the reason that scoring writes."""
+        """Return the refusal of an image, with the status and the reason that scoring writes."""
         return cls(HTTP_STATUS[status], message, status)
 
     def headers(self) -> dict[str, str]:

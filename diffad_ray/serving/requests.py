@@ -32,7 +32,7 @@ class GivenImage(NamedTuple):
 
 
 async def read_body(request: Request, place: Place, settings: ServingSettings, most: int) -> bytes:
-    """The body of a request, in the time and of the size that are allowed.
+    """Return the body of a request, in the time and of the size that are allowed.
 
     Raises:
         Refused: 413 for a larger body, told by its header or as it arrives; 408 for a slower one; 415 for a compressed
@@ -64,7 +64,7 @@ async def read_body(request: Request, place: Place, settings: ServingSettings, m
 async def given_image(
     request: Request, place: Place, settings: ServingSettings, prefixes: tuple[str, ...]
 ) -> GivenImage:
-    """The image that a request holds or names.
+    """Return the image that a request holds or names.
 
     A body of `multipart/form-data` holds it as its only file, one of `application/json` is `{"uri": "s3://..."}`, and
     every other body is the file itself, whatever type the client says.
@@ -96,7 +96,7 @@ def _uri(body: bytes) -> str:
 
 
 async def _only_file(request: Request, body: bytes) -> bytes:
-    """The only file of a multipart body."""
+    """Return the only file of a multipart body."""
 
     async def stream() -> AsyncIterator[bytes]:
         yield body

@@ -94,13 +94,13 @@ class Service:
             await self.detectors.refresh()
 
     def authorised(self, authorization: str | None, scope: Scope) -> str:
-        """The name of the client that sends a header `Authorization`; raises Refused, see `tokens.authorised`."""
+        """Return the name of the client that sends a header `Authorization`; see `tokens.authorised`."""
         return authorised(self.clients, authorization, scope)
 
     async def score(
         self, name: str, data: bytes, record: Record, with_pixels: bool = False, with_reconstruction: bool = False
     ) -> tuple[Answer, LoadedDetector]:
-        """The answer of a detector for the bytes of an image file, within the time of a request.
+        """Return the answer of a detector for the bytes of an image file, within the time of a request.
 
         Args:
             record: notes the stages.
@@ -142,7 +142,7 @@ class Service:
         self.metrics.batches.observe(self.networks.batches[-1])
 
     def readiness(self) -> str:
-        """Why this replica should get no requests now; empty if it should."""
+        """Return why this replica should get no requests now; empty if it should."""
         if self.admission.is_closed:
             return "the server shuts down"
         return self.networks.problem() or self.not_ready
@@ -151,7 +151,7 @@ class Service:
         return {"0": self.families()}
 
     def families(self) -> list[Metric]:
-        """The metrics of this replica, as of now."""
+        """Return the metrics of this replica, as of now."""
         self.metrics.places.set(self.admission.taken)
         self.metrics.held.set(sum(detector.bytes for detector in self.detectors.held.values()))
         self.metrics.swaps.set(self.detectors.swaps)
@@ -178,7 +178,7 @@ MOST_REPLICAS = 8
 
 
 def replicas_of(settings: ServingSettings, gpus: int, processors: int) -> int:
-    """How many processes hold detectors: one a GPU, or one a core up to 8."""
+    """Return how many processes hold detectors: one a GPU, or one a core up to 8."""
     return settings.replicas or gpus or max(1, min(processors, MOST_REPLICAS))
 
 

@@ -38,7 +38,7 @@ class Client(NamedTuple):
 
 
 def read_tokens(file: str | None) -> list[Client]:
-    """The clients of a file and of the environment.
+    """Return the clients of a file and of the environment.
 
     Raises:
         UserError: the file can't be read or a line can't be understood; the message contains no token.
@@ -78,7 +78,7 @@ def _digest(token: str) -> bytes:
 
 
 def authorised(clients: list[Client], authorization: str | None, scope: Scope) -> str:
-    """The name of the client that a request comes from.
+    """Return the name of the client that a request comes from.
 
     The comparison takes the same time for every token, right or wrong.
 
