@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hostile import PNG
@@ -47,7 +48,7 @@ def test_verdicts_of_bytes_paths_and_uris(server: Served, archive: Path) -> None
 
 def test_reasons(server: Served) -> None:
     with Client(server.url) as client:
-        with pytest.raises(ServerError, match="no image") as caught:
+        with pytest.raises(ServerError, match="not an image") as caught:
             client.score(b"text", detector="weave")
         assert (caught.value.code, caught.value.status) == (422, "unreadable")
         with pytest.raises(ServerError) as caught:
@@ -90,7 +91,7 @@ def busy() -> Iterator[str]:
 
 def test_the_time_that_a_server_names_is_waited(busy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("time.sleep", pauses.append)
+    monkeypatch.setattr("diffad_ray.client.time", SimpleNamespace(sleep=pauses.append))
     with Client(busy, detector="part") as client:
         assert client.score(b"image").verdict == "good"
         assert all(7 <= pause <= 8.4 for pause in pauses)
@@ -101,7 +102,7 @@ def test_the_time_that_a_server_names_is_waited(busy: str, monkeypatch: pytest.M
     async def paused(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr(asyncio, "sleep", paused)
+    monkeypatch.setattr("diffad_ray.client.asyncio", SimpleNamespace(sleep=paused))
 
     async def scored() -> str:
         async with AsyncClient(busy, detector="part") as client:
@@ -114,7 +115,7 @@ def test_the_time_that_a_server_names_is_waited(busy: str, monkeypatch: pytest.M
 
 def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("time.sleep", pauses.append)
+    monkeypatch.setattr("diffad_ray.client.time", SimpleNamespace(sleep=pauses.append))
     with Client("http://127.0.0.1:1", detector="part", attempts=3) as client:
         with pytest.raises(ServerError, match="no answer") as caught:
             client.score(b"image")

@@ -245,7 +245,7 @@ def test_tokens(detector: Path, tmp_path: Path) -> None:
 
         asked = server.service.networks.batches
         before = len(asked)
-        for wrong in (None, "", "line-one-token-0002", "line-one-token-000", "LINE-ONE-TOKEN-0001", "line1"):
+        for wrong in (None, "x", "line-one-token-0002", "line-one-token-000", "LINE-ONE-TOKEN-0001", "line1"):
             for path in (SCORE, "/v2/models/weave/infer"):
                 assert code(path, wrong, "POST") == 401
             for path in ("/detectors", "/metrics", "/v2/models/weave", "/v2/models/weave/ready"):

@@ -28,7 +28,8 @@ def test_an_image_is_shown_with_its_verdict(detector: Path, tmp_path: Path) -> N
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
         page.goto(server.url)
         page.set_input_files("#file", tmp_path / "part.png")
-        page.wait_for_function("document.getElementById('verdict').className === 'reject'")
+        verdict = playwright.expect(page.locator("#verdict"))
+        verdict.to_have_class("reject")
         assert "token" in page.inner_text("#verdict")
         problems.clear()
         page.fill("#token", "a-token-for-the-page")
@@ -44,5 +45,5 @@ def test_an_image_is_shown_with_its_verdict(detector: Path, tmp_path: Path) -> N
         assert len(page.query_selector_all("#regions tbody tr")) == len(answer["regions"])
         assert problems == []
         page.set_input_files("#file", tmp_path / "text.png")
-        page.wait_for_function("document.getElementById('verdict').textContent.includes('not an image file')")
+        verdict.to_contain_text("not an image file")
         browser.close()

@@ -24,13 +24,15 @@ def checked_prefixes(prefixes: Iterable[str]) -> tuple[str, ...]:
     """
     found = []
     for prefix in prefixes:
+        scheme, separator, rest = prefix.partition("://")
+        if not separator or scheme == "file":
+            scheme = ""
         location = storage.normalised(prefix)
-        scheme = location.partition("://")[0] if "://" in location else ""
         if scheme.lower() in REDIRECTING:
             raise UserError(
                 f"the prefix {prefix} is on the web, where a server may redirect to any other: leave it out"
             )
-        if location == "/" or (scheme and not location.partition("://")[2].strip("/")):
+        if location == "/" or (scheme and not rest.strip("/")):
             raise UserError(f"the prefix {prefix} allows everything: name a folder or a bucket")
         found.append(os.path.realpath(location) if not scheme else location)
     return tuple(found)
