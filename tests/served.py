@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.parser import BytesParser
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +84,12 @@ def served(detectors: dict[str, Path | ServedDetector], **settings: Any) -> Iter
         ready["server"].should_exit = True
         thread.join(30)
         engine.DEFAULT_BATCH["cpu"] = usual
+
+
+def parts_of(content_type: str, body: bytes) -> dict[str, bytes]:
+    """The parts of a multipart body by their names, as the standard library reads them."""
+    message = BytesParser().parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
+    return {
+        str(part.get_param("name", header="content-disposition")): part.get_payload(decode=True)  # type: ignore[union-attr, misc]
+        for part in message.get_payload()
+    }

@@ -7,14 +7,13 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
-from email.parser import BytesParser
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from hostile import PNG, readable, refused
-from served import BATCH, Served, served
+from served import BATCH, Served, parts_of, served
 
 from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.images import DEFAULT_MAX_PIXELS, ImageError, decode_image, network_input
@@ -104,15 +103,6 @@ def test_hostile_files_get_the_status_and_reason_of_scoring(server: Served, arch
         else:
             assert (code, answer["image"]["mode"]) == (200, found.mode), name  # type: ignore[index]
     shutil.rmtree(folder)
-
-
-def parts_of(content_type: str, body: bytes) -> dict[str, bytes]:
-    """The parts of a multipart body by their names, as the standard library reads them."""
-    message = BytesParser().parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
-    return {
-        str(part.get_param("name", header="content-disposition")): part.get_payload(decode=True)  # type: ignore[union-attr, misc]
-        for part in message.get_payload()
-    }
 
 
 def test_pictures(server: Served, bundle: Bundle, defect: bytes) -> None:
