@@ -14,7 +14,7 @@ from ray.serve import Application
 from diffad_ray.cli import main
 from diffad_ray.errors import UserError
 from diffad_ray.serving import app
-from diffad_ray.serving.run import named_detectors
+from diffad_ray.serving.run import absolute, named_detectors
 from diffad_ray.serving.service import replicas_of, threads_of
 from diffad_ray.serving.settings import ServingSettings
 from diffad_ray.settings import build
@@ -68,6 +68,15 @@ def test_the_manifest_builds_an_application() -> None:
     assert config["http_options"]["request_timeout_s"] >= limit
     assert settings.tokens_file
     assert not settings.loopback_only
+
+
+def test_paths_are_those_of_the_callers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = {"detectors": {"part": {"location": "part"}}, "prefixes": ["parts", "s3://plant/a"], "tokens_file": "t"}
+    found = absolute(build(ServingSettings, values, "serving"))
+    assert found.detectors["part"].location == str(tmp_path / "part")
+    assert found.prefixes == (str(tmp_path / "parts"), "s3://plant/a")
+    assert (found.tokens_file, found.log_file) == (str(tmp_path / "t"), None)
 
 
 def test_replicas_share_the_cores() -> None:

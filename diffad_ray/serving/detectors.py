@@ -106,7 +106,10 @@ class Detectors:
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(self._reader, self._read, name)
         side = found.bundle.detector.settings.image_size
-        detected = await self.networks.detect(found.engine, np.zeros((side, side, 3), np.uint8))
+        try:
+            detected = await self.networks.detect(found.engine, np.zeros((side, side, 3), np.uint8))
+        except Exception as error:
+            raise UserError(f"the detector {name} can't detect: {type(error).__name__}: {error}") from error
         if not np.isfinite(detected.detection.score):
             raise UserError(f"the detector {name} gives a black image the score {detected.detection.score}")
         return found
@@ -114,13 +117,12 @@ class Detectors:
     def _read(self, name: str) -> LoadedDetector:
         place = self.places[name]
         try:
-            # The state first: a bundle that changes in between is then loaded again at the next look.
-            state = _state(place.location)
-        except FileNotFoundError:
-            state = ""  # to load it says what is missing
+            # The state first: a bundle that changes in between is then loaded again at the next look. Without one, to
+            # load the bundle says what is missing.
+            state = _state(place.location) if storage.exists(f"{place.location}/{DESCRIPTION}") else ""
+            bundle = load_bundle(place.location)
         except OSError as error:
             raise UserError(f"the detector at {place.location} can't be read: {error}") from error
-        bundle = load_bundle(place.location)
         if place.fingerprint not in (None, bundle.fingerprint):
             raise UserError(f"the detector {name} is pinned to {place.fingerprint}, and is {bundle.fingerprint} now")
         tensors = bundle.detector.state_dict().values()

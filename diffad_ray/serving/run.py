@@ -9,7 +9,7 @@ import socket
 import threading
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def serve(
     named = {"detectors": named_detectors(detectors, routes), "loopback_only": host in LOOPBACK}
     values = merged(from_file.get("serving", {}), serving, named, override.get("serving", {}))
     of_storage = merged(from_file.get("storage", {}), override.get("storage", {}))
-    settings = build(ServingSettings, values, "serving")
+    settings = absolute(build(ServingSettings, values, "serving"))
     storage.configure(build(storage.StorageSettings, of_storage, "storage"))
     _check(settings, host, port)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -105,6 +105,27 @@ def named_detectors(detectors: Sequence[str], routes: str | None) -> dict[str, d
     return found
 
 
+def absolute(settings: ServingSettings) -> ServingSettings:
+    """Return settings whose paths mean the same in processes of other working folders.
+
+    Raises:
+        UserError: a prefix allows too much.
+    """
+    detectors = {
+        name: replace(detector, location=storage.normalised(detector.location))
+        for name, detector in settings.detectors.items()
+    }
+    locations = {name: getattr(settings, name) for name in ("record_table", "record_images")}
+    files = {name: getattr(settings, name) for name in ("tokens_file", "log_file")}
+    return replace(
+        settings,
+        detectors=detectors,
+        prefixes=checked_prefixes(settings.prefixes),
+        **{name: storage.normalised(value) for name, value in locations.items() if value is not None},
+        **{name: str(Path(value).absolute()) for name, value in files.items() if value is not None},
+    )
+
+
 def _pair(text: str) -> tuple[str, str]:
     """Name and place of an argument."""
     name, separator, place = text.partition("=")
@@ -120,7 +141,6 @@ def _check(settings: ServingSettings, host: str, port: int) -> None:
         raise UserError("no detector is given: name one, as in `diffad-ray serve detectors/part`")
     for detector in settings.detectors.values():
         load_description(detector.location)
-    checked_prefixes(settings.prefixes)
     if not read_tokens(settings.tokens_file) and not settings.loopback_only:
         raise UserError(f"the host {host} can be reached by others: set --tokens or {VARIABLE}, or bind to 127.0.0.1")
     if os.environ.get("RAY_SERVE_THROUGHPUT_OPTIMIZED", "0") != "0":
