@@ -31,7 +31,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from scoring import make_detector, make_images
@@ -97,8 +97,9 @@ class Server:
         pages = [Path(f"/proc/{pid}/statm").read_text().split()[1] for pid in workers["proxy"] + workers["replica"]]
         return sum(map(int, pages)) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
-    def lines(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+    def lines(self) -> list[dict[str, Any]]:
+        """The log lines of all requests so far."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
 
     def close(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -153,6 +154,7 @@ def percentiles(sent: list[Sent]) -> str:
 def closed_loop(server: Server, files: list[bytes], clients: int, most: float, window: float) -> tuple[float, float]:
     """Rate and median latency of so many clients, once windows are alike."""
     rates: list[tuple[float, float]] = []
+    logged = len(server.lines())
     deadline = time.perf_counter() + most
     with asking(server.port, files, clients) as sent:
         time.sleep(window / 2)
@@ -170,12 +172,15 @@ def closed_loop(server: Server, files: list[bytes], clients: int, most: float, w
     counts = dict(Counter(one.code for one in part))
     print(f"{clients:3} clients: {rates[-1][0]:7.1f} images/s  ms: {percentiles(part)}  statuses {counts}", end="  ")
     print(f"{1000 * spent / max(1, len(good)):.1f} ms of processor an image" + ("" if alike else "  (not stable)"))
+    answered = [line["ms"] for line in server.lines()[logged:] if line["status"] == 200]
+    own = [ms["total"] - ms["decode"] - ms["wait"] - ms["detect"] for ms in answered]
+    print(f"{'':12} own time beside decode, wait and detect: median {statistics.median(own or [0]):.1f} ms")
     return rates[-1]
 
 
 def open_loop(server: Server, files: list[bytes], rate: float, seconds: float) -> None:
-    """Ask at a rate, whatever the answers; a thread for each request that may be under way."""
-    clients = min(400, max(8, round(rate)))
+    """Ask at a rate, whatever the answers; by so many threads that each may wait ten seconds for its answer."""
+    clients = min(500, max(8, round(10 * rate)))
     with asking(server.port, files, clients, lambda: clients / rate) as sent:
         time.sleep(min(60.0, seconds / 4))
         early = server.resident_megabytes()
@@ -224,9 +229,6 @@ def main() -> None:
         server = Server(root / "detector", root, options.replicas)
         try:
             rates = {n: closed_loop(server, files, n, options.seconds, options.window) for n in options.clients}
-            lines = [line["ms"] for line in server.lines() if line.get("status") == 200]
-            own = [ms["total"] - ms["decode"] - ms["wait"] - ms["detect"] for ms in lines]  # type: ignore[index]
-            print(f"own time of a replica an image: median {statistics.median(own):.2f} ms")
             if options.overload:
                 best = max(rate for rate, _ in rates.values())
                 open_loop(server, files, options.overload * best, options.seconds)
