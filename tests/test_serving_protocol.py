@@ -140,7 +140,7 @@ BODIES = st.one_of(st.binary(max_size=300), st.sampled_from([PNG, PNG[:99], b'{"
 
 
 @given(method=METHODS, path=PATHS, kind=KINDS, body=BODIES, accept=st.text(st.characters(codec="latin-1"), max_size=20))
-@limits(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@limits(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
 def test_whatever_is_sent_is_answered(
     server: Served, method: str, path: str, kind: str, body: bytes, accept: str
 ) -> None:
