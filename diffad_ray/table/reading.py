@@ -21,6 +21,7 @@ from diffad_ray.scratch import scratch_folder
 from diffad_ray.sql import connect as connect
 from diffad_ray.sql import quoted
 from diffad_ray.table.parts import REGIONS, SCORES, Part, completed
+from diffad_ray.table.retention import kept_columns, read_rule
 from diffad_ray.table.runs import refuse_newer_table
 
 ATTEMPTS = 6
@@ -133,7 +134,7 @@ def open_table(table: str) -> duckdb.DuckDBPyConnection:
     table = existing(table)
     connection = connect(table)
     last = "QUALIFY row_number() OVER (PARTITION BY image_id, detector_fingerprint ORDER BY scored_at DESC, run_id) = 1"
-    create_view(connection, table, SCORES, last)
+    create_view(connection, table, SCORES, last, kept_columns(read_rule(table)))
     of_scores = f"SEMI JOIN scores USING ({', '.join(SCORES.key)})"
     once = f"QUALIFY row_number() OVER (PARTITION BY {', '.join(REGIONS.key)}) = 1"
     create_view(connection, table, REGIONS, f"{of_scores} {once}")
@@ -147,16 +148,17 @@ def reason_of(error: Exception) -> str:
     return _KIND.sub("", " ".join(" ".join(lines).split()))
 
 
-def create_view(connection: duckdb.DuckDBPyConnection, table: str, part: Part, chosen: str) -> None:
+def create_view(connection: duckdb.DuckDBPyConnection, table: str, part: Part, chosen: str, columns: str = "*") -> None:
     """Create the view of a part, called as it is, with all columns that the part declares; of a table that was written
     before the part existed, a view without rows.
 
     Args:
         chosen: what follows the rows in SQL; it may name columns of schema version 1 only.
+        columns: what follows SELECT; it may name those only, too.
     """
 
     def create(rows: str) -> None:
-        connection.execute(f"CREATE OR REPLACE VIEW {part.name} AS SELECT * FROM {rows} {chosen}")
+        connection.execute(f"CREATE OR REPLACE VIEW {part.name} AS SELECT {columns} FROM {rows} {chosen}")
 
     if part.since > 1 and not storage.has_files(f"{table}/{part.name}"):
         connection.register(f"no_{part.name}", part.columns.empty_table())
@@ -165,8 +167,8 @@ def create_view(connection: duckdb.DuckDBPyConnection, table: str, part: Part, c
     rows = rows_of(table, part.name)
     create(rows)
     # The catalogue knows the columns of a view; to ask for those of the rows would read the ends of all files again.
-    columns = "SELECT column_name FROM duckdb_columns() WHERE table_name = ?"
-    present = [name for (name,) in connection.execute(columns, [part.name]).fetchall()]
+    names = "SELECT column_name FROM duckdb_columns() WHERE table_name = ?"
+    present = [name for (name,) in connection.execute(names, [part.name]).fetchall()]
     whole = completed(rows, part, present, _types(connection, part))
     if whole != rows:
         create(whole)

@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from diffad_ray import storage
-from diffad_ray.errors import UserError
+from diffad_ray.errors import TryLater
 from diffad_ray.images import ImageError, decode_image
 from diffad_ray.table.compact import pending_mergers
 from diffad_ray.table.contents import READERS, list_contents, unreadable
@@ -22,10 +22,12 @@ from diffad_ray.table.layout import quoted
 from diffad_ray.table.lease import holder_of
 from diffad_ray.table.parts import PARQUET_PARTS, SCORES
 from diffad_ray.table.reading import connect_bounded, count_rows, declared_rows, existing, lacks_file, rows_in
+from diffad_ray.table.retention import Rule, first_run_of, read_rule
 from diffad_ray.table.runs import Run, read_runs
 
 MASKS = 1000
 "Masks that are opened, unless more are asked for; whether it is there is looked up for every one."
+DOING = {"compact": "compacted", "prune": "pruned"}
 IMAGE_OF_RUN = ", ".join(SCORES.key)
 EXAMPLE = "image_uri || ' (run ' || run_id || ')' AS example"
 CHECKS = {
@@ -40,7 +42,8 @@ CHECKS = {
     ),
     "unplanned row": (
         "rows are of images that their run did not plan",
-        f"SELECT {EXAMPLE} FROM scores ANTI JOIN manifests USING ({IMAGE_OF_RUN})",
+        f"SELECT {EXAMPLE} FROM scores SEMI JOIN with_manifests USING (run_id) "
+        f"ANTI JOIN manifests USING ({IMAGE_OF_RUN})",
     ),
     "region count": (
         "images have another number of regions than their row says",
@@ -59,7 +62,7 @@ CHECKS = {
     "mask missing": (
         "masks are not there",
         "SELECT DISTINCT mask_uri AS example FROM scores ANTI JOIN mask_files USING (mask_uri) "
-        "WHERE starts_with(mask_uri, getvariable('masks'))",
+        "WHERE starts_with(mask_uri, getvariable('masks')) AND run_id >= getvariable('masks_kept_since')",
     ),
 }
 UNUSED_MASKS = "SELECT mask_uri AS example FROM mask_files ANTI JOIN scores USING (mask_uri)"
@@ -101,12 +104,15 @@ def verify(table: str | Path, masks: int | None = MASKS) -> Verification:
         masks: how many masks to open at most, spread evenly; None opens all.
 
     Raises:
-        UserError: there is no table, or it is being compacted.
+        TryLater: it is being compacted or pruned, or was while it was read.
+        UserError: there is no table.
     """
     location = existing(str(table))
     holder = holder_of(location)
-    if holder and holder.work == "compact":
-        raise UserError(f"{location} is being compacted since {holder.since}: wait for that to end, and verify again")
+    if holder and holder.work != "score":
+        raise TryLater(
+            f"{location} is being {DOING[holder.work]} since {holder.since}: wait for that to end, and verify again"
+        )
     found = Verification(location)
     # Before the files are listed, so that all that a finished run wrote is among them.
     runs = read_runs(location)
@@ -114,22 +120,30 @@ def verify(table: str | Path, masks: int | None = MASKS) -> Verification:
         state = record.state if record else "running" if holder else "interrupted"
         if state != "finished":
             found.notes.append(Finding(f"{state} run", f"run {plan.run_id} of {plan.archive} is {state}", 1))
+    rule = read_rule(location)
+    for kind, day in (("masks", rule.masks_before), ("manifests", rule.manifests_before)):
+        if day:
+            found.notes.append(Finding("pruned", f"{kind} of runs before {day} are not kept", 1))
     still = [run for run in runs if run.record or not holder]
     found.runs = len(still)
     try:
         with connect_bounded(location) as connection:
             files = _look_through(location, still, connection, found)
+            pruned = _pruned(rule, still)
             _fill(location, files, still, connection)
+            kept = [run.plan.run_id for run in still if run.plan.run_id not in pruned]
+            connection.register("with_manifests", pa.table({"run_id": pa.array(kept, pa.string())}))
+            connection.execute(f"SET VARIABLE masks_kept_since = {quoted(first_run_of(rule.masks_before))}")
             for kind, (message, sql) in CHECKS.items():
                 _note(found.problems, kind, message, *_count(sql, connection))
             if holder is None:
                 _note(found.notes, "unused mask", "masks belong to no row", *_count(UNUSED_MASKS, connection))
-            _compare_records(still, connection, found)
+            _compare_records(still, pruned, connection, found)
             _open_masks(masks, connection, found)
     except (duckdb.Error, FileNotFoundError) as error:
         if isinstance(error, duckdb.Error) and not lacks_file(location, error):
             raise
-        raise UserError(f"{location} changed while it was read, so verify it again: {error}") from error
+        raise TryLater(f"{location} changed while it was read, so verify it again: {error}") from error
     return found
 
 
@@ -192,14 +206,23 @@ def _fill(table: str, files: dict[str, list[str]], runs: list[Run], connection: 
     connection.execute(f"SET VARIABLE masks = {quoted(f'{table}/masks/')}")
 
 
-def _compare_records(runs: list[Run], connection: duckdb.DuckDBPyConnection, found: Verification) -> None:
+def _pruned(rule: Rule, runs: list[Run]) -> set[str]:
+    """The runs whose manifests are no longer kept."""
+    return {run.plan.run_id for run in runs if run.record and run.plan.run_date < rule.manifests_before}
+
+
+def _compare_records(
+    runs: list[Run], pruned: set[str], connection: duckdb.DuckDBPyConnection, found: Verification
+) -> None:
     """Numbers that plans and records tell, against the rows themselves."""
     planned = dict(connection.execute("SELECT run_id, count(*) FROM manifests GROUP BY 1").fetchall())
     counts = count_rows(connection, "scores")
     found.rows = sum(of_run.rows for of_run in counts.values())
     for plan, record in runs:
         run_id, of_run = plan.run_id, counts[plan.run_id]
-        figures: list[tuple[str, str, object, object]] = [("plan", "images", plan.images, planned.get(run_id, 0))]
+        figures: list[tuple[str, str, object, object]] = []
+        if run_id not in pruned:
+            figures.append(("plan", "images", plan.images, planned.get(run_id, 0)))
         if record:
             figures += [
                 ("record", "rows", record.images, of_run.rows),
