@@ -185,8 +185,8 @@ def test_log_lines_and_metrics(server: Served, caplog: pytest.LogCaptureFixture,
     assert (bad["status"], bad["image_status"]) == (422, "unreadable")
     assert "not-for-logs" not in lines.getvalue()
     text = server.client.get("/metrics").text
-    assert 'diffad_requests_total{detector="weave",replica="0",status="422"}' in text
-    assert 'diffad_stage_seconds_bucket{le="0.1",replica="0",stage="detect"}' in text
+    assert 'diffad_ray_serve_requests_total{detector="weave",replica="0",status="422"}' in text
+    assert 'diffad_ray_serve_stage_seconds_bucket{le="0.1",replica="0",stage="detect"}' in text
 
 
 def test_an_unreadable_word_of_a_path_is_404(server: Served) -> None:

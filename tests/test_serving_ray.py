@@ -152,7 +152,7 @@ def test_an_image_of_more_than_four_megabytes(command: Command) -> None:
 
 def taken(command: Command) -> float:
     lines = command.client.get("/metrics").text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith("diffad_places_taken"))
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("diffad_ray_serve_places_taken"))
 
 
 def test_a_client_that_goes_away_frees_its_place(command: Command) -> None:

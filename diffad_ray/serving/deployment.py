@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import ray
 from prometheus_client.core import Metric
 from ray import serve
 from ray.serve import Application
 from starlette.types import ASGIApp
 
 from diffad_ray import storage
-from diffad_ray.cluster import machines, processors
+from diffad_ray.cluster_settings import ClusterSettings
+from diffad_ray.cluster_size import size_now
 from diffad_ray.serving import service as services
 from diffad_ray.serving.http import http_app
 from diffad_ray.serving.observation import write_request_lines
@@ -87,10 +89,10 @@ def app(args: dict[str, Any]) -> Application:
 
 def bound(settings: ServingSettings, values: dict[str, dict[str, Any]]) -> Application:
     """Return the deployment with as many replicas and places as settings say."""
-    import ray
-
-    gpus = int(ray.cluster_resources().get("GPU", 0)) if ray.is_initialized() else 0
-    cores = processors() // machines() if ray.is_initialized() else 1
+    gpus, cores = 0, 1
+    if ray.is_initialized():
+        size = size_now(ClusterSettings())
+        gpus, cores = size.gpus, size.cpus // size.machines
     return Replica.options(  # type: ignore[attr-defined]
         num_replicas=replicas_of(settings, gpus, cores),
         max_ongoing_requests=settings.places + ROOM,

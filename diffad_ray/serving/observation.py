@@ -66,18 +66,34 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
-            "diffad_requests", "Requests by detector and HTTP status", ["detector", "status"], registry=self.registry
+            "diffad_ray_serve_requests",
+            "Requests by detector and HTTP status",
+            ["detector", "status"],
+            registry=self.registry,
         )
         self.images = Counter(
-            "diffad_images", "Scored images by detector and verdict", ["detector", "verdict"], registry=self.registry
+            "diffad_ray_serve_images",
+            "Scored images by detector and verdict",
+            ["detector", "verdict"],
+            registry=self.registry,
         )
         self.seconds = Histogram(
-            "diffad_stage_seconds", "Seconds of a request by stage", ["stage"], buckets=SECONDS, registry=self.registry
+            "diffad_ray_serve_stage_seconds",
+            "Seconds of a request by stage",
+            ["stage"],
+            buckets=SECONDS,
+            registry=self.registry,
         )
-        self.batches = Histogram("diffad_batch_images", "Images in a batch", buckets=IMAGES, registry=self.registry)
-        self.places = Gauge("diffad_places_taken", "Requests that are being answered", registry=self.registry)
-        self.held = Gauge("diffad_detectors_bytes", "Bytes of the detectors that are held", registry=self.registry)
-        self.swaps = Gauge("diffad_detector_swaps", "Detectors that were replaced by new ones", registry=self.registry)
+        self.batches = Histogram(
+            "diffad_ray_serve_batch_images", "Images in a batch", buckets=IMAGES, registry=self.registry
+        )
+        self.places = Gauge("diffad_ray_serve_places_taken", "Requests that are being answered", registry=self.registry)
+        self.held = Gauge(
+            "diffad_ray_serve_detectors_bytes", "Bytes of the detectors that are held", registry=self.registry
+        )
+        self.swaps = Gauge(
+            "diffad_ray_serve_detector_swaps", "Detectors that were replaced by new ones", registry=self.registry
+        )
 
     def count(self, record: Record) -> None:
         """Count a request that was answered, and write its line."""
