@@ -115,14 +115,18 @@ def absolute(settings: ServingSettings) -> ServingSettings:
         name: replace(detector, location=storage.normalised(detector.location))
         for name, detector in settings.detectors.items()
     }
-    locations = {name: getattr(settings, name) for name in ("record_table", "record_images")}
-    files = {name: getattr(settings, name) for name in ("tokens_file", "log_file")}
+
+    def location(given: str | None) -> str | None:
+        return None if given is None else storage.normalised(given)
+
     return replace(
         settings,
         detectors=detectors,
         prefixes=checked_prefixes(settings.prefixes),
-        **{name: storage.normalised(value) for name, value in locations.items() if value is not None},
-        **{name: str(Path(value).absolute()) for name, value in files.items() if value is not None},
+        tokens_file=location(settings.tokens_file),
+        log_file=location(settings.log_file),
+        record_table=location(settings.record_table),
+        record_images=location(settings.record_images),
     )
 
 
