@@ -15,6 +15,7 @@ from rich.text import Text
 from diffad_ray.cli.demo import demo
 from diffad_ray.cli.detectors import ablate, contact_sheet, evaluate, import_checkpoint, train
 from diffad_ray.cli.nightly import nightly
+from diffad_ray.cli.serving import serve
 from diffad_ray.cli.shared import stderr
 from diffad_ray.cli.tables import compact, overlay, picture, prune, query, runs, score, verify
 from diffad_ray.errors import Fault, TryLater, UserError
@@ -58,6 +59,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     train,
     score,
     nightly,
+    serve,
     evaluate,
     ablate,
     query,

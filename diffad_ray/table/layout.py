@@ -7,6 +7,7 @@
     TABLE/runs/<run>.planning                                while its manifests are written
     TABLE/runs/<run>.plan.json                               its plan
     TABLE/runs/<run>.json                                    its record, written last
+    TABLE/requests/<fingerprint>/<request>.parquet           rows that `serve` has yet to append
     TABLE/leases/00000007.json                               who writes, or wrote last
     TABLE/retention/rule.json                                days before which masks and manifests are not kept
 

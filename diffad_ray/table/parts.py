@@ -125,11 +125,14 @@ MANIFESTS = Part(
 )
 MASKS = Part("masks", r"[^/]+/[0-9a-f]{2}/[0-9a-f]{16}\.png")
 RUNS = Part("runs", r"[^/]+\.(json|planning)")
+REQUESTS = Part("requests", r"[0-9a-f]{16}/([0-9a-f]{32}\.parquet|detector\.json)")
+"Rows of requests to a server, until a run of the server appends them."
 LEASES = Part("leases", r"\d{8,}\.json")
 COMPACTIONS = Part("compactions", r"merged-[0-9a-f]{16}\.json")
 RETENTION = Part("retention", r"rule\.json")
 
-PARTS = {part.name: part for part in (SCORES, REGIONS, MANIFESTS, MASKS, RUNS, LEASES, COMPACTIONS, RETENTION)}
+_ALL = (SCORES, REGIONS, MANIFESTS, MASKS, RUNS, REQUESTS, LEASES, COMPACTIONS, RETENTION)
+PARTS = {part.name: part for part in _ALL}
 PARQUET_PARTS = {name: part for name, part in PARTS.items() if part.schema is not None}
 
 _SHARD = re.compile(r"(?P<run>.+)-\d{5,}\.parquet")
