@@ -16,9 +16,10 @@ import pytest
 from hand_made_table import write_run
 
 from diffad_ray import UserError, query, storage
-from diffad_ray.table.compact import Merger, compact, finish_compactions, pending_mergers
+from diffad_ray.table.compact import compact, finish_compactions
 from diffad_ray.table.documents import document
 from diffad_ray.table.lease import Lease
+from diffad_ray.table.snapshot import Merger, pending_mergers
 from diffad_ray.table.verify import verify
 
 NAMES = [f"line/{k:02d}.png" for k in range(22)]
@@ -167,7 +168,7 @@ def test_a_merger_that_was_written_down_alone_is_carried_out(tmp_path: Path) -> 
     expected = rows(table)
     sources = [f"scores/run_date=2026-01-01/{name}" for name in parquet(table, "scores")]
     target = f"scores/run_date=2026-01-01/merged-{'0' * 16}.parquet"
-    merger = Merger("scores", sources, target, 8)
+    merger = Merger("scores", sources, target, 8, [])
     storage.write(f"{table}/{merger.journal}", document(merger))
     assert pending_mergers(table) == [merger]
     finish_compactions(table)
@@ -230,7 +231,7 @@ def test_rows_beside_those_that_were_deleted_by_hand_stay(tmp_path: Path) -> Non
     expected = rows(table)
     (left,) = (f"scores/run_date=2026-01-01/{name}" for name in parquet(table, "scores"))
     target = f"scores/run_date=2026-01-01/merged-{'0' * 16}.parquet"
-    merger = Merger("scores", [left, "scores/run_date=2026-01-01/gone.parquet"], target, 10)
+    merger = Merger("scores", [left, "scores/run_date=2026-01-01/gone.parquet"], target, 10, [])
     storage.write(f"{table}/{merger.journal}", document(merger))
     finish_compactions(table)
     assert rows(table) == expected

@@ -26,6 +26,7 @@ from diffad_ray.cli.tables import picture
 from diffad_ray.demo.surfaces import normal
 from diffad_ray.reports.gallery import draw_gallery, worst_images
 from diffad_ray.table.layout import REGIONS, SCORES, image_id, parquet_bytes, shard_file, to_table
+from diffad_ray.table.parts import SUPERSEDED, run_file
 
 START = datetime(2026, 1, 2, 3, tzinfo=UTC)
 
@@ -59,6 +60,11 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path = Path(shard_file(str(table), kind, *place))
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(parquet_bytes(content))
+    entry = {name: first[9][name] for name in ("image_id", "detector_fingerprint", "run_id", "status")}
+    storage.write(
+        run_file(str(table), "superseded", "run1"),
+        parquet_bytes(to_table([entry | {"superseded_by": "run1"}], SUPERSEDED.columns)),
+    )
     return table
 
 

@@ -11,7 +11,8 @@ from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.scratch import scratch_folder
 from diffad_ray.table.layout import quoted
-from diffad_ray.table.reading import open_table, read_views, reason_of
+from diffad_ray.table.reading import reason_of
+from diffad_ray.table.views import open_table, read_views
 
 if TYPE_CHECKING:
     import pyarrow as pa

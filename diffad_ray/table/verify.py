@@ -16,27 +16,48 @@ import pyarrow as pa
 from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.images import ImageError, decode_image
-from diffad_ray.table.compact import pending_mergers
 from diffad_ray.table.contents import READERS, list_contents, unreadable
 from diffad_ray.table.layout import quoted
 from diffad_ray.table.lease import holder_of
-from diffad_ray.table.parts import PARQUET_PARTS, SCORES
-from diffad_ray.table.reading import connect_bounded, count_rows, declared_rows, existing, lacks_file, rows_in
+from diffad_ray.table.parts import PARQUET_PARTS, REGIONS, SCORES
+from diffad_ray.table.reading import connect_bounded, count_rows, declared_rows, existing, file_list, rows_in
 from diffad_ray.table.runs import Run, read_runs
+from diffad_ray.table.schema import read_schema
+from diffad_ray.table.snapshot import pending_mergers
+from diffad_ray.table.views import lacks_file
 
 MASKS = 1000
 "Masks that are opened, unless more are asked for; whether it is there is looked up for every one."
 IMAGE_OF_RUN = ", ".join(SCORES.key)
 EXAMPLE = "image_uri || ' (run ' || run_id || ')' AS example"
+IMAGE = "image_id, detector_fingerprint"
+ENTRIES = f"""SELECT {IMAGE_OF_RUN}, any_value(status) AS status, any_value(is_anomalous) AS is_anomalous
+FROM (FROM superseded UNION ALL BY NAME FROM dropped) GROUP BY ALL"""
+"Rows that later runs supersede, whether compaction has removed them or not."
+SHOWN = f"""FROM scores ANTI JOIN (
+    FROM superseded SEMI JOIN (SELECT {IMAGE}, run_id AS superseded_by FROM scores) USING ({IMAGE}, superseded_by)
+) USING ({IMAGE_OF_RUN})"""
+"Rows that readers see: a superseded one is left out as soon as the new one is there."
 CHECKS = {
     "missing row": (
         "images that a finished run planned have no row of it",
-        f"SELECT {EXAMPLE} FROM manifests SEMI JOIN finished USING (run_id) ANTI JOIN scores USING ({IMAGE_OF_RUN})",
+        f"SELECT {EXAMPLE} FROM manifests SEMI JOIN finished USING (run_id) ANTI JOIN scores USING ({IMAGE_OF_RUN}) "
+        f"ANTI JOIN entries USING ({IMAGE_OF_RUN})",
     ),
     "double row": (
         "images have more than one row of a run",
         f"SELECT any_value(image_uri) || ' (run ' || run_id || ')' AS example FROM scores GROUP BY {IMAGE_OF_RUN} "
         "HAVING count(*) > 1",
+    ),
+    "double image": (
+        "images have rows of several runs, none of which says that it supersedes the other",
+        f"SELECT any_value(image_uri) AS example FROM shown GROUP BY {IMAGE} HAVING count(DISTINCT run_id) > 1",
+    ),
+    "superseded without successor": (
+        "superseded rows have no row of a later run in their place",
+        f"SELECT 'image_id ' || image_id || ' (run ' || run_id || ')' AS example "
+        f"FROM (FROM superseded UNION BY NAME FROM dropped) SEMI JOIN ended ON superseded_by = ended.run_id "
+        f"ANTI JOIN shown USING ({IMAGE})",
     ),
     "unplanned row": (
         "rows are of images that their run did not plan",
@@ -45,12 +66,14 @@ CHECKS = {
     "region count": (
         "images have another number of regions than their row says",
         f"SELECT {EXAMPLE} FROM scores LEFT JOIN (SELECT {IMAGE_OF_RUN}, count(*) AS found FROM regions GROUP BY ALL) "
-        f"USING ({IMAGE_OF_RUN}) WHERE coalesce(region_count, 0) <> coalesce(found, 0)",
+        f"USING ({IMAGE_OF_RUN}) ANTI JOIN entries USING ({IMAGE_OF_RUN}) "
+        "WHERE coalesce(region_count, 0) <> coalesce(found, 0)",
     ),
     "region without image": (
         "regions belong to no row of their finished run",
         "SELECT 'image_id ' || image_id || ' (run ' || run_id || ')' AS example FROM regions "
-        f"SEMI JOIN finished USING (run_id) ANTI JOIN scores USING ({IMAGE_OF_RUN})",
+        f"SEMI JOIN finished USING (run_id) ANTI JOIN scores USING ({IMAGE_OF_RUN}) "
+        f"ANTI JOIN entries USING ({IMAGE_OF_RUN})",
     ),
     "mask elsewhere": (
         "masks lie outside the table",
@@ -120,6 +143,7 @@ def verify(table: str | Path, masks: int | None = MASKS) -> Verification:
         with connect_bounded(location) as connection:
             files = _look_through(location, still, connection, found)
             _fill(location, files, still, connection)
+            _compare_columns(location, files, connection, found)
             for kind, (message, sql) in CHECKS.items():
                 _note(found.problems, kind, message, *_count(sql, connection))
             if holder is None:
@@ -181,22 +205,48 @@ def _fill(table: str, files: dict[str, list[str]], runs: list[Run], connection: 
         if not files[name]:
             source = f"no_{name}"
             connection.register(source, schema.empty_table())
-        source = declared_rows(connection, part, source)
+        source = declared_rows(connection, schema, source)
         columns = "*"
         if "detector_fingerprint" in part.columns.names:
             # Equal where no detector was found for an image, so that such rows join too.
             columns = "* REPLACE (coalesce(detector_fingerprint, '') AS detector_fingerprint)"
         connection.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM {source}")
-    finished = [run.plan.run_id for run in runs if run.record and run.record.state == "finished"]
-    connection.register("finished", pa.table({"run_id": pa.array(finished, pa.string())}))
+    for name, states in (("finished", {"finished"}), ("ended", {"finished", "abandoned"})):
+        of_state = [run.plan.run_id for run in runs if run.record and run.record.state in states]
+        connection.register(name, pa.table({"run_id": pa.array(of_state, pa.string())}))
+    connection.execute(f"CREATE VIEW entries AS {ENTRIES}")
+    connection.execute(f"CREATE VIEW shown AS {SHOWN}")
     connection.execute(f"SET VARIABLE masks = {quoted(f'{table}/masks/')}")
+
+
+def _compare_columns(
+    table: str, files: dict[str, list[str]], connection: duckdb.DuckDBPyConnection, found: Verification
+) -> None:
+    """Columns of the files, against those of the table; views rely on a table that calls itself uniform."""
+    schema = read_schema(table)
+    if schema is None:
+        return
+    wanted = {SCORES.name: list(schema.columns), REGIONS.name: schema.regions}
+    for name, columns in wanted.items():
+        if not files[name]:
+            continue
+        listed = file_list(f"{table}/{path}" for path in files[name])
+        lacking = (
+            f"SELECT file_name AS example FROM parquet_schema({listed}) GROUP BY 1 "
+            f"HAVING NOT list_has_all(list(name), {columns})"
+        )
+        count, example = _count(lacking, connection)
+        message = f"files of {name} lack columns of the table; `diffad-ray compact {table}` adds them"
+        _note(found.problems if schema.is_uniform else found.notes, "lacking columns", message, count, example)
 
 
 def _compare_records(runs: list[Run], connection: duckdb.DuckDBPyConnection, found: Verification) -> None:
     """Numbers that plans and records tell, against the rows themselves."""
     planned = dict(connection.execute("SELECT run_id, count(*) FROM manifests GROUP BY 1").fetchall())
-    counts = count_rows(connection, "scores")
-    found.rows = sum(of_run.rows for of_run in counts.values())
+    ((found.rows,),) = connection.execute("SELECT count(*) FROM scores").fetchall()
+    # As the run wrote them: with the rows that compaction has removed since.
+    removed = f"FROM entries ANTI JOIN scores USING ({IMAGE_OF_RUN})"
+    counts = count_rows(connection, f"(FROM scores UNION ALL BY NAME {removed})")
     for plan, record in runs:
         run_id, of_run = plan.run_id, counts[plan.run_id]
         figures: list[tuple[str, str, object, object]] = [("plan", "images", plan.images, planned.get(run_id, 0))]
