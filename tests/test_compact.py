@@ -70,7 +70,7 @@ def test_few_files_with_the_same_rows(table: str) -> None:
     summary = compact(table)
     assert (summary.files_before, summary.files_after) == (18, 9)
     regions = query(table, "SELECT count(*) AS n FROM regions WHERE run_id NOT LIKE '20260103%'").to_pylist()
-    assert summary.rows == 2 * len(NAMES) + regions[0]["n"]
+    assert (summary.rows, summary.dropped) == (2 * len(NAMES) - 1 + regions[0]["n"], 1)
     assert [len(parquet(table, kind)) for kind in ("scores", "regions", "manifests")] == [3, 3, 3]
     assert rows(table) == before
     assert query(table, "SELECT count(*) FILTER (line = 'press') AS n FROM scores").to_pylist() == [{"n": 13}]
@@ -218,7 +218,7 @@ def test_rows_that_were_deleted_by_hand_are_not_waited_for(tmp_path: Path) -> No
     storage.write(
         f"{tmp_path}/compactions/merged-{'0' * 16}.json",
         b'{"kind": "scores", "sources": ["scores/run_date=2025-01-01/gone.parquet"], '
-        b'"target": "scores/run_date=2025-01-01/merged-0000000000000000.parquet", "rows": 5}',
+        b'"target": "scores/run_date=2025-01-01/merged-0000000000000000.parquet", "rows": 5, "superseded": []}',
     )
     assert len(pending_mergers(str(tmp_path))) == 1
     finish_compactions(str(tmp_path))

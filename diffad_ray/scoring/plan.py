@@ -135,8 +135,8 @@ def _fitted(selection: Selection, table: str) -> Selection:
         names = f"the column {new[0]} is" if len(new) == 1 else f"the columns {', '.join(new)} are"
         notes = [
             *notes,
-            f"{names} new, and older files of the table lack what is new: engines that read the files overlook or refuse "
-            f"it until `diffad-ray compact {table}` has added it to them",
+            f"{names} new, and older files of the table lack what is new: engines that read the files overlook or "
+            f"refuse it until `diffad-ray compact {table}` has added it to them",
         ]
     return selection._replace(rows=rows, columns=columns, notes=[*selection.notes, *notes])
 

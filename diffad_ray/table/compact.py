@@ -34,7 +34,8 @@ from diffad_ray.table.snapshot import Merger, paths_below, pending_mergers
 from diffad_ray.table.superseded import KEY, mark_dropped
 
 ROWS_PER_FILE = 200_000
-_WRITTEN = "COMPRESSION zstd"
+_WRITTEN = "COMPRESSION zstd, ROW_GROUP_SIZE 30720"
+"Groups a quarter of the usual size: a search by URI reads a quarter as many rows, and files grow by 1 %."
 DELETIONS = 16
 "At the same time: on object stores each one waits for an answer."
 
