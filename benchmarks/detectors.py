@@ -30,7 +30,9 @@ from diffad_ray.images import decode_image, network_input, resized
 from diffad_ray.inference.engine import Engine
 from diffad_ray.labels.datasets import GOOD, LabelledImage
 from diffad_ray.labels.reading import read_dataset
+from diffad_ray.settings import read_settings
 from diffad_ray.tensors import as_unit_tensor
+from diffad_ray.training.sources import Sources
 
 
 @dataclass(frozen=True)
@@ -175,16 +177,17 @@ def main() -> None:
         for seed in given.seeds if given.only is None or entry.name in given.only else ():
             location = given.work / f"{entry.name.lower().replace(', ', '-').replace(' ', '-')}-{seed}"
             bundle = train(
-                dataset / "train" / "good",
+                Sources(str(dataset / "train" / "good"), defects=[defects] if entry.kind == "semantic-diffgan" else []),
                 location,
                 kind=entry.kind,
-                preset=given.preset,
-                image_size=given.image_size,
-                steps=given.steps,
-                batch_size=given.batch_size,
-                defects=[defects] if entry.kind == "semantic-diffgan" else [],
+                settings=read_settings(
+                    options={
+                        "detector": {"preset": given.preset, "image_size": given.image_size},
+                        "training": {"steps": given.steps, "batch_size": given.batch_size},
+                    },
+                    overrides=[f"training.seed={seed}", "training.precision=float32", *given.settings, *entry.settings],
+                ),
                 workers=0,
-                overrides=[f"training.seed={seed}", "training.precision=float32", *given.settings, *entry.settings],
             )
             trained.setdefault(entry.name, []).append(location)
             found = evaluate(location, test).figures

@@ -34,6 +34,31 @@ def read_settings_file(location: str) -> dict[str, dict[str, Any]]:
     return tables
 
 
+def read_settings(
+    file: str | None = None,
+    overrides: Sequence[str] = (),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    sections: Sequence[str] = SECTIONS,
+) -> dict[str, dict[str, Any]]:
+    """Merge a settings file, options and overrides to values by section; later ones win, and None is no value.
+
+    Args:
+        file: location of a TOML file.
+        overrides: texts such as `training.learning_rate=1e-4`.
+        options: values by section, as the options of a command give them.
+        sections: those that overrides may name; a file may have all of them.
+
+    Raises:
+        UserError: the file or an override is invalid.
+
+    Example:
+        >>> read_settings(options={"training": {"steps": 100, "seed": None}}, overrides=["detector.preset=tiny"])
+        {'training': {'steps': 100}, 'detector': {'preset': 'tiny'}}
+    """
+    from_file = read_settings_file(file) if file else {}
+    return merged(from_file, options or {}, parse_overrides(overrides, sections))
+
+
 def parse_overrides(pairs: Sequence[str], sections: Sequence[str] = ()) -> dict[str, Any]:
     """Parse `key=value` pairs to nested tables; values are TOML, other words are text.
 

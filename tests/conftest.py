@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from tiny_detector import tiny_training
 
 from diffad_ray import storage
 from diffad_ray.bundles.bundle import Bundle, load_bundle
@@ -55,9 +56,7 @@ def detector(normals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     location = Path(kept) if kept else tmp_path_factory.mktemp("detectors") / "weave"
     if (location / "detector.json").exists():
         return location
-    # A trial of bfloat16 takes long on CPUs that have none.
-    quick = ["training.precision=float32"]
-    train(normals, location, preset="tiny", image_size=SIDE, steps=4, batch_size=4, workers=0, overrides=quick)
+    train(normals, location, settings=tiny_training(steps=4), workers=0)
     return location
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,8 +14,10 @@ from test_cli import fails, run
 from diffad_ray import contact_sheet
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.reports.contact_sheet import GAP
+from diffad_ray.settings import read_settings
 from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings, pseudo_anomalies
 from diffad_ray.tensors import as_unit_tensor
+from diffad_ray.training.sources import Sources
 
 SIDE = 32
 
@@ -32,8 +35,12 @@ def tiles(sheet: np.ndarray) -> np.ndarray:
     return grid[:, GAP:, :, GAP:].transpose(0, 2, 1, 3, 4)
 
 
+def sized(*overrides: str) -> dict[str, dict[str, Any]]:
+    return read_settings(overrides=overrides, options={"detector": {"image_size": SIDE}})
+
+
 def test_a_sheet_shows_what_training_makes(normals: Path) -> None:
-    sheet = contact_sheet(normals, image_size=SIDE, count=6, seed=3, overrides=["detector.anomalies.perlin=0"])
+    sheet = contact_sheet(normals, settings=sized("detector.anomalies.perlin=0"), count=6, seed=3)
     assert sheet.dtype == np.uint8
     normal, anomalous, mask = tiles(sheet).swapaxes(0, 1)
     settings = AnomalySettings(share=1.0, perlin=0)
@@ -46,7 +53,7 @@ def test_a_sheet_shows_what_training_makes(normals: Path) -> None:
 
 
 def test_the_seed_decides(normals: Path) -> None:
-    first, again, other = (contact_sheet(normals, image_size=SIDE, count=2, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (contact_sheet(normals, settings=sized(), count=2, seed=seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -54,7 +61,7 @@ def test_the_seed_decides(normals: Path) -> None:
 def test_few_and_deep_images_do(tmp_path: Path) -> None:
     for k in range(4):
         write_image(tmp_path / f"{k}.png", np.full((40, 50, 3), 10_000 * (k + 1), np.uint16))
-    normal = tiles(contact_sheet(tmp_path, image_size=SIDE, count=10))[:, 0]
+    normal = tiles(contact_sheet(tmp_path, settings=sized(), count=10))[:, 0]
     greys = normal.min(axis=(1, 2, 3))
     assert sorted(set(greys.tolist())) == [round(10_000 * k / 257) for k in (1, 2, 3, 4)]
     assert np.array_equal(greys[:4], greys[4:8])
@@ -66,10 +73,10 @@ def test_textures_and_tiles(normals: Path, tmp_path: Path) -> None:
     for k in range(4):
         write_image(tmp_path / f"{k}.png", red)
     only = [f"detector.anomalies.{name}=0" for name in ("strips", "moved", "shades")]
-    lent = contact_sheet(normals, textures=tmp_path, image_size=SIDE, count=4, overrides=only)
-    assert not np.array_equal(lent, contact_sheet(normals, image_size=SIDE, count=4, overrides=only))
-    cut = contact_sheet(normals, image_size=SIDE, count=4, overrides=["detector.view=tiles"])
-    assert not np.array_equal(tiles(cut)[:, 0], tiles(contact_sheet(normals, image_size=SIDE, count=4))[:, 0])
+    lent = contact_sheet(Sources(str(normals), str(tmp_path)), settings=sized(*only), count=4)
+    assert not np.array_equal(lent, contact_sheet(normals, settings=sized(*only), count=4))
+    cut = contact_sheet(normals, settings=sized("detector.view=tiles"), count=4)
+    assert not np.array_equal(tiles(cut)[:, 0], tiles(contact_sheet(normals, settings=sized(), count=4))[:, 0])
 
 
 def test_the_command(
@@ -91,8 +98,8 @@ def test_the_command(
         "[detector]\nimage_size = 64\n[detector.anomalies]\nperlin = 0\nstrokes = 0\n"
     )
     less = ["detector.anomalies.perlin=0", "detector.anomalies.strokes=0"]
-    other = contact_sheet(normals, image_size=SIDE, count=3, overrides=less)
-    assert not np.array_equal(other, contact_sheet(normals, image_size=SIDE, count=3))
+    other = contact_sheet(normals, settings=sized(*less), count=3)
+    assert not np.array_equal(other, contact_sheet(normals, settings=sized(), count=3))
     assert run(monkeypatch, *command, "--settings", tmp_path / "training.toml") == 0
     assert np.array_equal(cv2.imread(str(output))[..., ::-1], other)
     capsys.readouterr()
@@ -100,4 +107,4 @@ def test_the_command(
     assert "sheet.png" in capsys.readouterr().out
     picture = cv2.imread(str(output))
     assert picture is not None
-    assert np.array_equal(picture[..., ::-1], contact_sheet(normals, image_size=SIDE, count=3))
+    assert np.array_equal(picture[..., ::-1], contact_sheet(normals, settings=sized(), count=3))

@@ -12,9 +12,7 @@ import pytest
 from conftest import write_image
 from test_cli import fails, run
 
-from diffad_ray import UserError, evaluate, load_detector, score, train
-from diffad_ray.bundles.bundle import DETECTORS
-from diffad_ray.cli.detectors import KINDS
+from diffad_ray import UserError, evaluate, load_detector
 from diffad_ray.demo.surfaces import DEFECTS, defective
 from diffad_ray.training.defective import find_defective, refuse_common
 from diffad_ray.training.normals import find_normals
@@ -77,8 +75,8 @@ def test_folders_tables_and_data_sets(cuts: Path, normals: Path, tmp_path: Path)
         find_defective([str(cuts)], set(everything))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "familiarity"])
-def test_every_kind_is_trained_scored_and_evaluated_by_the_same_commands(
+@pytest.mark.parametrize("kind", ["anoddpm", "semantic-diffgan"])
+def test_other_kinds_are_trained_compared_and_evaluated_by_the_same_commands(
     kind: str,
     cuts: Path,
     normals: Path,
@@ -86,12 +84,10 @@ def test_every_kind_is_trained_scored_and_evaluated_by_the_same_commands(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert set(KINDS) == set(DETECTORS)
     location = tmp_path / "detector"
     command = ["train", normals, "--detector", location, "--kind", kind, "--preset", "tiny", "--image-size", 32]
     command += ["--steps", 12, "--batch-size", 4, "--workers", 0, "--set", QUICK[0]]
-    step = "t_small" if kind == "diffusion-ad" else "t"
-    command += ["--set", f"detector.{step}=12"]
+    command += ["--set", "detector.t=12"]
     if kind == "semantic-diffgan":
         command += ["--defects", cuts, "--set", "detector.denoiser_share=0.3", "--set", "detector.critic_steps=1"]
     assert run(monkeypatch, *command) == 0
@@ -107,7 +103,7 @@ def test_every_kind_is_trained_scored_and_evaluated_by_the_same_commands(
     capsys.readouterr()
     assert run(monkeypatch, "ablate", location, tmp_path / "weave", "--images", 2, "--json") == 0
     methods = [line["name"] for line in json.loads(capsys.readouterr().out)["variants"]]
-    assert methods == [*bundle.detector.settings.methods, *(["with familiarity"] if kind == "diffusion-ad" else [])]
+    assert methods == [*bundle.detector.settings.methods]
     labels = tmp_path / "labels.csv"
     good = "".join(f"{path},good\n" for path in sorted(normals.iterdir())[:3])
     labels.write_text(f"uri,label\n{good}{cuts}/0.png,cut\n{tmp_path}/weave/test/cut/1.png,cut\n")
@@ -122,17 +118,6 @@ def test_every_kind_is_trained_scored_and_evaluated_by_the_same_commands(
         if kind == "semantic-diffgan"
         else []
     )
-
-
-@pytest.mark.usefixtures("cluster")
-def test_the_pipeline_scores_with_every_kind(cuts: Path, normals: Path, tmp_path: Path) -> None:
-    for kind in ("anoddpm", "semantic-diffgan"):
-        defects = [str(cuts)] if kind == "semantic-diffgan" else []
-        size = {"preset": "tiny", "image_size": 32, "steps": 20, "batch_size": 4}
-        train(normals, tmp_path / kind, kind=kind, defects=defects, workers=0, overrides=QUICK, **size)  # type: ignore[arg-type]
-        found = score(cuts, detector=tmp_path / kind, table=tmp_path / "table")
-        assert found.record is not None
-        assert found.record.by_status == {"ok": 6}
 
 
 def test_what_is_refused(

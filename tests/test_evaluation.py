@@ -18,8 +18,8 @@ from diffad_ray import evaluate
 from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.demo.surfaces import defective, normal
 from diffad_ray.errors import UserError
-from diffad_ray.evaluation.evaluate import _at_size
 from diffad_ray.evaluation.figures import ScoredImage, figures_of
+from diffad_ray.evaluation.masks import at_size
 from diffad_ray.evaluation.pixels import PixelCounts
 from diffad_ray.images import decode_image, network_input, resized
 from diffad_ray.inference.engine import Engine
@@ -187,7 +187,7 @@ def test_no_region_of_a_mask_is_lost_at_the_size_of_a_map() -> None:
     cv2.circle(mask, (100, 100), 30, 1.0, -1)
     mask[300, 400:402] = mask[403:406, 100:103] = 1
     cv2.line(mask, (200, 20), (500, 150), 1.0, 1)
-    found = _at_size(mask, 128, 128)
+    found = at_size(mask, 128, 128)
     assert found[75, 100]
     assert found[75].sum() == 1, "a speck covers one pixel"
     assert found[100:102, 25:26].any()
@@ -198,8 +198,8 @@ def test_no_region_of_a_mask_is_lost_at_the_size_of_a_map() -> None:
     assert hairline.any(axis=0)[2:-4].mean() > 0.8
     count, _ = cv2.connectedComponents(found.astype(np.uint8), connectivity=8)
     assert count < 12, "nor does it fall to bits"
-    assert not _at_size(np.zeros((64, 64), np.float32), 32, 32).any()
-    assert np.array_equal(_at_size(mask, 512, 512), mask >= 0.5)
+    assert not at_size(np.zeros((64, 64), np.float32), 32, 32).any()
+    assert np.array_equal(at_size(mask, 512, 512), mask >= 0.5)
 
 
 def test_a_threshold_is_a_number(dataset: Path, detector: Path) -> None:

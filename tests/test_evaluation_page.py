@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from diffad_ray.cli import app
 from diffad_ray.demo.surfaces import defective, normal
 from diffad_ray.evaluation.figures import ScoredImage
-from diffad_ray.evaluation.result import Evaluation, conclude
+from diffad_ray.evaluation.result import Evaluation, Subject, conclude
 from diffad_ray.inference.engine import Engine
 from diffad_ray.inference.views import ImageDetection
 from diffad_ray.reports import originals
@@ -72,8 +72,8 @@ def made_up(folder: Path, kinds: tuple[str, ...] = ("good", "hole", HOSTILE)) ->
             images.append(
                 ScoredImage(f"{path}{HOSTILE if k == 3 else ''}", HOSTILE, kind, score, 0.45, 1 - score, None)
             )
-    common = {"fingerprint": HOSTILE, "dataset": HOSTILE, "layout": HOSTILE, "view": "whole", "image_size": 32}
-    return conclude(images, {}, detector=HOSTILE, unreadable={HOSTILE: HOSTILE}, notes=[HOSTILE], **common)
+    subject = Subject(HOSTILE, HOSTILE, HOSTILE, HOSTILE, image_size=32, view="whole")
+    return conclude(subject, images, {}, {HOSTILE: HOSTILE}, [HOSTILE])
 
 
 def test_the_page_stands_alone_and_texts_are_texts(detector: Path, tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_scores_may_be_any_numbers(detector: Path, tmp_path: Path, offset: float
         dataclasses.replace(image, score=image.score + offset, threshold=image.threshold + offset)
         for image in made_up(tmp_path, ("good", "hole")).images
     ]
-    common = {"fingerprint": "f", "dataset": "d", "layout": "l", "view": "whole", "image_size": 32}
-    text = page(conclude(images, {}, detector="d", unreadable={}, notes=[], **common), str(detector))
+    subject = Subject("d", "f", "d", "l", image_size=32, view="whole")
+    text = page(conclude(subject, images, {}, {}, []), str(detector))
     Elements(text)
     assert f"<dd>{0.45 + offset:.4f}</dd>" in text
     assert text.count("<svg") == 4

@@ -149,11 +149,13 @@ def test_strangeness_is_what_the_judge_says_and_how_far_the_nearest_examples_are
     opinions = familiarity.opinions(found)
     around = [math.log((square + 8 * LEAST_DISTANCE) / 9) for square in (9, 36)]
     assert opinions[0, :, 9, 11].tolist() == pytest.approx([RARE, *around], abs=1e-3)
-    familiarity.usual_distance, familiarity.distance_spread = torch.tensor([0.5, -1]), torch.tensor([0.2, 2])
+    familiarity.usual_distance, familiarity.distance_spread = torch.tensor([-0.5, 1.0]), torch.tensor([0.4, 0.8])
     strangeness = familiarity.strangeness(opinions)
     for (y, x), (shown, left) in (((9, 11), around), ((20, 20), [math.log(LEAST_DISTANCE)] * 2)):
-        beyond = math.exp((shown - 0.5) / 0.2 - LESS_AS_SHOWN) + math.exp((left + 1) / 2)
-        assert strangeness[0, y, x].item() == pytest.approx(RARE + math.log(beyond), abs=1e-2)
+        terms = (shown + 0.5) / 0.4 - LESS_AS_SHOWN, (left - 1.0) / 0.8
+        assert strangeness[0, y, x].item() == pytest.approx(RARE + math.log(sum(map(math.exp, terms))), abs=1e-3)
+        if (y, x) == (9, 11):
+            assert abs(terms[0] - terms[1]) < 1, "each distance alone would give another strangeness"
 
 
 def test_what_lies_beside_a_scratch_is_not_strange() -> None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from good_parts import SIDE, as_pixels, familiar, parts, peaks, smooth_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_detector import random_images, tiny_detector
+from tiny_detector import random_images, tiny_detector, tiny_training
 from torch import Tensor
 
 from diffad_ray import train
@@ -194,15 +194,14 @@ def test_of_few_images_distances_alone_are_learnt() -> None:
 def test_trained_detectors_have_it_whatever_their_view(bundle: Bundle, normals: Path, tmp_path: Path) -> None:
     assert isinstance(bundle.detector, DiffusionAD)
     assert bundle.detector.familiarity.is_fitted
-    quick = ["training.precision=float32", "detector.view=tiles"]
-    tiny: dict[str, Any] = {"preset": "tiny", "image_size": 32, "steps": 2, "batch_size": 4, "workers": 0}
-    tiles = train(normals, tmp_path / "tiles", **tiny, overrides=quick)
+    tiny = tiny_training("detector.view=tiles")
+    tiles = train(normals, tmp_path / "tiles", settings=tiny, workers=0)
     assert isinstance(tiles.detector, DiffusionAD)
     assert tiles.detector.familiarity.is_fitted
     few = tmp_path / "few"
     few.mkdir()
     for file in sorted(normals.iterdir())[:5]:
         (few / file.name).write_bytes(file.read_bytes())
-    handful = train(few, tmp_path / "handful", **tiny, overrides=quick)
+    handful = train(few, tmp_path / "handful", settings=tiny, workers=0)
     assert isinstance(handful.detector, DiffusionAD)
     assert not handful.detector.familiarity.is_fitted, "tiles of few images are no many images"

@@ -15,7 +15,8 @@ import pytest
 
 from diffad_ray import UserError, storage
 from diffad_ray.table import lease as lease_module
-from diffad_ray.table.lease import Holder, Lease, LeaseLost, holder_of
+from diffad_ray.table.holder import Holder
+from diffad_ray.table.lease import Lease, LeaseLost, holder_of
 
 SOON = 1.0
 "Seconds after which a silent holder is dead, in these tests."

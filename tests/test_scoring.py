@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import write_image
+from tiny_detector import tiny_training
 
 from diffad_ray import query, score, storage, train
 from diffad_ray.bundles.bundle import Bundle, load_bundle
@@ -95,8 +96,7 @@ def test_only_new_and_changed_images_are_scored(archive: Path, detector: Path, t
 
 def test_routes_columns_and_a_manifest_in_one_run(archive: Path, detector: Path, normals: Path, tmp_path: Path) -> None:
     other = tmp_path / "tiled"
-    settings = ["detector.view=tiles"]
-    train(normals, other, preset="tiny", image_size=32, steps=2, batch_size=4, workers=0, overrides=settings)
+    train(normals, other, settings=tiny_training("detector.view=tiles"), workers=0)
     run = score(
         archive,
         table=tmp_path / "table",
@@ -208,11 +208,8 @@ def test_a_detector_keeps_the_white_of_its_normal_images(tmp_path: Path) -> None
     trained = train(
         normals,
         tmp_path / "detector",
-        preset="tiny",
-        image_size=32,
-        steps=1,
+        settings=tiny_training(steps=1),
         workers=0,
-        overrides=["training.batch_size=4", "training.precision=float32"],
     )
     assert trained.detector.settings.white == 4095
     write_image(normals / "beyond.png", numbers[..., None] * 16)

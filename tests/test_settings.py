@@ -10,7 +10,7 @@ import pytest
 from diffad_ray.detectors.diffusion_ad import DiffusionADSettings
 from diffad_ray.errors import UserError
 from diffad_ray.networks.presets import NetworkSizes, network_sizes
-from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
+from diffad_ray.settings import build, merged, parse_overrides, read_settings, read_settings_file
 from diffad_ray.training.settings import TrainingSettings
 
 
@@ -139,3 +139,22 @@ def test_a_settings_file_that_is_not_one_says_so(tmp_path: Path, text: str | Non
         file.write_text(text)
     with pytest.raises(UserError, match=f"the settings file {file}.*{message}"):
         read_settings_file(str(file))
+
+
+def test_files_options_and_overrides_are_merged_and_the_last_wins(tmp_path: Path) -> None:
+    file = tmp_path / "plant.toml"
+    file.write_text('[training]\nsteps = 10\nseed = 1\n[scoring]\nmax_pixels = 5\n[detector]\npreset = "tiny"\n')
+    found = read_settings(
+        str(file),
+        ["training.seed=3"],
+        {"training": {"steps": 20, "batch_size": None}},
+        ("training", "detector"),
+    )
+    assert found == {
+        "training": {"steps": 20, "seed": 3},
+        "scoring": {"max_pixels": 5},
+        "detector": {"preset": "tiny"},
+    }
+    assert read_settings() == {}
+    with pytest.raises(UserError, match=r"'scoring' is no section .* write training.KEY=\.\.\."):
+        read_settings(overrides=["scoring.max_pixels=5"], sections=("training",))

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from tiny_detector import tiny_training
 
 from diffad_ray import UserError, load_detector, train
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
 from diffad_ray.reports.terminal import print_training
 from diffad_ray.training.normals import find_normals
-
-TINY = {"preset": "tiny", "image_size": 32, "batch_size": 4}
+from diffad_ray.training.sources import Sources
 
 
 @pytest.mark.usefixtures("cluster")
@@ -50,7 +50,7 @@ def test_two_workers_train_and_a_killed_training_goes_on(normals: Path, tmp_path
     reached = json.loads(losses[-1])["step"] if losses else 1
     settings["training_settings"]["steps"] = reached + 20
     settings_file.write_text(json.dumps(settings))
-    bundle = train(normals, location, **TINY, steps=reached + 20, workers=2, overrides=often)
+    bundle = train(normals, location, settings=tiny_training(*often, steps=reached + 20), workers=2)
     assert bundle.facts["resumed"]
     assert bundle.facts["workers"] == 2
     assert isinstance(bundle.detector, DiffusionAD)
@@ -63,15 +63,16 @@ def test_two_workers_train_and_a_killed_training_goes_on(normals: Path, tmp_path
     assert not checkpoint.exists()
 
 
-def test_a_finished_training_started_again_is_loaded(normals: Path, tmp_path: Path) -> None:
-    first = train(normals, tmp_path, **TINY, steps=2, workers=0)
-    stamp = (tmp_path / "model.safetensors").stat().st_mtime_ns
-    again = train(normals, tmp_path, **TINY, steps=2, workers=0)
-    assert again.fingerprint == first.fingerprint
-    assert (tmp_path / "model.safetensors").stat().st_mtime_ns == stamp
+def test_a_finished_training_started_again_is_loaded(normals: Path, detector: Path, tmp_path: Path) -> None:
+    location = tmp_path / "detector"
+    shutil.copytree(detector, location)
+    stamp = (location / "model.safetensors").stat().st_mtime_ns
+    again = train(normals, location, settings=tiny_training(steps=4), workers=0)
+    assert again.fingerprint == load_detector(str(detector)).fingerprint
+    assert (location / "model.safetensors").stat().st_mtime_ns == stamp
     with pytest.raises(UserError, match="other settings"):
-        train(normals, tmp_path, **TINY, steps=3, workers=0)
-    fresh = train(normals, tmp_path, **TINY, steps=3, workers=0, fresh=True)
+        train(normals, location, settings=tiny_training(steps=3), workers=0)
+    fresh = train(normals, location, settings=tiny_training(steps=3), workers=0, fresh=True)
     assert fresh.facts["settings"]["steps"] == 3
 
 
@@ -89,13 +90,14 @@ def test_images_apart_set_the_threshold_and_are_not_learnt_from(normals: Path, t
     lot.mkdir()
     for file in sorted(good.glob("*.png"))[:10]:
         file.rename(lot / file.name)
-    quick = ["training.precision=float32"]
-    bundle = train(good, tmp_path / "detector", **TINY, steps=2, workers=0, calibrate_on=str(lot), overrides=quick)
+    # Not standardised, so the settings measure nothing on the images and differ by the images' fingerprint alone.
+    tiny: dict[str, Any] = {"settings": tiny_training("detector.scaling=unit"), "workers": 0}
+    bundle = train(Sources(str(good), calibrate_on=str(lot)), tmp_path / "detector", **tiny)
     assert bundle.facts["images"] == 14
     assert bundle.calibration.images == 10
     assert bundle.facts["data"]["calibrate_on"] == str(lot)
-    with pytest.raises(UserError, match="other settings"):
-        train(good, tmp_path / "detector", **TINY, steps=2, workers=0, overrides=quick)
+    with pytest.raises(UserError, match=r"other settings.*fingerprint"):
+        train(good, tmp_path / "detector", **tiny)
     said = Console(record=True, width=1000)
     print_training(bundle, str(tmp_path / "detector"), said)
     assert f"judged by 10 images of {lot}" in said.export_text()
@@ -105,28 +107,23 @@ def test_images_apart_set_the_threshold_and_are_not_learnt_from(normals: Path, t
     assert sorted(found.learnt) == sorted(str(file) for file in good.glob("*.png"))
     assert found.fingerprint != find_normals(str(good), 0.1, 1000, 0).fingerprint
 
-    same: dict[str, Any] = {"steps": 2, "workers": 0, "overrides": [*quick, "detector.scaling=unit"]}
-    train(good, tmp_path / "unit", **TINY, **same)
-    with pytest.raises(UserError, match="fingerprint"):
-        train(good, tmp_path / "unit", **TINY, **same, calibrate_on=str(lot))
-
     broken = tmp_path / "broken"
     shutil.copytree(lot, broken)
     for file in sorted(broken.iterdir())[1:]:
         file.write_bytes(b"no image")
     with pytest.raises(UserError, match=r"of 10 images to set the threshold by 1 can be read: .*png"):
-        train(good, tmp_path / "other", **TINY, steps=2, workers=0, calibrate_on=str(broken))
+        train(Sources(str(good), calibrate_on=str(broken)), tmp_path / "other", **tiny)
     (broken / "another.png").write_bytes(next(lot.iterdir()).read_bytes())
-    partly = train(good, tmp_path / "partly", **TINY, steps=2, workers=0, calibrate_on=str(broken), overrides=quick)
+    partly = train(Sources(str(good), calibrate_on=str(broken)), tmp_path / "partly", **tiny)
     assert partly.calibration.images == 2
     assert len(partly.facts["unreadable"]) == 9
 
     for file in sorted(lot.iterdir())[1:]:
         file.unlink()
     with pytest.raises(UserError, match="holds 1 images; a threshold needs 2"):
-        train(good, tmp_path / "other", **TINY, steps=2, workers=0, calibrate_on=str(lot))
+        train(Sources(str(good), calibrate_on=str(lot)), tmp_path / "other", **tiny)
     with pytest.raises(UserError, match="beside those to calibrate on"):
-        train(good, tmp_path / "other", **TINY, steps=2, workers=0, calibrate_on=str(good))
+        train(Sources(str(good), calibrate_on=str(good)), tmp_path / "other", **tiny)
     with pytest.raises(UserError, match="no folder"):
-        train(good, tmp_path / "other", **TINY, steps=2, workers=0, calibrate_on=str(tmp_path / "nowhere"))
+        train(Sources(str(good), calibrate_on=str(tmp_path / "nowhere")), tmp_path / "other", **tiny)
     assert not (tmp_path / "other").exists()

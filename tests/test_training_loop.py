@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_image
-from tiny_detector import random_images, tiny_detector
+from tiny_detector import random_images, tiny_detector, tiny_training
 from torch import Tensor
 
 from diffad_ray import evaluate, train
@@ -128,7 +128,7 @@ def test_a_folder_is_claimed_by_one_training(tmp_path: Path) -> None:
 
 
 def test_a_diverging_run_says_what_to_do(normals: np.ndarray) -> None:
-    with pytest.raises(UserError, match=r"no number any more at step 2: .*lower training.learning_rate \(now inf\)"):
+    with pytest.raises(UserError, match=r"not finite at step 2: .*lower training.learning_rate \(now inf\)"):
         run(normals, learning_rate=math.inf)
 
 
@@ -223,8 +223,7 @@ def test_a_detector_learns_from_tiles_and_judges_images(tmp_path: Path) -> None:
         mask = np.repeat(sample.mask[:75, :, None], 3, axis=2).astype(np.uint8) * 255
         write_image(tmp_path / "set" / "ground_truth" / "hole" / f"{k}_mask.png", mask)
     overrides = ["detector.view=tiles", "detector.tile_scale=0.8", "training.held_back=0.25"]
-    tiny = {"preset": "tiny", "image_size": 32, "steps": 4, "batch_size": 4, "workers": 0}
-    bundle = train(tmp_path / "normals", tmp_path / "detector", overrides=overrides, **tiny)
+    bundle = train(tmp_path / "normals", tmp_path / "detector", settings=tiny_training(*overrides, steps=4), workers=0)
 
     settings, calibration = bundle.detector.settings, bundle.calibration
     assert (settings.view, settings.tile_scale) == ("tiles", 0.8)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
+from diffad_ray.settings import read_settings
 
 SIDE = 32
 
@@ -21,6 +22,15 @@ def tiny_detector(seed: int = 0, **settings: Any) -> DiffusionAD:
         if parameter.dim() > 1:
             nn.init.kaiming_normal_(parameter)
     return detector.eval()
+
+
+def tiny_training(*overrides: str, steps: int = 2) -> dict[str, dict[str, Any]]:
+    """Settings of a training that takes seconds. A trial of bfloat16 would take long on CPUs without units for it."""
+    sizes = {
+        "detector": {"preset": "tiny", "image_size": SIDE},
+        "training": {"steps": steps, "batch_size": 4, "precision": "float32"},
+    }
+    return read_settings(overrides=overrides, options=sizes)
 
 
 def networks_of(detector: DiffusionAD) -> list[nn.Parameter]:

@@ -2,67 +2,90 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
 
 from diffad_ray.cli.shared import AsJson, Overrides, Settings, console, print_json, say, stderr
+from diffad_ray.cli.unfold import unfold
 from diffad_ray.errors import UserError
 from diffad_ray.networks.presets import PRESETS
-from diffad_ray.settings import parse_overrides
+from diffad_ray.settings import parse_overrides, read_settings
 
 KINDS = ("diffusion-ad", "anoddpm", "semantic-diffgan", "familiarity")
 "Said here too, as the table of detectors loads torch, and help must come at once."
 
 
-def train(
-    normals: Annotated[str, typer.Argument(help="Folder or URI of images of good parts.")],
-    detector: Annotated[str, typer.Option(help="Folder or URI to write the detector to.")],
-    preset: Annotated[str | None, typer.Option(help=f"Network sizes: {', '.join(PRESETS)}. [default: small]")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side in pixels that networks see. [default: 128]")] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps. [default: 2000]")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step, all workers together. [default: 16]")] = None,
-    textures: Annotated[str | None, typer.Option(help="Folder or URI of textures for pseudo-anomalies.")] = None,
-    kind: Annotated[str, typer.Option(help=f"Kind of detector: {', '.join(KINDS)}.")] = "diffusion-ad",
+@dataclass
+class SourceOptions:
+    """Where a training takes its images from, besides the normal ones."""
+
+    textures: Annotated[str | None, typer.Option(help="Folder or URI of textures for pseudo-anomalies.")] = None
     defects: Annotated[
         list[str] | None,
         typer.Option(help="For semantic-diffgan: folder of defective images, or table of labels; may be repeated."),
-    ] = None,
+    ] = None
     calibrate_on: Annotated[
         str | None, typer.Option(help="Folder or URI of good parts that set the threshold. [default: some of NORMALS]")
-    ] = None,
-    workers: Annotated[int, typer.Option(help="Ray Train workers; 0 trains without Ray.")] = 1,
-    cpus_per_worker: Annotated[int | None, typer.Option(help="CPUs of a worker. [default: its share of cores]")] = None,
+    ] = None
+
+
+@dataclass
+class SizeOptions:
+    """The settings that most trainings choose; `--set` reaches all others."""
+
+    preset: Annotated[str | None, typer.Option(help=f"Network sizes: {', '.join(PRESETS)}. [default: small]")] = None
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels that networks see. [default: 128]")] = None
+    steps: Annotated[int | None, typer.Option(help="Training steps. [default: 2000]")] = None
+    batch_size: Annotated[int | None, typer.Option(help="Images a step, all workers together. [default: 16]")] = None
+
+    def by_section(self) -> dict[str, dict[str, Any]]:
+        return {
+            "detector": {"preset": self.preset, "image_size": self.image_size},
+            "training": {"steps": self.steps, "batch_size": self.batch_size},
+        }
+
+
+@dataclass
+class RunOptions:
+    """Where a training computes, and whether it starts over."""
+
+    workers: Annotated[int, typer.Option(help="Ray Train workers; 0 trains without Ray.")] = 1
+    cpus_per_worker: Annotated[int | None, typer.Option(help="CPUs of a worker. [default: its share of cores]")] = None
+    fresh: Annotated[bool, typer.Option(help="Start over instead of going on.")] = False
+
+
+@unfold
+def train(
+    normals: Annotated[str, typer.Argument(help="Folder or URI of images of good parts.")],
+    detector: Annotated[str, typer.Option(help="Folder or URI to write the detector to.")],
+    sizes: SizeOptions,
+    kind: Annotated[str, typer.Option(help=f"Kind of detector: {', '.join(KINDS)}.")] = "diffusion-ad",
+    *,
+    sources: SourceOptions,
+    run: RunOptions,
     settings: Settings = None,
     override: Overrides = None,
-    fresh: Annotated[bool, typer.Option(help="Start over instead of going on.")] = False,
 ) -> None:
-    """Train a detector on images of good parts. An interrupted training goes on by the same command.
+    """Train a detector on images of good parts. The same command continues an interrupted training.
 
     Copy: `diffad-ray train parts/good --detector detectors/part --preset small --steps 2000`
 
     Copy: `diffad-ray train parts/good --detector detectors/gan --kind semantic-diffgan --defects parts/defects`
     """
     from diffad_ray.reports.terminal import print_training
-    from diffad_ray.training.train import train as run
+    from diffad_ray.training.sources import Sources
+    from diffad_ray.training.train import train as train_detector
 
-    bundle = run(
-        normals,
+    bundle = train_detector(
+        Sources(normals, sources.textures, sources.defects or (), sources.calibrate_on),
         detector,
         kind=kind,
-        preset=preset,
-        image_size=image_size,
-        steps=steps,
-        batch_size=batch_size,
-        textures=textures,
-        defects=defects or (),
-        calibrate_on=calibrate_on,
-        workers=workers,
-        cpus_per_worker=cpus_per_worker,
-        settings_file=settings,
-        overrides=override or (),
-        fresh=fresh,
+        settings=read_settings(settings, override or (), sizes.by_section(), ("detector", "training", "images")),
+        workers=run.workers,
+        cpus_per_worker=run.cpus_per_worker,
+        fresh=run.fresh,
         show_progress=True,
     )
     print_training(bundle, detector, console)
@@ -113,16 +136,15 @@ def contact_sheet(
     """
     from diffad_ray.reports.contact_sheet import contact_sheet as run
     from diffad_ray.reports.overlay import check_png, write_png
+    from diffad_ray.training.sources import Sources
 
     check_png(output)
+    size = {"detector": {"image_size": image_size}}
     sheet = run(
-        normals,
-        textures=textures,
-        image_size=image_size,
+        Sources(normals, textures),
+        settings=read_settings(settings, override or (), size, ("detector", "images")),
         count=count,
         seed=seed,
-        settings_file=settings,
-        overrides=override or (),
     )
     write_png(sheet, output)
     say(f"wrote {output}")

@@ -53,12 +53,17 @@ def run_demo(output: Path, *, images: int, steps: int | None, seed: int, console
         return train(
             archive.normals(product),
             output / "detectors" / product,
-            preset="tiny",
-            image_size=NETWORK_SIDE,
-            steps=steps or STEPS,
-            batch_size=BATCH,
+            settings={
+                "detector": {"preset": "tiny", "image_size": NETWORK_SIDE},
+                "training": {
+                    "steps": steps or STEPS,
+                    "batch_size": BATCH,
+                    "ema_decay": 0.98,
+                    "held_back": 0.3,
+                    "seed": seed,
+                },
+            },
             cpus_per_worker=max(1, cores() // len(PRODUCTS)),
-            overrides=[f"training.seed={seed}", "training.ema_decay=0.98", "training.held_back=0.3"],
             show_progress=product == next(iter(PRODUCTS)),
         )
 

@@ -30,8 +30,8 @@ from diffad_ray.progress import ProgressBar
 from diffad_ray.settings import build
 from diffad_ray.tensors import as_unit_tensor
 from diffad_ray.training.normals import read_images
-from diffad_ray.training.settings import TrainingSettings
-from diffad_ray.training.train import train_as
+from diffad_ray.training.sources import Sources
+from diffad_ray.training.train import train
 
 METHOD = "method"
 AUTOENCODER: Final = "autoencoder"
@@ -142,7 +142,7 @@ def ablate(
     on_gpu = default_device().type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
     notes = supervision(bundle, [image.uri for image in found.images])
-    if WITH_FAMILIARITY in _every_method(bundle, settings, False):
+    if any(name == WITH_FAMILIARITY for _, name, _ in plans):
         notes.append("familiarity sees no reconstruction: it judges in the row that says so and where it is swept")
     return Ablation(storage.normalised(detector), found.location, len(found.images), device, variants, notes)
 
@@ -235,14 +235,14 @@ def _autoencoder(bundle: Bundle, location: str, show_progress: bool) -> Bundle:
             )
     if "imported" in facts:
         raise UserError("the detector was imported: nobody knows how to train an autoencoder like it")
-    return train_as(
-        facts["data"]["normals"],
-        storage.normalised(location),
-        bundle.detector.kind,
-        dataclasses.replace(settings, reconstruction=AUTOENCODER, familiarity=0.0),
-        TrainingSettings(**facts["settings"]),
-        textures=facts["data"].get("textures"),
-        calibrate_on=facts["data"].get("calibrate_on"),
+    data = facts["data"]
+    changed = dataclasses.replace(settings, reconstruction=AUTOENCODER, familiarity=0.0)
+    return train(
+        Sources(data["normals"], textures=data.get("textures"), calibrate_on=data.get("calibrate_on")),
+        location,
+        kind=bundle.detector.kind,
+        settings={"detector": changed.as_dict(), "training": facts["settings"]},
+        workers=0,
         show_progress=show_progress,
     )
 

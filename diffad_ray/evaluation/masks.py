@@ -1,13 +1,16 @@
-"""Ground truth masks: reads which pixels are defective from an image file."""
+"""Ground truth masks: which pixels of an image are defective."""
 
 from __future__ import annotations
 
 from io import BytesIO
 
+import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from diffad_ray.images import DEFAULT_MAX_PIXELS, read_stored, shown
+from diffad_ray import storage
+from diffad_ray.images import DEFAULT_MAX_PIXELS, ImageError, read_stored, resized, shown
+from diffad_ray.labels.datasets import LabelledImage
 
 MOST_CLASSES = 16
 "Largest number of distinct values above 0 in a mask of class numbers; a mask with soft edges has more."
@@ -60,3 +63,47 @@ def _visible(values: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         return values
     seen = np.where(alpha > 0, values, 0)
     return seen if seen.any() else alpha
+
+
+def truth_mask(image: LabelledImage, height: int, width: int) -> np.ndarray:
+    """Return the ground truth [H,W] float32 of an image of height x width; pixels >= 0.5 are defective.
+
+    Raises:
+        ImageError: a defective image has no usable mask.
+    """
+    if not image.is_anomalous:
+        return np.zeros((height, width), np.float32)
+    if image.mask_uri is None:
+        raise ImageError("unreadable", "no mask is there")
+    try:
+        mask = read_mask(storage.read(image.mask_uri))
+    except (ImageError, OSError) as error:
+        raise ImageError("unreadable", f"its mask {image.mask_uri} can't be read: {error}") from error
+    if mask.shape != (height, width):
+        size = f"{mask.shape[1]} x {mask.shape[0]} pixels, the image {width} x {height}"
+        raise ImageError("unreadable", f"its mask {image.mask_uri} has {size}: they must be alike")
+    if not mask.any():
+        raise ImageError("unreadable", f"its mask {image.mask_uri} is empty, though the label says {image.kind}")
+    return mask
+
+
+def at_size(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize a mask [H,W] in [0,1] to a map's height x width, bool, and keep every region, however thin or small."""
+    # The mask is resized as floats and then thresholded; rounding down would erode it.
+    found = resized(mask, width, height) >= 0.5
+    y, x = (mask >= 0.5).nonzero()
+    cells = y * height // mask.shape[0] * width + x * width // mask.shape[1]
+    if found.flat[cells].all():
+        # All defective pixels are kept, as in masks of good images, which have none.
+        return found
+    count, region_of = cv2.connectedComponents((mask >= 0.5).astype(np.uint8), connectivity=8)
+    regions, is_lost = region_of[y, x].astype(np.int64), np.ones(count, bool)
+    is_lost[regions[found.flat[cells]]] = False
+    mine = is_lost[regions]
+    # Count the pixels of each lost region in each pixel of the map; the map pixels with the highest counts are set.
+    keys, sizes = np.unique(regions[mine] * found.size + cells[mine], return_counts=True)
+    regions, cells = np.divmod(keys, found.size)
+    most = np.zeros(count)
+    np.maximum.at(most, regions, sizes)
+    found.flat[cells[sizes >= most[regions] / 2]] = True
+    return found

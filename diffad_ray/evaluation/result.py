@@ -11,8 +11,8 @@ from diffad_ray.evaluation.pixels import PixelCounts
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Figures and scores of a detector on labelled images.
+class Subject:
+    """What was evaluated on what.
 
     Attributes:
         detector, fingerprint: name and fingerprint of the detector; several in a table are separated by commas.
@@ -22,6 +22,22 @@ class Evaluation:
             image_size in the view `whole`, the size of the (shrunk) image, up to 4 megapixels, in the view `tiles`.
             Masks are resized to this size by area means and binarised at 0.5; a region that would be lost keeps the
             pixels that it covers most. None for a table, which has no pixel figures.
+    """
+
+    detector: str
+    fingerprint: str
+    dataset: str
+    layout: str
+    table: str | None = None
+    image_size: int | None = None
+    view: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Subject):
+    """Figures and scores of a detector on labelled images.
+
+    Attributes:
         threshold: an image is called anomalous if its score is at least this; None if images have different thresholds.
         good: number of good images.
         figures: `overall`, the mean over products, and figures by kind of defect if there is one product.
@@ -31,13 +47,6 @@ class Evaluation:
         images: scored images, highest score first.
     """
 
-    detector: str
-    fingerprint: str
-    dataset: str
-    layout: str
-    table: str | None
-    image_size: int | None
-    view: str | None
     threshold: float | None
     good: int
     figures: dict[str, Figures]
@@ -58,16 +67,9 @@ class Evaluation:
 
 
 def conclude(
+    subject: Subject,
     images: Sequence[ScoredImage],
     pixels: Mapping[tuple[str, str], PixelCounts | None],
-    *,
-    detector: str,
-    fingerprint: str,
-    dataset: str,
-    layout: str,
-    table: str | None = None,
-    image_size: int | None = None,
-    view: str | None = None,
     unreadable: dict[str, str],
     notes: list[str],
 ) -> Evaluation:
@@ -75,13 +77,7 @@ def conclude(
     products, mean, more_notes = figures_of(images, pixels)
     thresholds = {image.threshold for image in images}
     return Evaluation(
-        detector=detector,
-        fingerprint=fingerprint,
-        dataset=dataset,
-        layout=layout,
-        table=table,
-        image_size=image_size,
-        view=view,
+        **vars(subject),
         threshold=thresholds.pop() if len(thresholds) == 1 else None,
         good=sum(product.good for product in products.values()),
         figures=next(iter(products.values())).figures if len(products) == 1 else {OVERALL: mean},

@@ -14,7 +14,7 @@ from diffad_ray.bundles.bundle import load_bundle
 from diffad_ray.errors import UserError
 from diffad_ray.evaluation.evaluate import check_threshold, supervision
 from diffad_ray.evaluation.figures import ScoredImage
-from diffad_ray.evaluation.result import Evaluation, conclude
+from diffad_ray.evaluation.result import Evaluation, Subject, conclude
 from diffad_ray.labels.tables import Label, read_labels
 from diffad_ray.labels.words import check_kinds
 from diffad_ray.table.views import ask_views
@@ -47,14 +47,8 @@ def evaluate_table(
     fingerprint = None if bundle is None else bundle.fingerprint
     rows = _rows(str(table), wanted, location, fingerprint)
     if not rows:
-        sql = "SELECT min(image_uri), list(DISTINCT detector || ' (' || detector_fingerprint || ')') FROM scores"
-        ((example, scorers_there),) = ask_views(str(table), lambda views: views.execute(sql).fetchall())
         wrong = "" if detector is None else f" of the detector {detector} ({fingerprint})"
-        raise UserError(
-            f"none of the {len(wanted)} labels of {labels} names an image of the table {table} with a score{wrong}: "
-            f"the first label is {wanted[0].uri}, the table's first image is {example}, and it has scores of "
-            f"{', '.join(sorted(scorers_there))}"
-        )
+        raise _no_match(str(table), str(labels), wanted, wrong)
     images: dict[str, ScoredImage] = {}
     unreadable, names = {}, {}
     scorers: dict[str, set[str]] = defaultdict(set)
@@ -75,28 +69,41 @@ def evaluate_table(
         images[uri] = ScoredImage(uri, label.product, label.kind, row["score"], limit, row["tail_probability"], mask)
     if not images:
         raise UserError(f"none of the {len(rows)} labelled images of the table {table} has a score: {unreadable}")
-    notes = [NO_MAPS]
-    if missing := len(wanted) - len(rows):
-        first = next(label.uri for number, label in enumerate(wanted) if number not in rows)
+    subject = Subject(
+        ", ".join(names.values()) if detector is None else storage.normalised(detector),
+        ", ".join(names),
+        location,
+        "table of labels",
+        storage.normalised(table),
+    )
+    notes = [NO_MAPS, *_notes(wanted, set(rows), scorers)]
+    if bundle is not None:
+        notes += supervision(bundle, list(images))
+    return conclude(subject, list(images.values()), {}, unreadable, notes)
+
+
+def _no_match(table: str, labels: str, wanted: list[Label], wrong: str) -> UserError:
+    """The error of labels that name no scored image, with an example of either side."""
+    sql = "SELECT min(image_uri), list(DISTINCT detector || ' (' || detector_fingerprint || ')') FROM scores"
+    ((example, scorers_there),) = ask_views(table, lambda views: views.execute(sql).fetchall())
+    return UserError(
+        f"none of the {len(wanted)} labels of {labels} names an image of the table {table} with a score{wrong}: "
+        f"the first label is {wanted[0].uri}, the table's first image is {example}, and it has scores of "
+        f"{', '.join(sorted(scorers_there))}"
+    )
+
+
+def _notes(wanted: list[Label], found: set[int], scorers: dict[str, set[str]]) -> list[str]:
+    """Say which labels name no image, and which products several detectors have scored."""
+    notes = []
+    if missing := len(wanted) - len(found):
+        first = next(label.uri for number, label in enumerate(wanted) if number not in found)
         notes.append(f"{missing} of {len(wanted)} labels name no image of the table, such as {first}")
-    notes += [
+    return notes + [
         f"{product} was scored by {len(several)} detectors, whose scores do not compare: give each a product of its own"
         for product, several in scorers.items()
         if len(several) > 1
     ]
-    if bundle is not None:
-        notes += supervision(bundle, list(images))
-    return conclude(
-        list(images.values()),
-        {},
-        detector=", ".join(names.values()) if detector is None else storage.normalised(detector),
-        fingerprint=", ".join(names),
-        dataset=location,
-        layout="table of labels",
-        table=storage.normalised(table),
-        unreadable=unreadable,
-        notes=notes,
-    )
 
 
 def _rows(table: str, labels: list[Label], location: str, fingerprint: str | None) -> dict[int, list[dict[str, Any]]]:

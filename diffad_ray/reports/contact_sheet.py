@@ -3,73 +3,68 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from diffad_ray import storage
 from diffad_ray.detectors.diffusion_ad import DiffusionADSettings
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.errors import UserError
 from diffad_ray.images.settings import ImageSettings
-from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
+from diffad_ray.settings import build, merged
 from diffad_ray.synthesis.foreground import with_foregrounds
 from diffad_ray.synthesis.pseudo_anomalies import pseudo_anomalies
 from diffad_ray.tensors import as_unit_tensor
 from diffad_ray.training.normals import find_normals, find_white, load_normals, load_textures
+from diffad_ray.training.sources import Sources
 
 GAP = 4
 "White pixels around each image."
 
 
 def contact_sheet(
-    normals: str | Path,
+    sources: str | Path | Sources,
     *,
-    textures: str | Path | None = None,
-    image_size: int | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
     count: int = 8,
     seed: int = 0,
-    settings_file: str | None = None,
-    overrides: Sequence[str] = (),
 ) -> np.ndarray:
-    """Normal image, the same with a pseudo-anomaly, and its mask: [H,W,3] uint8, a row a sample.
+    """Return a picture of training samples, [H,W,3] uint8: normal image, pseudo-anomaly and mask, one row a sample.
 
-    The samples are made as in training, but of whole inputs without augmentation, and every one gets an anomaly, where
-    `anomalies.share` of them do there.
+    The samples are made as in training, but from whole inputs without augmentation. Each gets an anomaly, while in
+    training `anomalies.share` of them do.
 
     Args:
-        normals: folder or URI with normal images, at any depth. Of fewer than `count`, some are shown again.
-        textures: folder or URI of texture images for pseudo-anomalies; by default they are procedural.
-        image_size: side in pixels of what the networks see; by default 128.
+        sources: folder or URI of normal images, or `Sources` with textures as well. If there are fewer images than
+            rows, some are shown again.
+        settings: values of `DiffusionADSettings` and `ImageSettings` by section, `detector` and `images`.
         count: rows.
         seed: of the choice of images and of the anomalies.
-        settings_file: TOML of a training, of which `[detector]` counts; arguments win over it.
-        overrides: `detector.key=value`, such as `detector.anomalies.strokes=0`, as training takes them.
 
     Raises:
-        UserError: an input is not as it must be.
+        UserError: an input or a setting is invalid.
+
+    Example:
+        >>> contact_sheet("parts/good", settings={"detector": {"image_size": 256}}, count=4)  # doctest: +SKIP
     """
     if count < 1:
         raise UserError(f"a sheet shows at least 1 sample, not {count}")
-    override = parse_overrides(overrides)
-    if unknown := override.keys() - {"detector", "images"}:
-        raise UserError(f"{min(unknown)!r} changes nothing on this sheet: write detector.KEY=...")
-    from_file = read_settings_file(settings_file) if settings_file else {}
-    numbers = build(ImageSettings, merged(from_file.get("images", {}), override.get("images", {})), "images")
-    white = {"white": numbers.white}
-    values = merged(white, from_file.get("detector", {}), {"image_size": image_size}, override.get("detector", {}))
-    settings = build(DiffusionADSettings, values, "detector")
-    found = find_normals(storage.normalised(normals), 0.0, count, seed)
-    if settings.white is None:
-        settings = dataclasses.replace(settings, white=find_white([*found.held_back, *found.learnt]))
-    squares, _, _ = load_normals([*found.held_back, *found.learnt], settings, count, seed)
+    sources = (sources if isinstance(sources, Sources) else Sources(str(sources))).normalised()
+    given = settings or {}
+    white = build(ImageSettings, given.get("images", {}), "images").white
+    chosen = build(DiffusionADSettings, merged({"white": white}, given.get("detector", {})), "detector")
+    found = find_normals(sources.normals, 0.0, count, seed)
+    if chosen.white is None:
+        chosen = dataclasses.replace(chosen, white=find_white([*found.held_back, *found.learnt]))
+    squares, _, _ = load_normals([*found.held_back, *found.learnt], chosen, count, seed)
     inputs = as_unit_tensor(squares[np.arange(count) % len(squares)])
     images, foregrounds = with_foregrounds(inputs)
-    lent = load_textures(storage.normalised(textures), settings.image_size, seed) if textures else None
+    lent = load_textures(sources.textures, chosen.image_size, seed) if sources.textures else None
 
-    anomalies = dataclasses.replace(settings.anomalies, share=1.0)
+    anomalies = dataclasses.replace(chosen.anomalies, share=1.0)
     made = pseudo_anomalies(images, lent, seeded_generator("cpu", seed), anomalies, foregrounds)
     columns = torch.stack([images, made.images, made.masks.expand_as(images)], dim=1)
     framed = torch.nn.functional.pad(columns, (GAP, 0, GAP, 0), value=1.0)

@@ -1,8 +1,7 @@
-"""What an archive holds: a folder or prefix that is listed, a manifest of URIs, or an S3 inventory.
+"""An archive as an SQL query: a folder or prefix that is listed, a manifest of URIs, or an S3 inventory.
 
-Whatever it is, it becomes an SQL query with the columns `uri`, `version`, `bytes`, `modified` and `path`, which is what
-patterns match, and the columns that a manifest brings along. DuckDB runs it with bounded memory: millions of paths are
-never in this process's own.
+The query has the columns `uri`, `version`, `bytes`, `modified` and `path`, which patterns match, and the columns of a
+manifest. DuckDB runs it with bounded memory, so this process never holds millions of paths.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ class Archive:
     """An archive, ready to be selected from.
 
     Attributes:
-        query: SQL of its images, maybe with doubles where a manifest has them.
-        is_listed: whether versions are those of the store, so that a fetch can tell that an object was replaced.
-        columns: those that a manifest brings along.
-        untyped: of these, those that are text because the manifest has no types.
-        other_files: files that are no images.
-        notes: what the user should know, and what the listing left out, in sentences.
+        query: SQL of its images. A manifest may name an image twice.
+        is_listed: whether the versions are those of the store, so that a fetch can detect a replaced object.
+        columns: columns of a manifest.
+        untyped: those of them that are text because the manifest has no types.
+        other_files: number of files that are not images.
+        notes: sentences for the user, also about what the listing left out.
     """
 
     query: str
@@ -60,17 +59,19 @@ def open_archive(
     enters: Callable[[str], bool] | None = None,
     table: str | None = None,
 ) -> Archive:
-    """List a folder or prefix into a Parquet file in `scratch`, or open a manifest (.parquet, .csv, .tsv, or a folder
-    of such parts) or an S3 inventory (its manifest.json).
+    """List a folder or prefix, or open a manifest or an S3 inventory.
+
+    A listing becomes a Parquet file in `scratch`. A manifest is a .parquet, .csv or .tsv file, or a folder of such
+    parts. An inventory is named by its manifest.json.
 
     Args:
-        connection: as `sql.connect` makes it; the archive's query runs on it.
-        encoding: of a manifest that is text without a mark; None takes UTF-8.
-        enters: which folders are listed, by their path below the archive; None lists all.
-        table: a location that is not listed, if it lies in the archive.
+        connection: from `sql.connect`; the query of the archive runs on it.
+        encoding: encoding of a manifest that is text without a byte order mark; None means UTF-8.
+        enters: decides by the path below the archive which folders are listed; None lists all.
+        table: a location that is not listed if it lies in the archive.
 
     Raises:
-        UserError: nothing is there, it can't be read, or it is no manifest.
+        UserError: the location does not exist, can't be read, or is not a manifest.
     """
     try:
         if location.endswith(INVENTORY_NAME):
@@ -96,7 +97,7 @@ def _listed(
     enters: Callable[[str], bool] | None,
     table: str | None,
 ) -> Archive:
-    """A folder or prefix, or a single image."""
+    """List a folder or prefix, or a single image."""
     listing, omissions = scratch / "listing.parquet", storage.Omissions()
     with pq.ParquetWriter(listing, storage.LISTING, compression="zstd") as writer:
         for chunk in storage.listing(location, enters=enters, omissions=omissions, apart=table):
@@ -108,20 +109,20 @@ def _listed(
 
 
 def _is_image(column: str) -> str:
-    """SQL: whether a name ends like an image's."""
+    """Return SQL that is true if a name has the ending of an image."""
     endings = "|".join(re.escape(suffix.removeprefix(".")) for suffix in sorted(IMAGE_SUFFIXES))
     return f"regexp_full_match(lower({column}), '(?s).*\\.({endings})')"
 
 
 def _path_sql(location: str) -> str:
-    """SQL: the path below the archive; of an archive of one image, its name."""
+    """Return SQL of the path below the archive, or of the file name if the archive is one image."""
     root = location.rstrip("/") + "/"
     below = f"CASE WHEN starts_with(uri, {quoted(root)}) THEN substr(uri, {len(root) + 1})"
     return f"{below} ELSE {quoted(posixpath.basename(location))} END"
 
 
 def _inventory(location: str, connection: duckdb.DuckDBPyConnection, scratch: Path) -> Archive:
-    """An S3 inventory of the formats CSV, Parquet or ORC: the newest version of each object that is an image."""
+    """Open an S3 inventory in CSV, Parquet or ORC, with the newest version of each object that is an image."""
     try:
         described: dict[str, Any] = json.loads(storage.read(location))
         bucket, form = described["sourceBucket"], described["fileFormat"].lower()
@@ -141,7 +142,7 @@ def _inventory(location: str, connection: duckdb.DuckDBPyConnection, scratch: Pa
         names = "[" + ", ".join(quoted(_snake(name)) for name in fields) + "]"
         form_of_csv = "header = false, all_varchar = true, delim = ',', quote = '\"', hive_partitioning = false"
         reader = f"read_csv({listed}, {form_of_csv}, names = {names})"
-        # Keys of a CSV inventory are URL-encoded, blanks as plus signs.
+        # Keys of a CSV inventory are URL-encoded, with plus signs for blanks.
         key = "url_decode(replace(key, '+', ' '))"
     else:
         reader, key = f"read_parquet({listed}, union_by_name = true, hive_partitioning = false)", "key"
@@ -157,7 +158,7 @@ def _inventory(location: str, connection: duckdb.DuckDBPyConnection, scratch: Pa
         f"TRY_CAST({columns['last_modified_date']} AS TIMESTAMPTZ) AS modified, {key} AS path "
         f"FROM {reader} WHERE {kept}"
     )
-    # As where a bucket is listed.
+    # Hidden keys are left out, as in the listing of a bucket.
     is_hidden = f"regexp_matches(path, {quoted(storage.HIDDEN.pattern)})"
     omissions = storage.Omissions()
     hidden = connection.execute(f"SELECT path FROM ({source}) WHERE {is_hidden}")
@@ -171,7 +172,7 @@ def _inventory(location: str, connection: duckdb.DuckDBPyConnection, scratch: Pa
 
 
 def _beside(location: str, key: str) -> str:
-    """A file of an inventory that was copied to a local folder: beside its manifest, or below it as its key says."""
+    """Return a file of an inventory that was copied to a local folder: beside the manifest, or below it by its key."""
     folder = Path(location).parent
     path = (folder / key).resolve()
     if not path.is_relative_to(folder.resolve()):
@@ -180,7 +181,7 @@ def _beside(location: str, key: str) -> str:
 
 
 def _orc_as_parquet(file: str, target: Path) -> str:
-    """DuckDB reads no ORC."""
+    """Convert an ORC file to Parquet, because DuckDB does not read ORC, and return its path."""
     stripes = orc.ORCFile(pa.BufferReader(storage.read(file)))
     with pq.ParquetWriter(target, stripes.schema) as writer:
         for stripe in range(stripes.nstripes):
@@ -189,5 +190,5 @@ def _orc_as_parquet(file: str, target: Path) -> str:
 
 
 def _snake(name: str) -> str:
-    """`LastModifiedDate` of a CSV inventory is `last_modified_date` in a Parquet one."""
+    """Return a column name of a CSV inventory as a Parquet inventory spells it: `last_modified_date`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().replace("etag", "e_tag").replace("e__tag", "e_tag")

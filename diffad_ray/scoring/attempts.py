@@ -1,4 +1,4 @@
-"""Counts how often each shard was begun, so that an image that kills its worker is noticed."""
+"""Counts the attempts at each shard, which reveals an image that kills its worker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 SUSPECT_AFTER = 2
-"Attempts that ended without a result. One may be due to a lost node; after two, an image of the shard is suspected."
+"Failed attempts at a shard after which one of its images is suspected. A single one may be due to a lost node."
 
 
 class _Counter:
@@ -21,14 +21,17 @@ class _Counter:
 
 
 class Attempts:
-    """A count that all workers share. It lives as long as the job: a run that starts again counts from zero, and so
-    does one whose count was lost with its node, which costs two more attempts."""
+    """A count that all workers share.
+
+    It lasts as long as the job. A run that starts again counts from zero. So does a run whose counter was lost with its
+    node, which costs two more attempts.
+    """
 
     def __init__(self) -> None:
         make = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
         self.counter: Any = make(_Counter).remote()
 
     def begin(self, shard: int) -> bool:
-        """Count an attempt at a shard; true if its images must be decoded with care."""
+        """Count an attempt at a shard, and return whether its images must be decoded in a separate process."""
         begun: int = ray.get(self.counter.begin.remote(shard))
         return begun > SUSPECT_AFTER

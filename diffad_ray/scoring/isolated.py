@@ -1,9 +1,9 @@
-"""Decoding in a process of its own, for images that may kill the process that decodes them.
+"""Decodes images in a separate process, because an image may kill the process that decodes it.
 
-Decoders are C code that reads whatever was dropped into an archive; a bug in one ends the process it runs in. Here that
-is a child, started as `python -m diffad_ray.scoring.isolated` and not forked, since a fork copies the threads and locks
-of a Ray worker by half. The two speak over pipes: the length of a header, the header in JSON, and raw bytes. Nothing is
-unpickled, so that a child taken over by a file can't run code in its parent.
+Decoders are C code that reads arbitrary files, and a bug in one ends its process. The child is started as
+`python -m diffad_ray.scoring.isolated`. It is not forked, because a fork would copy the locks of a Ray worker without
+the threads that hold them. Parent and child exchange messages over pipes: the length of a header, the header in JSON,
+and raw bytes. Nothing is unpickled, so a file that takes over the child can't run code in the parent.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ import numpy as np
 from diffad_ray.images import DecodedImage, ImageError, decode_image
 
 START_SECONDS = 120.0
-"Time for the child to import what it needs, on a machine that is busy."
+"Time for the imports of the child on a busy machine."
 DYING_SECONDS = 5.0
 _LENGTH = struct.Struct(">I")
 
 
 class DecoderDied(Exception):
-    """The process that decoded an image is gone; the message says why, in one line."""
+    """The process that decoded an image has ended. The message says why in one line."""
 
 
 class IsolatedDecoder:
-    """Decodes images one after the other in a child that starts with the first one, and anew after each death.
+    """Decodes images one after the other in a child process, which is started again after each death.
 
-    A context manager; not for several threads at once.
+    It is a context manager, and must not be used by several threads at once.
 
     Args:
-        max_pixels: larger images are refused, as `decode_image` does.
-        memory_bytes: address space of the child, libraries included; enforced on Linux only.
+        max_pixels: larger images are refused, as in `decode_image`.
+        memory_bytes: limit of the child's address space, including libraries; enforced on Linux only.
         timeout: seconds for one image.
     """
 
@@ -58,16 +58,16 @@ class IsolatedDecoder:
 
     @property
     def pid(self) -> int | None:
-        """The child, where one runs."""
+        """Process number of the child; None if no child runs."""
         return self._process.pid if self._process else None
 
     def decode(self, data: bytes, white: int | None = None) -> DecodedImage:
         """Decode an image file as `decode_image` does.
 
         Raises:
-            ImageError: the file gives no pixels.
-            DecoderDied: the child crashed, was killed or took too long; the next call starts another one.
-            RuntimeError: the child does not start, which is no image's fault.
+            ImageError: the file can't be decoded.
+            DecoderDied: the child crashed, was killed or took too long. The next call starts another one.
+            RuntimeError: the child does not start, which is not due to the image.
         """
         process = self._running()
         requests, answers = _pipes(process)
@@ -82,40 +82,40 @@ class IsolatedDecoder:
                 reason = f"decoding took longer than {self.timeout:g} s"
             raise DecoderDied(reason) from error
         except BaseException:
-            self.close()  # what is left in the pipes would be taken for the answer to the next image
+            self.close()  # the rest in the pipes would be read as the answer to the next image
             raise
         if expired.is_set():
-            self.close()  # killed just as the answer was complete
+            self.close()  # the child was killed after its answer was complete
         if pixels is None:
             raise ImageError(answer["status"], answer["message"])
         return DecodedImage(pixels, answer["mode"])
 
     def close(self) -> int:
-        """End the child, where one runs, and wait for it; gives its exit code."""
+        """End the child, if one runs, wait for it, and return its exit code."""
         process, self._process = self._process, None
         if process is None:
             return 0
         process.kill()  # without effect on one that has ended
         requests, answers = _pipes(process)
-        with contextlib.suppress(BrokenPipeError):  # by what the child has not read
+        with contextlib.suppress(BrokenPipeError):  # the child has not read everything
             requests.close()
         answers.close()
         return process.wait()
 
     def _death(self) -> str:
-        """What the child, whose pipes have ended, ended of."""
+        """Return why the child ended, after its pipes were closed."""
         if self._process:
-            # It closes its files a little before it ends, and killing it in between would spoil its exit code.
+            # A process closes its files shortly before it ends. Killing it in between would change its exit code.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(DYING_SECONDS)
         return _reason(self.close())
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process and self._process.poll() is not None:
-            self.close()  # it died between two images and by neither
+            self.close()  # it died between two images
         if self._process is None:
             command = [sys.executable, "-m", __name__, str(self.max_pixels), str(self.memory_bytes)]
-            # Ray gives its workers paths that the environment does not hold; OpenBLAS maps memory for every core.
+            # Ray adds import paths that are not in the environment. OpenBLAS maps memory for each core.
             environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
             try:
@@ -131,7 +131,7 @@ class IsolatedDecoder:
 
 @contextlib.contextmanager
 def _killed_after(seconds: float, process: subprocess.Popen[bytes]) -> Iterator[threading.Event]:
-    """Kill a process unless the block ends in time, which ends all waiting for its pipes; the event says if it was."""
+    """Kill a process if the block takes too long, which closes its pipes. The event tells whether it was killed."""
     expired = threading.Event()
 
     def expire() -> None:
@@ -148,7 +148,7 @@ def _killed_after(seconds: float, process: subprocess.Popen[bytes]) -> Iterator[
 
 
 def _reason(code: int) -> str:
-    """What an exit code tells of the end of a child."""
+    """Return why a child ended, from its exit code."""
     if code >= 0:
         return f"the decoder ended with exit code {code}"
     name = signal.Signals(-code).name
@@ -171,7 +171,7 @@ def _send(stream: IO[bytes], header: dict[str, Any], body: bytes | memoryview = 
 
 
 def _receive(stream: IO[bytes]) -> dict[str, Any]:
-    """The next header. Raises EOFError where the other side is gone."""
+    """Return the next header. Raises EOFError if the other process has ended."""
     (length,) = _LENGTH.unpack(_exactly(stream, _LENGTH.size))
     header: dict[str, Any] = json.loads(_exactly(stream, length))
     return header
@@ -185,7 +185,7 @@ def _exactly(stream: IO[bytes], count: int) -> bytes:
 
 
 def _receive_pixels(stream: IO[bytes], header: dict[str, Any]) -> np.ndarray:
-    """The [H,W,3] array that follows its header. Raises EOFError where the other side is gone."""
+    """Return the array [H,W,3] that follows its header. Raises EOFError if the other process has ended."""
     pixels = np.empty(header["shape"], header["dtype"])
     if stream.readinto(pixels.data.cast("B")) < pixels.nbytes:  # type: ignore[attr-defined]
         raise EOFError
@@ -193,9 +193,9 @@ def _receive_pixels(stream: IO[bytes], header: dict[str, Any]) -> np.ndarray:
 
 
 def serve(max_pixels: int, memory_bytes: int) -> None:
-    """The child: answers the images on its standard input until that ends."""
+    """Run the child: decode the images on standard input until it is closed."""
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not get between the answers
+    os.dup2(2, 1)  # output that a library prints must not mix with the answers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent decides
     cv2.setNumThreads(1)
     if sys.platform == "linux":
@@ -205,7 +205,7 @@ def serve(max_pixels: int, memory_bytes: int) -> None:
         limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # crashes are expected here, and a core is large
-    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has ended
         _send(answers, {"pid": os.getpid()})
         while True:
             request = _receive(requests)

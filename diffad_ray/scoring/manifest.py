@@ -12,17 +12,10 @@ import pyarrow as pa
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
-from diffad_ray.lists.places import (
-    WINDOWS_ADVICE,
-    backslashes_sql,
-    location_sql,
-    place_sql,
-    several_sql,
-    text_sql,
-    windows_sql,
-)
+from diffad_ray.lists.places import location_sql, place_sql, text_sql
 from diffad_ray.lists.reading import URI_NAMES, UserList, open_list, several_in_one
 from diffad_ray.scoring.columns import stored_type
+from diffad_ray.scoring.doubts import judge_rows
 from diffad_ray.scoring.patterns import check_column
 from diffad_ray.sql import identifier, quoted
 
@@ -36,8 +29,6 @@ NAMES = {
 ENCODING_ADVICE = (
     "Save it as UTF-8, or name its encoding: `--set scoring.manifest_encoding=cp1252` is that of Windows in the West"
 )
-_SIGNED = r"(?i)[?&](X-Amz-Signature|X-Goog-Signature|sig|Signature)="
-_PASSWORD = r"(?i)^[a-z0-9+.-]+://[^/@]*:[^/@]*@"
 SAMPLE = 20
 "Images of a manifest that are looked for before a run begins."
 _EPOCH = r"[0-9]{9,19}([.][0-9]+)?"
@@ -57,29 +48,6 @@ class Manifest(NamedTuple):
     columns: dict[str, pa.DataType]
     untyped: frozenset[str]
     notes: list[str]
-
-
-class _Doubt(NamedTuple):
-    """Rows that are not as they should be.
-
-    Attributes:
-        rows: SQL: whether a row is one of them.
-        of: SQL: whether it is one of those among which they are counted.
-        example: SQL: what to show of it.
-        says: the sentence of a note, from their number, the number of all, and the example.
-        then: what becomes of them; `advice`: what to do where most rows are such, in the message that refuses them.
-    """
-
-    rows: str
-    of: str
-    example: str
-    says: str
-    then: str
-    advice: str
-    always: bool = False
-    "Whether one of them is reason enough to refuse."
-    never: bool = False
-    "Whether even all of them are none."
 
 
 def open_manifest(
@@ -107,7 +75,7 @@ def open_manifest(
         types[name], cast = stored_type(identifier(name), listed.columns[name], f"the manifest {location}", name)
         selected.append(f"{cast} AS {identifier(name)}")
     rows = _rows(listed, columns, selected)
-    notes = [*listed.notes, *_judged(listed, columns, rows, connection)]
+    notes = [*listed.notes, *judge_rows(listed, columns, rows, connection)]
     kept = ", ".join(["uri", "version", "coalesce(bytes, 0) AS bytes", "modified", *map(identifier, extra)])
     path = "regexp_replace(uri, '^[a-z0-9+.-]+://[^/]*/|^/', '') AS path"
     query = f"SELECT {kept}, {path} FROM ({rows}) WHERE uri IS NOT NULL"
@@ -175,113 +143,6 @@ def _moment_sql(text: str) -> str:
         f"CASE WHEN regexp_full_match({text}, {quoted(_EPOCH)}) THEN to_timestamp({number} / {unit}) "
         f"ELSE TRY_CAST({text} AS TIMESTAMPTZ) END"
     )
-
-
-def _judged(
-    listed: UserList, columns: dict[str, str | None], rows: str, connection: duckdb.DuckDBPyConnection
-) -> list[str]:
-    """Notes on the rows that are not as they should be.
-
-    Raises:
-        UserError: most of them, or what must not be at all.
-    """
-    doubts = _doubts(columns)
-    counts = ", ".join(
-        f"count(*) FILTER ({d.rows}), count(*) FILTER ({d.of}), min({d.example}) FILTER ({d.rows})" for d in doubts
-    )
-    (row,) = connection.execute(f"SELECT {counts} FROM ({rows}) WHERE NOT is_blank").fetchall()
-    notes = []
-    for k, doubt in enumerate(doubts):
-        count, total, example = row[3 * k : 3 * k + 3]
-        if not count:
-            continue
-        said = doubt.says.format(count=count, total=total, example=example)
-        if doubt.always or (2 * count > total and not doubt.never):
-            raise UserError(f"{listed.location}: {said}: {doubt.advice}")
-        notes.append(f"{said}{doubt.then}")
-    if listed.broken.lines:
-        notes.append(
-            f"{listed.broken.lines} lines of the manifest could not be read and are left out, such as "
-            f"{listed.broken.first}"
-        )
-    return notes
-
-
-def _doubts(columns: dict[str, str | None]) -> list[_Doubt]:
-    named = "given IS NOT NULL"
-    secret = "whoever reads the table could use them. Give plain URIs (s3://bucket/key), and credentials through the "
-    secret += "environment"
-    found = [
-        _Doubt(
-            f"regexp_matches(uri, {quoted(pattern)})",
-            named,
-            "''",
-            f"{{count}} of its URIs are {kind}",
-            "",
-            secret,
-            True,
-        )
-        for pattern, kind in ((_SIGNED, "signed"), (_PASSWORD, "with a password"))
-    ]
-    found += [
-        _Doubt(
-            "given IS NULL",
-            "true",
-            "others",
-            "{count} of {total} rows of the manifest have no URI, such as the one of {example}",
-            ": they are left out",
-            f"fill the column {columns['uri']}, or call the one of the URIs `uri`",
-        ),
-        _Doubt(
-            several_sql("given"),
-            named,
-            "given",
-            "{count} of {total} URIs of the manifest look like several columns, such as {example}",
-            "",
-            "separate the columns by what separates the names in the first line, and name all of them there",
-        ),
-        _Doubt(
-            windows_sql("given"),
-            named,
-            "given",
-            "{count} of {total} URIs of the manifest are Windows paths, such as {example}",
-            ": this machine can't read them, so they get the status missing",
-            WINDOWS_ADVICE,
-        ),
-        _Doubt(
-            backslashes_sql("given"),
-            named,
-            "given",
-            "{count} URIs of the manifest have backslashes, such as {example}",
-            ": they are taken for slashes",
-            "",
-            never=True,
-        ),
-    ]
-    found.append(
-        _Doubt(
-            "regexp_matches(given, '[\\r\\n]')",
-            named,
-            "given",
-            "{count} URIs of the manifest hold a line end, such as {example!r}",
-            ": a quote that opens there may close too late, and hide the rows between",
-            "",
-            never=True,
-        )
-    )
-    if columns["bytes"] is not None:
-        found.append(_unread("size_text", "bytes", columns["bytes"], "no numbers of bytes", "write whole numbers"))
-    if columns["modified"] is not None:
-        advice = "write them as 2026-11-20T22:00:00+01:00 or as seconds since 1970"
-        found.append(_unread("moment_text", "modified", columns["modified"], "no moments", advice))
-    return found
-
-
-def _unread(text: str, column: str, name: str, what: str, advice: str) -> _Doubt:
-    says = f"{{count}} of {{total}} values of {name} are {what} that can be read, such as {{example}}"
-    then = ": they count as unknown"
-    given = f"{text} IS NOT NULL"
-    return _Doubt(f"({given} AND {column} IS NULL)", given, text, says, then, f"{advice}, or leave the column out")
 
 
 def refuse_absent(connection: duckdb.DuckDBPyConnection, rows: str, manifest: str) -> None:

@@ -1,4 +1,4 @@
-"""Patterns of paths: globs that choose images and detectors, and templates that make columns of a path's parts."""
+"""Patterns of paths: globs choose images and detectors; templates make columns from the parts of a path."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _TIME_OF_DAY = re.compile(r"%[HIMSfpsc]")
 TAKEN = frozenset(SCORES.columns.names) | {"run_date", "uri", "version", "bytes", "modified", "path", "parts"}
 TAKEN |= {"shard", "id", "data", "seconds", "network_mode", "anomaly_map", "map_width"}
-"""Names of columns that a template or a manifest may not give: the table has them, or its making does. A name that is
-added here must begin with one of `RESERVED_PREFIXES`, as users may have any other one already."""
+"""Column names that users may not give, because the table or the pipeline uses them. A name that is added here must
+begin with one of `RESERVED_PREFIXES`, because users may have any other name already."""
 
 
 def glob_regex(pattern: str) -> str:
-    """A glob as a regular expression (RE2 and Python) for whole paths.
+    """Return a glob as a regular expression (RE2 and Python) for whole paths.
 
-    `*` and `?` stay within a folder, `**` does not, `[abc]` and `[!abc]` are sets. A pattern without a slash is one for
-    file names, in whatever folder.
+    `*` and `?` match within a folder, `**` matches across folders, and `[abc]` and `[!abc]` are sets. A pattern without
+    a slash matches file names in all folders.
 
     Raises:
-        UserError: a set in it makes no sense.
+        UserError: a set in it is invalid.
     """
     anywhere = "" if "/" in pattern or pattern.startswith("**") else "(?:.*/)?"
     expression = f"(?s){anywhere}{_globbed(pattern)}"
@@ -42,7 +42,7 @@ def glob_regex(pattern: str) -> str:
 
 
 def _globbed(pattern: str) -> str:
-    """The expression of a glob, part by part."""
+    """Return the regular expression of a glob."""
     expression, start = "", 0
     for part in _GLOB_PART.finditer(pattern):
         glob = part.group()
@@ -56,22 +56,22 @@ def _globbed(pattern: str) -> str:
 
 
 def matches_any(path: str, patterns: Sequence[str]) -> str:
-    """SQL: whether the column `path` matches one of the globs."""
+    """Return SQL that is true if the column `path` matches one of the globs."""
     return "(" + " OR ".join(f"regexp_full_match({path}, {quoted(glob_regex(p))})" for p in patterns) + ")"
 
 
 def enters(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
-    """Whether a folder, by its path below the archive, may hold a path at any depth that the globs choose.
+    """Return a function that tells by a folder's path below the archive whether it may contain chosen images.
 
-    A folder is refused only where that is certain: a glob of `exclude` matches whatever lies in it, or none of
-    `include` can match anything that does.
+    A folder is refused only if a glob of `exclude` matches everything in it, or no glob of `include` can match anything
+    in it.
     """
     wholes = []
     for pattern in exclude:
-        while pattern.endswith("**/*"):  # it matches what `**` does
+        while pattern.endswith("**/*"):  # it matches the same as `**`
             pattern = pattern.removesuffix("/*")
         if pattern.endswith("**"):
-            # What such a glob matches, it matches with anything behind it, too.
+            # A path that such a glob matches is also matched with any text appended.
             wholes.append(re.compile(glob_regex(pattern)))
     parts = [_folder_parts(pattern) for pattern in include]
 
@@ -85,8 +85,10 @@ def enters(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bo
 
 
 def _folder_parts(pattern: str) -> list[re.Pattern[str] | None]:
-    """What the folders of a path that a glob matches are called, the outermost first; None at the end: any folders may
-    follow, or it is not certain."""
+    """Return expressions for the folder names of the paths that a glob matches, the outermost first.
+
+    None at the end means that any folders may follow, or that the names are not certain.
+    """
     *folders, _ = pattern.split("/")
     if not folders:
         return [None]
@@ -115,10 +117,10 @@ class TemplateColumn:
     """A column that a template gives.
 
     Attributes:
-        type: in Arrow.
-        sql: its value, from the extracted parts; null where their text does not fit `form`.
-        text: the text of the part, null where the path does not fit.
-        form: of strptime; empty for a column of text.
+        type: its Arrow type.
+        sql: SQL of its value; null if the text does not fit `form`.
+        text: SQL of the text of the part; null if the path does not fit.
+        form: format of strptime; empty for a column of text.
     """
 
     name: str
@@ -132,8 +134,8 @@ class TemplateColumn:
 class PathTemplate:
     """A template such as `{line}/{camera}/{captured_at:%Y%m%d-%H%M%S}.png`, ready for SQL.
 
-    A field stands for a part of the path without a slash; one with a format of strptime becomes a date, or a moment in
-    UTC where the format has a time of day. `{}` stands for a part that becomes no column. Globs may stand between.
+    A field stands for a part of the path without a slash. A field with a format of strptime becomes a date, or a moment
+    in UTC if the format has a time of day. `{}` stands for a part that becomes no column. Globs may stand between.
     """
 
     expression: str
@@ -145,7 +147,7 @@ class PathTemplate:
         """Parse a template.
 
         Raises:
-            UserError: a field's name is no column name, is taken, or stands twice, or its format is none of strptime.
+            UserError: the name of a field is invalid, taken or repeated, or its format is not one of strptime.
         """
         expression, start = "(?s)", 0
         fields: list[str] = []
@@ -169,15 +171,15 @@ class PathTemplate:
         return cls(expression, tuple(fields), tuple(columns))
 
     def parts_sql(self, path: str) -> str:
-        """SQL: a struct with the text of each field; of a path that doesn't fit, empty texts."""
+        """Return SQL of a struct with the text of each field; the texts are empty if the path does not fit."""
         return f"regexp_extract({path}, {quoted(f'^{self.expression}$')}, [{', '.join(map(quoted, self.fields))}])"
 
 
 def check_column(name: str, origin: str) -> None:
-    """Whether a column may be added to the table.
+    """Check that users may add a column of this name to the table.
 
     Raises:
-        UserError: the name is taken or reserved, or not one that every engine takes without quotes.
+        UserError: the name is taken or reserved, or some engines need quotes for it.
     """
     if name in TAKEN:
         raise UserError(f"{origin} gives a column {name!r}, a name that is taken already: take another one")
@@ -208,7 +210,7 @@ def _column(name: str, form: str | None) -> TemplateColumn:
 
 
 def _check_form(name: str, form: str) -> None:
-    """Whether DuckDB's strptime knows a format."""
+    """Raise UserError if strptime of DuckDB does not know a format."""
     problem = "" if "%" in form else "has no %"
     try:
         with duckdb.connect() as connection:

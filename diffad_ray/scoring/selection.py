@@ -1,6 +1,6 @@
-"""The selection: which images of an archive a run is about, each with its detector and its columns.
+"""The selection: the images of an archive that a run may score, each with its detector and its columns.
 
-It is a Parquet file in a scratch folder, made by DuckDB with bounded memory; nothing is written to the table yet.
+DuckDB writes it to a Parquet file in a scratch folder, with bounded memory. The table is not changed.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from diffad_ray.table.layout import image_id_sql
 from diffad_ray.table.reading import bound
 
 _UNREAD = "text of "
-"Begins the name of a column that holds what the format of a template's field does not fit."
+"Prefix of columns with the texts of a template's field that its format does not fit."
 MEMORY = "1GB"
-"What DuckDB may hold while it selects and sorts; the rest is on disk."
+"Memory of DuckDB while it selects and sorts. It spills the rest to disk."
 
 
 class Routed(NamedTuple):
-    """A detector of a run with the globs that lead to it; no globs: it scores what nothing else matches."""
+    """A detector of a run with its globs. A detector without globs scores the images that no glob matches."""
 
     location: str
     bundle: Bundle
@@ -40,12 +40,12 @@ class Selection(NamedTuple):
     """The selected images.
 
     Attributes:
-        connection: DuckDB, with which `rows` can be read, and the table too.
-        rows: SQL of a table with the columns of a manifest and `columns`, an image once.
+        connection: DuckDB connection that can read `rows` and the table.
+        rows: SQL of a table with the columns of the part `manifests` and `columns`, one row an image.
         images: number of rows.
-        columns: those beyond a manifest's own.
-        archive: what was selected from.
-        notes: what the user should know, in sentences.
+        columns: additional columns from a manifest or a template.
+        archive: the archive.
+        notes: sentences for the user.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -62,13 +62,12 @@ def select_images(
     """List an archive and choose its images.
 
     Args:
-        table: read by the same connection later.
-        detectors: the first that matches an image scores it.
+        table: location of the table, which the same connection reads later.
+        detectors: an image is scored by the first one that matches it.
         scratch: a local folder.
 
     Raises:
-        UserError: the archive can't be listed, holds no image that is chosen, or most of its paths don't fit the
-            template.
+        UserError: the archive can't be listed, no image is chosen, or most paths don't fit the template.
     """
     connection = connect(table, location)
     bound(connection, MEMORY, scratch)
@@ -114,8 +113,8 @@ def _selection(
     settings: ScoringSettings,
     now: datetime,
 ) -> str:
-    """SQL of the chosen images, as rows of a manifest."""
-    # A table may lie within the archive; its masks are no images of the plant.
+    """Return SQL of the chosen images with the columns of the part `manifests`."""
+    # The table may lie in the archive, and its masks must not be scored.
     conditions = [f"NOT starts_with(uri, {quoted(table + '/')})"]
     if settings.include:
         conditions.append(matches_any("path", settings.include))
@@ -125,7 +124,7 @@ def _selection(
         moment = quoted(since(settings.since, now).isoformat())
         conditions.append(f"coalesce(modified >= TIMESTAMPTZ {moment}, true)")
     if settings.sample < 1:
-        # By the name alone: an image stays in the sample, or out of it, whatever becomes of the others.
+        # The sample depends on the URI alone, so an image stays in or out of it when other images come or change.
         conditions.append(f"md5_number_lower(uri) % 1000000 < {round(settings.sample * 1_000_000)}")
     chosen = f"SELECT * FROM ({archive.query}) WHERE {' AND '.join(conditions)}"
     if settings.limit is not None:
@@ -154,10 +153,10 @@ def _selection(
 
 
 def since(text: str, now: datetime) -> datetime:
-    """The moment of a date, a moment in ISO 8601 (UTC where it names no zone), or an age such as `36h` or `7d`.
+    """Return the moment that a text means: a date, ISO 8601 (in UTC without a zone), or an age such as `36h` or `7d`.
 
     Raises:
-        UserError: it is none of these.
+        UserError: the text is none of these.
     """
     units = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
     try:
@@ -183,10 +182,10 @@ def _nothing(location: str, archive: Archive, settings: ScoringSettings) -> str:
 def _notes(
     connection: duckdb.DuckDBPyConnection, chosen: str, template: PathTemplate | None, entries: int
 ) -> list[str]:
-    """What the user should know of the chosen images.
+    """Return sentences for the user about the chosen images.
 
     Raises:
-        UserError: most paths don't fit the template, or most values of a field its format.
+        UserError: most paths don't fit the template, or most values of a field don't fit its format.
     """
     notes = _misfits(connection, chosen, template, entries) if template else []
     ((count, example),) = connection.execute(
@@ -198,7 +197,7 @@ def _notes(
 
 
 def _misfits(connection: duckdb.DuckDBPyConnection, chosen: str, template: PathTemplate, entries: int) -> list[str]:
-    """What does not fit a template."""
+    """Return sentences about paths and values that don't fit the template."""
     values = [identifier(column.name) for column in template.columns]
     texts = {column: identifier(_UNREAD + column.name) for column in template.columns if column.form}
     unfit = " AND ".join(f"{value} IS NULL" for value in [*values, *texts.values()])

@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
 from diffad_ray.storage.any_key import AnyKeyClient, is_refused
 from diffad_ray.storage.failures import Changed, RefusedKey, Unavailable, from_botocore, from_obstore, refused_key
 from diffad_ray.storage.listings import FileInfo, Steps, interleaved
-from diffad_ray.storage.omissions import HIDDEN, Scope
+from diffad_ray.storage.omissions import Scope
 from diffad_ray.storage.retry import Requests
 from diffad_ray.storage.s3 import obstore_arguments
 from diffad_ray.storage.settings import S3_SCHEMES, StorageSettings
+from diffad_ray.storage.wanted import WantedKeys
 
 OBSTORE_SCHEMES = (*S3_SCHEMES, "gs", "az", "abfs", "abfss")
 PAGE_KEYS = 1000
 "Keys per page of a listing from S3 and GCS."
 MOST_PREFIXES = 10_000
 "With more prefixes at one level, each has few objects, and a single listing of all needs fewer requests."
-FOLDERS_REMEMBERED = 10_000
-"Size of the cache of decisions whether a folder is wanted; the keys of a folder are listed in sequence."
 LONGEST_REQUEST = timedelta(hours=1)
 "Timeout of a whole request, for stores that keep sending very slowly."
 
@@ -130,7 +128,7 @@ class ObjectStore:
     def files(self, key: str, threads: int, scope: Scope) -> Iterator[list[FileInfo]]:
         prefix = f"{key}/" if key else ""
         found = False
-        wanted = _Wanted(self.root, prefix, scope)
+        wanted = WantedKeys(self.root, prefix, scope)
         pages = self._pages(prefix) if threads == 1 else interleaved(self._split(prefix, 1, threads, wanted), threads)
         for page in pages:
             found = found or bool(page)
@@ -140,7 +138,7 @@ class ObjectStore:
         if not found and not wanted.left_folders:
             yield [self.info(key)]
 
-    def _split(self, prefix: str, width: int, threads: int, wanted: _Wanted) -> Steps:
+    def _split(self, prefix: str, width: int, threads: int, wanted: WantedKeys) -> Steps:
         """List a prefix, split into the prefixes one level below while there are fewer prefixes than threads.
 
         Args:
@@ -257,44 +255,6 @@ class ObjectStore:
 
     def _info(self, meta: Any) -> FileInfo:
         return FileInfo(self.root + meta["path"], meta["size"], _version(meta), meta["last_modified"])
-
-
-class _Wanted:
-    """Selects the objects of a listing that are in scope and have no hidden name below the prefix."""
-
-    def __init__(self, root: str, prefix: str, scope: Scope):
-        self.start, self.prefix, self.scope = root + prefix, prefix, scope
-        self.left_folders = False
-        apart = f"{scope.apart}/" if scope.apart else ""
-        self.apart = apart.removeprefix(self.start) if apart.startswith(self.start) else ""
-        self.has_choice = bool(scope.enters or self.apart)
-        self._is_entered = lru_cache(maxsize=FOLDERS_REMEMBERED)(self._is_entered)  # type: ignore[method-assign]
-
-    def enters(self, folder: str) -> bool:
-        """Return whether any object below a prefix, given with its slash, may be wanted; counts hidden prefixes."""
-        path = folder.removeprefix(self.prefix).removesuffix("/")
-        is_wanted = not self._is_hidden(path) and self._is_entered(path)
-        self.left_folders = self.left_folders or not is_wanted
-        return is_wanted
-
-    def files(self, page: list[FileInfo]) -> list[FileInfo]:
-        start = len(self.start)
-        # The substring test, which includes the slash before the path, is fast and suffices for most keys.
-        files = [f for f in page if "/." not in f.uri[start - 1 :] or not self._is_hidden(f.uri[start:])]
-        if not self.has_choice:
-            return files
-        return [file for file in files if self._is_entered(file.uri[start:].rpartition("/")[0])]
-
-    def _is_hidden(self, path: str) -> bool:
-        found = HIDDEN.search(path)
-        if found and self.scope.omissions is not None and self._is_entered(path[: found.start()]):
-            self.scope.omissions.add_hidden_key(self.start, path)
-        return found is not None
-
-    def _is_entered(self, folder: str) -> bool:
-        if not folder:
-            return True
-        return not (self.apart and f"{folder}/".startswith(self.apart)) and self.scope.is_entered(folder)
 
 
 def _version(meta: Any) -> str:

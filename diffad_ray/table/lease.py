@@ -1,80 +1,35 @@
-"""The lease: one process at a time writes to a table, and a dead one cannot hold it for ever.
+"""The lease: lets one process at a time write to a table, and replaces a dead one.
 
-A lease is the highest of the files `TABLE/leases/<generation>.json`. Taking it is creating the next generation, which
-only one of several takers can do. The holder counts up in its file; who wants the table and sees no counting for a
-while takes the next generation, and the old holder, should it wake up, finds that one and ends. So that a generation
-never comes twice, the last file stays behind, marked as released: what a sleeper may still write to its own file is
-older than that one, and nobody heeds it.
+The lease is the file `TABLE/leases/<generation>.json` with the highest generation. A process takes the lease by
+creating the next generation, which succeeds for only one of several processes. The holder increments a counter in its
+file. If the counter stands still for `dead_after` seconds, another process may take the next generation. A holder that
+was suspended then finds the newer generation and ends. The last file is kept and marked as released, so that no
+generation is used twice: what a suspended process may still write to its own file belongs to an older generation and is
+ignored.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import secrets
-import socket
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
-from diffad_ray.table.documents import document, parsed
+from diffad_ray.table.documents import parsed
+from diffad_ray.table.holder import Holder, Work
 
 log = logging.getLogger(__name__)
 DEAD_AFTER = 30.0
-"Seconds without counting after which a holder is taken for dead."
-
-HIDDEN = "hidden"
-"Start of a process that is there, but that the system does not show to us."
-
-Work = Literal["score", "compact"]
+"Seconds without a heartbeat after which a holder is considered dead."
 
 
 class LeaseLost(UserError):
-    """Another process writes to the table now, or may do so: this one has to stop."""
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who holds a lease, as its file says; `count` grows while the process lives, `token` is its alone."""
-
-    work: Work
-    host: str
-    pid: int
-    process_start: str
-    boot_id: str
-    pid_namespace: str
-    since: str
-    token: str
-    count: int = 0
-    released: bool = False
-
-    @classmethod
-    def here(cls, work: Work) -> Holder:
-        """This process."""
-        return cls(
-            work=work,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            process_start=_process_start(os.getpid()) or "",
-            boot_id=_boot_id(),
-            pid_namespace=_pid_namespace(),
-            since=datetime.now(UTC).isoformat(timespec="seconds"),
-            token=secrets.token_hex(8),
-        )
-
-    def is_gone(self) -> bool:
-        """Whether the process is known to have ended: it ran on this machine, where its number can be looked up."""
-        is_here = self.boot_id != "" and (self.boot_id, self.pid_namespace) == (_boot_id(), _pid_namespace())
-        return is_here and _process_start(self.pid) not in (self.process_start, HIDDEN)
-
-    def to_bytes(self) -> bytes:
-        return document(self)
+    """Another process writes to the table now, or may do so, and this one must stop."""
 
 
 class Lease:
@@ -82,8 +37,8 @@ class Lease:
 
     Args:
         table: its location.
-        work: what is going to be done.
-        dead_after: seconds without counting after which a holder is taken for dead; the same for all of a table.
+        work: the command that writes.
+        dead_after: seconds without a heartbeat after which a holder is considered dead; equal for all processes.
 
     Raises:
         UserError: another process holds the lease, or the table can't be written.
@@ -115,32 +70,32 @@ class Lease:
             try:
                 self._release()
             except OSError as reason:
-                # Whatever ended the block matters more, and others need only wait a little longer.
+                # The error that ended the block matters more, and other processes only wait longer.
                 log.warning("the lease of %s stays for %.0f s: %s", self.table, self.dead_after, reason)
 
     def check(self) -> None:
-        """Make sure that this process may go on writing; costs nothing while the heartbeat does its work.
+        """Check that this process may continue to write. No request is made while the heartbeat is recent.
 
         Raises:
-            LeaseLost: it may not.
+            LeaseLost: the lease is lost.
         """
         if not self._lost and _now() - self._renewed > self.dead_after:
-            # Woken after a long sleep, before the heartbeat was.
+            # This process was suspended, and its heartbeat has not run again yet.
             self._renew()
         if self._lost:
             raise LeaseLost(self._lost)
 
     def confirm(self) -> None:
-        """`check`, by a look at the store: for the moments before something that another process could not bear.
+        """Check with the store that this process may continue to write, before a step that can't be undone.
 
         Raises:
-            LeaseLost: this process may not go on writing.
+            LeaseLost: the lease is lost.
         """
         self._renew()
         self.check()
 
     def _take(self) -> None:
-        """Create the next generation, once nobody holds the lease."""
+        """Create the next generation as soon as the lease is free."""
         while True:
             last = max(_files(self.table), default=0)
             found = _read(self.table, last)
@@ -153,8 +108,9 @@ class Lease:
             self._renewed = _now()
             if not self._create():
                 continue
-            # One who slept since the first look creates a generation that is long past; and one who was taken for
-            # dead may have woken: having counted, it looks for a next generation, so one of both sees the other.
+            # This process may have been suspended since `last` was read, so its generation may be outdated. The old
+            # holder may have resumed, too. It writes its heartbeat before it looks for a newer generation, and this
+            # process looks for a heartbeat after it created one, so at least one of the two sees the other.
             again = _read(self.table, last)
             is_awake = found and again and not again.released and again.count != found.count
             if is_awake or self._is_overtaken():
@@ -168,7 +124,7 @@ class Lease:
     def _create(self) -> bool:
         if storage.create(_file(self.table, self._generation), self._holder.to_bytes()):
             return True
-        # The answer to a creation that succeeded may be lost, and its repetition refused.
+        # The response to a successful creation may be lost, and the repeated request is refused.
         found = _read(self.table, self._generation)
         return found is not None and found.token == self._holder.token
 
@@ -177,7 +133,7 @@ class Lease:
             self._renew()
 
     def _renew(self) -> None:
-        """Count, unless another took over."""
+        """Write a heartbeat, unless another process took over."""
         with self._busy:
             if self._ended.is_set() or self._lost:
                 return
@@ -201,7 +157,7 @@ class Lease:
                 else:
                     log.warning("the lease of %s could not be renewed, trying again: %s", self.table, error)
                 return
-            # What counts is when others can have seen the last sign of life at the earliest.
+            # Others may have seen this heartbeat from the start of the request on.
             self._renewed = start
 
     def _is_overtaken(self) -> bool:
@@ -217,7 +173,7 @@ class Lease:
 
 
 def holder_of(table: str) -> Holder | None:
-    """Who writes to a table; None also for a process of this machine that is gone, and for one long silent.
+    """Return the process that writes to a table; None if it has ended, or has given no heartbeat for a long time.
 
     Raises:
         OSError: the table can't be read.
@@ -228,7 +184,7 @@ def holder_of(table: str) -> Holder | None:
     last = max(files)
     found = _read(table, last)
     modified = files[last].modified
-    # To look is not to wait: the store's clock and ours may differ by minutes, so only a long silence tells.
+    # The clocks of the store and of this machine may differ by minutes, so only a long silence counts.
     is_silent = modified is not None and (datetime.now(UTC) - modified).total_seconds() > 10 * DEAD_AFTER
     return None if found is None or found.released or found.is_gone() or is_silent else found
 
@@ -238,7 +194,7 @@ def _file(table: str, generation: int) -> str:
 
 
 def _files(table: str) -> dict[int, storage.FileInfo]:
-    """Files by generation."""
+    """Return the lease files by generation."""
     try:
         files = {Path(file.uri).stem: file for file in storage.walk(f"{table}/leases")}
     except FileNotFoundError:
@@ -254,7 +210,7 @@ def _read(table: str, generation: int) -> Holder | None:
 
 
 def _is_over(table: str, generation: int, found: Holder, dead_after: float) -> bool:
-    """Whether a holder has ended: it says so, its process is gone, or it does not count while we watch."""
+    """Return whether a holder has released the lease, has ended, or gives no heartbeat for `dead_after` seconds."""
     if found.released or found.is_gone():
         return True
     log.warning("%s may be in use: looking whether %s, process %d, still counts", table, found.host, found.pid)
@@ -271,36 +227,5 @@ def _is_over(table: str, generation: int, found: Holder, dead_after: float) -> b
 
 
 def _now() -> float:
-    """Seconds on a clock that goes on while the machine sleeps, where there is one."""
+    """Return seconds of a clock that runs while the machine is suspended, if the system has one."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
-
-
-def _boot_id() -> str:
-    """Of this start of this machine; empty where the system does not tell."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
-def _pid_namespace() -> str:
-    """Containers number their processes on their own: the same number in another one is another process."""
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return ""
-
-
-def _process_start(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks: numbers come again, but not at the same tick. None: it is gone."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-        except PermissionError:
-            pass
-        return HIDDEN
-    return None if state in "ZX" else fields[18]

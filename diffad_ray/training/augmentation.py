@@ -1,4 +1,4 @@
-"""Augmentation of normal images: other views of a good part that are good parts too."""
+"""Augmentation of normal images: turned, moved, zoomed and brightened views of a good part."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ Mirror = Literal["none", "horizontal", "vertical", "both"]
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How normal images are varied in training. What a product does not allow must stay off: a mirrored part is a
-    defective one where the side matters. The defaults are what parts and cameras do on any line.
+    """How normal images are varied in training.
+
+    A variation that would make a good part defective must stay off, such as mirroring if the side matters. The defaults
+    are small movements that occur on every line.
 
     Attributes:
         mirror: left and right (`horizontal`), top and bottom (`vertical`), or `both`, each for half of the images.
-        quarter_turns: turned by 0, 90, 180 or 270 degrees, all with equal chances.
-        rotation: largest angle in degrees, either way. This and the next two are done together, to three quarters of
-            the images; what they bring in from outside is filled by reflection.
-        shift: farthest that the part moves, either way, along each side and as a share of it, in [0, 0.5].
-        zoom: largest relative change of its size, either way, in [0, 0.5].
-        brightness: largest relative change of the brightness, either way, in [0, 1).
+        quarter_turns: rotation by 0, 90, 180 or 270 degrees with equal chances.
+        rotation: largest angle in degrees, in both directions. Rotation, shift and zoom are applied together, to three
+            quarters of the images. Pixels from outside the image are filled by reflection.
+        shift: largest shift in both directions, as a share of each side, in [0, 0.5].
+        zoom: largest relative change of size, in both directions, in [0, 0.5].
+        brightness: largest relative change of brightness, in both directions, in [0, 1).
     """
 
     mirror: Mirror = "none"
@@ -54,11 +56,13 @@ class Augmentation:
 
 
 def augmented(inputs: Tensor, settings: Augmentation, generator: torch.Generator, scale: float = 1.0) -> Tensor:
-    """Varied inputs [N,C,h,w]: three channels in [0,1], and maybe a foreground, which takes part in all but brightness.
+    """Return varied inputs [N,C,h,w]: three channels in [0,1], and a fourth if the inputs have a foreground.
+
+    The foreground is moved with the image. Its brightness does not change.
 
     Args:
-        inputs: [N,C,H,W] on the generator's device, H = W for quarter turns; not changed.
-        scale: at which the inputs are looked at this time, see `DetectorSettings`.
+        inputs: [N,C,H,W] on the device of the generator, with H = W for quarter turns. They are not changed.
+        scale: the inputs are resized to this share of their sides first, see `DetectorSettings`.
     """
     if scale != 1.0:
         inputs = F.interpolate(inputs, scaled_size(inputs.shape[2], inputs.shape[3], scale), mode="area")
@@ -72,7 +76,7 @@ def augmented(inputs: Tensor, settings: Augmentation, generator: torch.Generator
             chosen = torch.rand((n, 1, 1, 1), generator=generator, device=device) < 0.5
             inputs = torch.where(chosen, torch.rot90(inputs, turns, (2, 3)), inputs)
     if settings.rotation or settings.shift or settings.zoom:
-        # Some stay as sharp as they are: where all are interpolated, sharpness itself becomes an anomaly.
+        # Some images stay as sharp as they are. If all were interpolated, sharpness itself would become an anomaly.
         moved = torch.rand((n, 1, 1, 1), generator=generator, device=device) < MOVED
         inputs = torch.where(moved, _placed_otherwise(inputs, settings, generator), inputs)
     if settings.brightness:
@@ -82,14 +86,14 @@ def augmented(inputs: Tensor, settings: Augmentation, generator: torch.Generator
 
 
 def _placed_otherwise(inputs: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
-    """Inputs [N,C,H,W] as a part shows that lies a little turned, aside or nearer."""
+    """Return inputs [N,C,H,W] rotated, shifted and zoomed at random."""
     n = len(inputs)
     angle = uniform(n, -math.radians(settings.rotation), math.radians(settings.rotation), generator)
     size = 1 + uniform(n, -settings.zoom, settings.zoom, generator)
-    # affine_grid's units are half sides, and a shift is a share of a side.
+    # The units of affine_grid are half sides, while a shift is a share of a side.
     right, down = (2 * uniform(n, -settings.shift, settings.shift, generator) for _ in range(2))
     cos, sin = angle.cos() / size, angle.sin() / size
-    # Those of a long rectangle must be turned as they are in pixels.
+    # A rotation must keep angles in pixels, also in an image that is not square.
     ratio = inputs.shape[2] / inputs.shape[3]
     rows = torch.stack([cos, -sin * ratio, right], dim=1), torch.stack([sin / ratio, cos, down], dim=1)
     grid = F.affine_grid(torch.stack(rows, dim=1), list(inputs.shape), align_corners=False)

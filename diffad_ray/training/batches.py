@@ -1,4 +1,4 @@
-"""What a rank of a training learns from in each step."""
+"""The batch that a rank of a training learns from in each step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEFECTIVE_SEED = 1_000_003
 
 
 class World(NamedTuple):
-    """This process among the ranks of a run."""
+    """The rank of this process, the number of ranks, and the device of this rank."""
 
     rank: int = 0
     size: int = 1
@@ -29,7 +29,7 @@ ALONE = World()
 
 
 class Images(NamedTuple):
-    """What a training learns from on one rank.
+    """The images that one rank learns from.
 
     Attributes:
         normals: this rank's normal images [N,H,W,3], uint8 or uint16; a fourth channel, if any, is their foreground.
@@ -43,8 +43,10 @@ class Images(NamedTuple):
 
 
 class Batches:
-    """Batches of this rank's images: shuffled passes, a function of seed and step, so that a resumed run sees what an
-    uninterrupted one would have seen."""
+    """Batches from shuffled passes over images.
+
+    A batch is a function of seed and step, so a resumed training gets the batches of an uninterrupted one.
+    """
 
     def __init__(self, images: np.ndarray, batch: int, seed: int):
         self.images, self.batch, self.seed = images, batch, seed
@@ -57,27 +59,28 @@ class Batches:
         return self.passes[number]
 
     def at(self, step: int, device: torch.device) -> Tensor:
-        """Images [B,C,H,W] in [0,1] of a step."""
+        """Return the images [B,C,H,W] in [0,1] of a step."""
         positions = np.arange(step * self.batch, (step + 1) * self.batch)
         chosen = [self._shuffled(int(p // len(self.images)))[p % len(self.images)] for p in positions]
         return as_unit_tensor(self.images[chosen]).to(device, non_blocking=True)
 
 
 class Source:
-    """The batches of a rank, augmented; a function of settings, rank and step."""
+    """The augmented batches of a rank. A batch is a function of settings, rank and step."""
 
     def __init__(self, images: Images, scales: tuple[float, ...], settings: TrainingSettings, world: World):
         share, seed = settings.batch_size // world.size, settings.seed + world.rank
         self.normals = Batches(images.normals, share, seed)
-        # As many as normal ones, however few there are, in another order.
+        # A batch has as many defective images as normal ones, in an order of their own.
         self.defective = None
         if images.defective is not None:
             self.defective = Batches(images.defective, share, seed + DEFECTIVE_SEED)
         self.textures, self.scales, self.settings, self.world = images.textures, scales, settings, world
 
     def at(self, step: int, mode: Mode, generator: torch.Generator) -> TrainingBatch:
-        """The batch of a step, in the memory format of a mode."""
-        # The same on all ranks, which so hold equally many pixels; by turns it could fall in with those of the parts.
+        """Return the batch of a step, in the memory format of a mode."""
+        # All ranks draw the same scale, so that they process equally many pixels. A scale that alternated with the
+        # steps could coincide with the turns of the parts.
         scale = np.random.default_rng([self.settings.seed, step]).choice(self.scales)
 
         def inputs(source: Batches) -> Tensor:

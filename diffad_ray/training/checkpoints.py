@@ -1,4 +1,4 @@
-"""What a training leaves behind while it runs, at any location: checkpoints and the table and plot of its losses."""
+"""The files that a training writes while it runs: settings, checkpoint, and the table and plot of its losses."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from diffad_ray.errors import UserError
 from diffad_ray.training.loop import Report, State
 
 NO_LOSSES = ("step", "learning_rate", "images_per_second")
-"What a line of the loss table holds beside losses."
+"Columns of the loss table that are not losses."
 
 
 class TrainingFolder:
-    """The folder `DETECTOR/training`: settings, last checkpoint, losses.
+    """The folder `DETECTOR/training` with settings, last checkpoint and losses.
 
     Args:
         location: folder or prefix of the detector.
@@ -28,7 +28,7 @@ class TrainingFolder:
         self.losses: list[dict[str, float]] = []
 
     def claim(self, settings: dict[str, Any]) -> None:
-        """Take the folder for a training with these settings, or for the continuation of one.
+        """Reserve the folder for a training with these settings, or check that an interrupted one has them.
 
         Raises:
             UserError: it holds a training with other settings, or can't be written.
@@ -54,12 +54,12 @@ class TrainingFolder:
             )
 
     def clear(self) -> None:
-        """Delete what an earlier training left."""
+        """Delete the files of an earlier training."""
         for name in ("settings.json", "checkpoint.pt", "losses.jsonl", "losses.png"):
             storage.delete(f"{self.location}/{name}")
 
     def save(self, state: State) -> None:
-        """Write the checkpoint, replacing the one before, and the losses so far."""
+        """Replace the checkpoint, and write the losses so far."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         storage.write(f"{self.location}/checkpoint.pt", buffer.getvalue())
@@ -67,24 +67,24 @@ class TrainingFolder:
         storage.write(f"{self.location}/losses.jsonl", lines.encode())
 
     def load(self) -> State | None:
-        """The last checkpoint, or None; the losses are taken up as of its step."""
+        """Return the last checkpoint, or None, and load the losses up to its step."""
         try:
             data = storage.read(f"{self.location}/checkpoint.pt")
             lines = storage.read(f"{self.location}/losses.jsonl").decode().splitlines()
         except FileNotFoundError:
             return None
-        # weights_only: tensors, numbers and strings are all that may come out, whoever wrote the file.
+        # weights_only admits tensors, numbers and strings, so a forged file can't run code.
         state: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         self.losses = [line for line in map(json.loads, lines) if line["step"] <= state["step"]]
         return state
 
     def add(self, report: Report) -> None:
-        """Note a report's losses for the table."""
+        """Add the losses of a report to the table."""
         line = {"step": report.step, **report.losses, "learning_rate": report.learning_rate}
         self.losses.append({**line, "images_per_second": round(report.images_per_second, 2)})
 
     def finish(self) -> None:
-        """Draw the losses, if the kind has any, and delete the checkpoint, which the finished detector replaces."""
+        """Plot the losses, if the kind has any, and delete the checkpoint, which the finished detector replaces."""
         if self.losses:
             storage.write(f"{self.location}/losses.png", self._plot())
         storage.delete(f"{self.location}/checkpoint.pt")
@@ -92,7 +92,7 @@ class TrainingFolder:
     def _plot(self) -> bytes:
         from matplotlib.figure import Figure
 
-        # Parts that take turns have losses of their own, in some of the lines.
+        # If parts take turns, a line has the losses of one part only.
         names = list(dict.fromkeys(name for line in self.losses for name in line if name not in NO_LOSSES))
         columns = min(4, len(names))
         rows = -(-len(names) // columns)
@@ -112,7 +112,7 @@ class TrainingFolder:
 
 
 def _flat(settings: dict[str, Any], within: str = "") -> dict[str, Any]:
-    """Nested settings by names such as `training_settings.steps`."""
+    """Return nested settings by names such as `training_settings.steps`."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         flat |= _flat(value, f"{within}{name}.") if isinstance(value, dict) else {f"{within}{name}": value}
@@ -120,7 +120,7 @@ def _flat(settings: dict[str, Any], within: str = "") -> dict[str, Any]:
 
 
 def _known(settings: Any, earlier: Any) -> Any:
-    """Settings without those that there were not when the earlier ones were written."""
+    """Return settings without those that did not exist when the earlier ones were written."""
     if not (isinstance(settings, dict) and isinstance(earlier, dict)):
         return settings
     return {name: _known(value, earlier[name]) for name, value in settings.items() if name in earlier}

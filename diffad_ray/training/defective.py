@@ -1,4 +1,4 @@
-"""Defective images for detectors that learn from them: found, and kept apart from the normal ones."""
+"""Finds defective images for detectors that learn from them, and keeps them apart from the normal ones."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ MASK_FOLDERS = frozenset({"ground_truth", "masks", "label"})
 
 
 def find_defective(locations: Sequence[str], normals: Set[str]) -> dict[str, str]:
-    """Versions by location of the defective images of folders, tables of labels and labelled data sets, sorted.
+    """Return versions by location of the defective images in folders, tables of labels and labelled data sets, sorted.
 
-    Of tables and data sets the images that are not good are taken, of other folders all images, at any depth. What a
-    table names is not looked up, and has the version "".
+    Tables and data sets contribute the images that are not good. Other folders contribute all images, at any depth.
+    Images named by a table are not looked up, so their version is "".
 
     Args:
-        locations: none gives no images.
+        locations: folders, tables or data sets.
         normals: locations of the normal images of the same training.
 
     Raises:
-        UserError: one of them is not there, holds no defective image, or an image is among the normal ones as well.
+        UserError: a location does not exist or has no defective image, or an image is also one of the normal ones.
     """
     found: dict[str, str] = {}
     for location in locations:
@@ -68,7 +68,7 @@ def _defective_of(location: str) -> dict[str, str]:
 
 
 def _refuse_doubtful(location: str, paths: Sequence[str]) -> None:
-    """Raise UserError if folders are named as those of good images or of masks."""
+    """Raise UserError if a folder has the name of a folder of good images or of masks."""
     name = location.rsplit("/", 1)[-1]
     for path in paths:
         for folder in (name, *path.split("/")[:-1]):
@@ -81,8 +81,7 @@ def _refuse_doubtful(location: str, paths: Sequence[str]) -> None:
 
 
 def refuse_common(normals: Sequence[np.ndarray], defective: np.ndarray) -> None:
-    """Raise UserError if squares [N,S,S,3] are in one of the sets of normal ones and in that of defective ones: the
-    same image under two names."""
+    """Raise UserError if a defective square [N,S,S,3] has the same pixels as a normal one: one image has two names."""
     seen = {_digest(square) for squares in normals for square in squares[..., :3]}
     if common := sum(_digest(square) in seen for square in defective):
         raise UserError(
@@ -92,6 +91,6 @@ def refuse_common(normals: Sequence[np.ndarray], defective: np.ndarray) -> None:
 
 
 def _digest(square: np.ndarray) -> bytes:
-    # One deep image among them makes a whole set deep: the same picture must look the same in both.
+    # One 16-bit image makes its whole set 16-bit, and the other set may have 8 bits.
     deep = square.astype(np.uint16) * 257 if square.dtype == np.uint8 else square
     return hashlib.blake2b(np.ascontiguousarray(deep).tobytes(), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""The end of a training: in which precision the detector scores, and what its scores mean."""
+"""The end of a training: settles the precision of scoring, and calibrates the scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffad_ray.inference.engine import Engine
 
 TRIAL_IMAGES = 8
 WORTHWHILE_GAIN = 1.2
-"bfloat16 must score this many times faster than float32 to be chosen: it costs a little exactness."
+"bfloat16 is chosen only if it scores this many times faster than float32, because it rounds more coarsely."
 REPORT_EVERY = 20
 "Images scored between two reports."
 
@@ -25,7 +25,7 @@ def settle_mode(detector: Scorer, wanted: str, device: torch.device) -> None:
     """Set the precision and memory format in which the detector computes and will score, by a short trial.
 
     Args:
-        wanted: precision; `auto` takes bfloat16 where it is worth it.
+        wanted: precision; `auto` chooses bfloat16 if the trial finds it `WORTHWHILE_GAIN` times faster.
     """
     precisions: list[Precision] = ["float32", "bfloat16"] if wanted == "auto" else []
     if wanted in DTYPES:
@@ -36,7 +36,7 @@ def settle_mode(detector: Scorer, wanted: str, device: torch.device) -> None:
     detector.settings = dataclasses.replace(
         detector.settings, precision=mode.precision, channels_last=mode.channels_last
     )
-    # The trial ended in some other mode, and what `fit` measures must be measured in this one.
+    # The trial may have ended in another mode, and `fit` must measure in this one.
     detector.run_in(mode)
 
 
@@ -47,13 +47,13 @@ def calibrated(
     device: torch.device,
     on_scored: Callable[[int], None] = lambda count: None,
 ) -> Calibration:
-    """What a trained detector's scores mean, by those of normal images [H,W,3] of any sizes that it has not seen.
+    """Calibrate a trained detector by the scores of normal images [H,W,3], of any sizes, that it was not trained on.
 
     Args:
-        on_scored: called now and then with the number of images scored so far.
+        on_scored: receives the number of images scored so far, every `REPORT_EVERY` images.
 
     Raises:
-        UserError: there are too few, or a score is no number.
+        UserError: there are too few images, or a score is not a number.
     """
     found = Engine(detector, device).detect_images(images, with_reconstruction=False)
     try:

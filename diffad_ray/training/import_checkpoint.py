@@ -1,4 +1,4 @@
-"""`import_checkpoint`: from a checkpoint of the released DiffusionAD to a detector bundle that scores as it did."""
+"""`import_checkpoint`: turns a checkpoint of the released DiffusionAD into a bundle with the same scores."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,14 @@ from diffad_ray.settings import build
 from diffad_ray.training.normals import find_normals, read_images
 from diffad_ray.training.released import DENOISER, SEGMENTER, from_released, is_released, released_name
 from diffad_ray.training.settings import TrainingSettings
+from diffad_ray.versions import VERSION
 
 TOP_PIXELS = 50
-"The released score is the mean of so many pixels, whatever the image size."
+"The released score is the mean of this many pixels, for every image size."
 WIDTHS = {DENOISER: "down.0.0.weight", SEGMENTER: "encoder_segment.block1.0.weight"}
-"The first convolution of each network, whose outputs are its width."
+"The first convolution of each network; its number of outputs is the width of the network."
 ONLY = {"beta_schedule": "linear", "noise_fn": "gauss", "num_head_channels": -1, "channels": 3}
-"What the released code could do otherwise and this one can't."
+"Options of the released code that are supported with one value only."
 MOST_NAMES = 4
 
 
@@ -51,21 +51,21 @@ def import_checkpoint(
 ) -> Bundle:
     """Make a bundle of a checkpoint of the released DiffusionAD code (`params-best.pt`, `params-last.pt`).
 
-    The bundle scores as the released evaluation does, given the same noise: there every run draws its own, here it is
-    fixed.
+    With the same noise, the bundle gives the scores of the released evaluation. That evaluation draws new noise in
+    every run; a bundle has fixed noise.
 
     Args:
-        checkpoint: file or URI. Nothing in it is run; optimizers and averaged weights, which that evaluation does not
-            look at, are left out.
+        checkpoint: file or URI. No code in it is run. Optimizers and averaged weights are left out, because the
+            released evaluation does not use them.
         detector: folder or URI of the bundle.
-        normals: folder or URI of normal images, best such that the checkpoint was not trained on: they set the
-            threshold, as a checkpoint has none.
-        image_size: side in pixels that the networks see, for a file that does not say.
-        t_small, t_big: noise steps of scoring; by default those in the file, else 200 and 400.
+        normals: folder or URI of normal images, which set the threshold, because a checkpoint has none. Images that the
+            checkpoint was not trained on are best.
+        image_size: side in pixels of the networks' input, for a file that does not say it.
+        t_small, t_big: noise steps of scoring; by default those of the file, else 200 and 400.
         show_progress: show a progress bar.
 
     Raises:
-        UserError: an input is not as it must be, or there is a detector already; nothing has been written then.
+        UserError: an input is invalid, or the folder has a detector already. Nothing has been written then.
     """
     checkpoint, location = storage.normalised(checkpoint), storage.normalised(detector)
     if storage.exists(f"{location}/{DESCRIPTION}"):
@@ -78,17 +78,7 @@ def import_checkpoint(
     settings = _settings(entries.get("args"), networks, file, image_size=image_size, t_small=t_small, t_big=t_big)
     model = _detector(settings, networks, file)
 
-    device, unreadable = default_device(), dict[str, str]()
-    images = [*found.held_back, *found.learnt]
-    with ProgressBar("calibrating", len(images), show_progress) as bar:
-        scores = []
-        for detection in Engine(model, device).detect_images(read_images(images, unreadable, None), False):
-            scores.append(detection.score)
-            bar.update(len(scores) + len(unreadable))
-    try:
-        calibration = Calibration.from_scores(np.array(scores))
-    except ValueError as error:
-        raise UserError(f"no threshold can be set with {normals}: {error}, and {len(scores)} had a score") from error
+    calibration, unreadable = _calibrate(model, [*found.held_back, *found.learnt], str(normals), show_progress)
     epoch = entries.get("n_epoch")
     facts = {
         "imported": {
@@ -100,9 +90,26 @@ def import_checkpoint(
         "data": {"fingerprint": found.fingerprint},
         "unreadable": unreadable,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"diffad-ray": version("diffad-ray"), "torch": torch.__version__},
+        "versions": {"diffad-ray": VERSION, "torch": torch.__version__},
     }
     return save_bundle(Bundle(model, calibration, facts), location)
+
+
+def _calibrate(
+    model: DiffusionAD, images: Sequence[str], normals: str, show_progress: bool
+) -> tuple[Calibration, dict[str, str]]:
+    """Set the threshold by normal images; also return the reasons by URI of those that can't be read."""
+    unreadable: dict[str, str] = {}
+    scores: list[float] = []
+    with ProgressBar("calibrating", len(images), show_progress) as bar:
+        readable = read_images(images, unreadable, None)
+        for detection in Engine(model, default_device()).detect_images(readable, False):
+            scores.append(detection.score)
+            bar.update(len(scores) + len(unreadable))
+    try:
+        return Calibration.from_scores(np.array(scores)), unreadable
+    except ValueError as error:
+        raise UserError(f"no threshold can be set with {normals}: {error}, and {len(scores)} had a score") from error
 
 
 def _read(checkpoint: str) -> bytes:
@@ -113,16 +120,16 @@ def _read(checkpoint: str) -> bytes:
 
 
 def defaultdict(_factory: object) -> dict[Any, Any]:
-    """What a `collections.defaultdict` in a checkpoint becomes: a plain dictionary."""
+    """Stand in for `collections.defaultdict` in a checkpoint, and return a plain dictionary."""
     return {}
 
 
-# The released `args` are a defaultdict(str), which torch doesn't load. By its name ours takes its place.
+# The released `args` are a defaultdict(str), which torch does not load. This function replaces it by name.
 defaultdict.__module__ = "collections"
 
 
 def _entries(data: bytes, file: str) -> dict[str, Any]:
-    """What `torch.save` wrote: tensors, numbers, texts and containers of them."""
+    """Return the entries that `torch.save` wrote: tensors, numbers, texts and containers of them."""
     try:
         with torch.serialization.safe_globals([defaultdict, str]), warnings.catch_warnings(action="ignore"):
             entries = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -162,17 +169,11 @@ def _settings(
     image_size: int | None,
     **steps: int | None,
 ) -> DiffusionADSettings:
-    """The settings with which the released evaluation would run a checkpoint with these `args`."""
-    # Asked for what it did not have, the released dictionary answered with an empty text, and kept it.
-    plain = int | float | str | list | tuple
-    there = args.items() if isinstance(args, dict) else ()
-    said = {name: value for name, value in there if isinstance(value, plain) and value != ""}
+    """Return the settings with which the released evaluation would run a checkpoint with these `args`."""
+    said = _said(args)
 
     def number(name: str, default: float) -> float:
-        value = said.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(f"args in {file} say {name} = {value!r}, which is no number")
-        return value
+        return _number(said, name, default, file)
 
     for name, value in ONLY.items():
         if said.get(name, value) != value:
@@ -183,12 +184,12 @@ def _settings(
     except ValueError as error:
         raise UserError(f"{file} can't be imported: {error}") from error
     timesteps = number("T", 1000)
-    # As the released schedule: the same noise at the end, however many steps lead there.
+    # The released schedule ends with the same noise for every number of steps.
     beta_scale = 1000 / timesteps if timesteps > 0 else 1
     values = {
         "preset": "paper",
         "network": {
-            # The evaluation passes neither blocks nor attention on, whatever args say of them.
+            # The released evaluation ignores the blocks and the attention in args.
             "channels": len(networks[DENOISER][WIDTHS[DENOISER]]),
             "channel_multipliers": said.get("channel_mults", published_multipliers(side)),
             "residual_blocks": 2,
@@ -217,8 +218,23 @@ def _settings(
         raise UserError(f"{file} can't be imported as it says in its args: {error}") from error
 
 
+def _said(args: object) -> dict[str, Any]:
+    """The plain values in the `args` of a checkpoint."""
+    # Asked for a key that it did not have, the released dictionary answered with an empty text, and kept it.
+    plain = int | float | str | list | tuple
+    there = args.items() if isinstance(args, dict) else ()
+    return {name: value for name, value in there if isinstance(value, plain) and value != ""}
+
+
+def _number(said: Mapping[str, Any], name: str, default: float, file: str) -> float:
+    value = said.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"args in {file} say {name} = {value!r}, which is no number")
+    return value
+
+
 def _image_size(said: object, given: int | None, file: str) -> int:
-    """The side for which the networks were built, as the file's `img_size` says or, where it doesn't, the caller."""
+    """Return the side for which the networks were built: `img_size` of the file, or the caller's if it has none."""
     if said is None:
         if given is None:
             raise UserError(f"{file} doesn't say for which image size its networks are: give --image-size, such as 256")
@@ -233,7 +249,7 @@ def _image_size(said: object, given: int | None, file: str) -> int:
 
 
 def _detector(settings: DiffusionADSettings, networks: Mapping[str, Mapping[str, Tensor]], file: str) -> DiffusionAD:
-    """A detector with these settings and the parameters of the checkpoint, each of which must have its place."""
+    """Return a detector with these settings and all parameters of the checkpoint."""
     try:
         detector = DiffusionAD(settings)
     except ValueError as error:
@@ -259,7 +275,7 @@ def _detector(settings: DiffusionADSettings, networks: Mapping[str, Mapping[str,
 
 
 def _some(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
+    """Return the first names, and the number of the others."""
     names = list(names)
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return ", ".join(names[:MOST_NAMES]) + more

@@ -1,20 +1,22 @@
-"""A training from files to bundle, as one process sees it: the same with Ray and without."""
+"""A training from files to bundle in one process; the same with Ray and without."""
 
 from __future__ import annotations
 
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
 from diffad_ray.bundles.bundle import Bundle, find_detector, save_bundle
+from diffad_ray.bundles.calibration import Calibration
+from diffad_ray.detectors.base import DetectorSettings, Trainable
 from diffad_ray.familiarity.learning import MOST_SQUARES
 from diffad_ray.inference.views import pieces
 from diffad_ray.tensors import NormalSquares
@@ -25,11 +27,12 @@ from diffad_ray.training.finish import calibrated, settle_mode
 from diffad_ray.training.loop import Report, train_loop
 from diffad_ray.training.normals import load_normals, load_pieces, load_textures, read_images
 from diffad_ray.training.settings import TrainingSettings
+from diffad_ray.versions import VERSION
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """All that a worker needs to know; plain values, so that it travels and is stored as JSON.
+    """The description of a training for its workers, of plain values that can be stored as JSON.
 
     Attributes:
         kind: of detector.
@@ -52,9 +55,77 @@ class TrainingJob:
     data: dict[str, Any] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
-        """What identifies the training: with these equal, an interrupted one can go on."""
+        """Return what identifies the training. An interrupted training continues only if these are equal."""
         lists = ("learnt", "held_back", "defective", "location")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in lists}
+
+
+@dataclass(frozen=True)
+class _Learnt:
+    """What one rank learns from: squares that the networks see, [N,S,S,3] uint8, and the files that can't be read."""
+
+    normals: np.ndarray
+    sources: np.ndarray
+    textures: torch.Tensor | None
+    defective: np.ndarray | None
+    unreadable: dict[str, str]
+
+
+def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None]) -> None:
+    """Take part in a training as one rank; rank 0 writes checkpoints, losses and the bundle.
+
+    The training continues from the last checkpoint at the job's location, if there is one.
+
+    Raises:
+        UserError: a defective image is one of the normal images as well, or too few images can be read.
+    """
+    started = time.monotonic()
+    detector_class = find_detector(job.kind)
+    settings = TrainingSettings(**job.training_settings)
+    torch.manual_seed(settings.seed)
+    detector: Trainable = detector_class(detector_class.settings_class(**job.detector_settings))
+    learnt = _load(job, detector.settings, settings, world)
+    folder = TrainingFolder(job.location)
+    modes: list[str] = []
+
+    def report(step: Report) -> None:
+        folder.add(step)
+        modes[:] = [step.mode]
+        on_report(step)
+
+    resume = folder.load()
+    if detector.settings.part_names:
+        images = Images(learnt.normals, learnt.textures, learnt.defective)
+        detector = train_loop(detector, images, settings, world, resume, report, folder.save)
+    learnt = replace(learnt, unreadable=_of_all_ranks(learnt.unreadable, world))
+    if world.rank != 0:
+        return
+    facts = _facts(job, settings, world) | {
+        "unreadable": learnt.unreadable,
+        "losses": folder.losses[-1] if folder.losses else {},
+        "mode": modes[0] if modes else "",
+        "resumed": resume is not None,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    calibration = _finish(detector, job, settings, world, learnt, lambda line: on_report(_afterwards(settings, line)))
+    save_bundle(Bundle(detector, calibration, facts), job.location)
+    folder.finish()
+
+
+def _load(job: TrainingJob, settings: DetectorSettings, training: TrainingSettings, world: World) -> _Learnt:
+    """Load this rank's share of the normal images, and all textures and defective images."""
+    own, share = job.learnt[world.rank :: world.size], -(-training.max_images // world.size)
+    normals, sources, unreadable = load_normals(own, settings, share, training.seed + world.rank)
+    textures = load_textures(job.textures, settings.image_size, training.seed) if job.textures else None
+    if not job.defective:
+        return _Learnt(normals, sources, textures, None, unreadable)
+    # Every rank loads all of them, as they are few, and can compare them with its own normal images.
+    view = partial(pieces, settings=settings)
+    most, seed, white = training.max_images, training.seed, settings.white
+    defective, problems = load_pieces(job.defective, view, most, seed, white)
+    held_back, _ = load_pieces(job.held_back, view, len(job.held_back), seed, white)
+    refuse_common((normals, held_back), defective)
+    return _Learnt(normals, sources, textures, defective, unreadable | problems)
 
 
 def _of_all_ranks(problems: dict[str, str], world: World) -> dict[str, str]:
@@ -65,75 +136,45 @@ def _of_all_ranks(problems: dict[str, str], world: World) -> dict[str, str]:
     return {location: reason for part in parts for location, reason in part.items()}
 
 
-def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None]) -> None:
-    """Take part in a training as one rank; rank 0 writes checkpoints, losses and the bundle.
-
-    Goes on from the last checkpoint at the job's location, if there is one.
-    """
-    started = time.monotonic()
-    detector_class = find_detector(job.kind)
-    settings = TrainingSettings(**job.training_settings)
-    torch.manual_seed(settings.seed)
-    detector = detector_class(detector_class.settings_class(**job.detector_settings))
-    learnt, share = job.learnt[world.rank :: world.size], -(-settings.max_images // world.size)
-    normals, sources, problems = load_normals(learnt, detector.settings, share, settings.seed + world.rank)
-    side = detector.settings.image_size
-    textures = load_textures(job.textures, side, settings.seed) if job.textures else None
-    defective = None
-    if job.defective:
-        # All of them on every rank, as they are few; so each rank can tell them from its normal ones.
-        view = partial(pieces, settings=detector.settings)
-        defective, unreadable = load_pieces(
-            job.defective, view, settings.max_images, settings.seed, detector.settings.white
-        )
-        held_back, _ = load_pieces(job.held_back, view, len(job.held_back), settings.seed, detector.settings.white)
-        problems |= unreadable
-        refuse_common((normals, held_back), defective)
-
-    folder = TrainingFolder(job.location)
-
-    modes: list[str] = []
-
-    def report(step: Report) -> None:
-        folder.add(step)
-        modes[:] = [step.mode]
-        on_report(step)
-
-    resume = folder.load()
-    if detector.settings.part_names:
-        images = Images(normals, textures, defective)
-        detector = train_loop(detector, images, settings, world, resume, report, folder.save)
-    problems = _of_all_ranks(problems, world)
-    if world.rank != 0:
-        return
-    facts = {
+def _facts(job: TrainingJob, settings: TrainingSettings, world: World) -> dict[str, Any]:
+    """Return the facts of the training that do not depend on its course."""
+    return {
         "data": job.data | ({"defective": job.defective} if job.defective else {}),
         "images": len(job.learnt),
-        "unreadable": problems,
         "settings": asdict(settings),
-        "losses": folder.losses[-1] if folder.losses else {},
-        "mode": modes[0] if modes else "",
         "workers": world.size,
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else platform.processor(),
-        "resumed": resume is not None,
-        "seconds": round(time.monotonic() - started, 1),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"diffad-ray": version("diffad-ray"), "torch": torch.__version__},
+        "versions": {"diffad-ray": VERSION, "torch": torch.__version__},
     }
 
-    def tell(afterwards: str) -> None:
-        on_report(Report(settings.steps, {}, 0.0, 0.0, "", afterwards))
 
+def _afterwards(settings: TrainingSettings, line: str) -> Report:
+    """Return a report of the time between the last step and the bundle."""
+    return Report(settings.steps, {}, 0.0, 0.0, "", line)
+
+
+def _finish(
+    detector: Trainable,
+    job: TrainingJob,
+    settings: TrainingSettings,
+    world: World,
+    learnt: _Learnt,
+    tell: Callable[[str], None],
+) -> Calibration:
+    """Settle how the detector computes, fit what gradients don't teach, and calibrate it on held-back images.
+
+    Held-back images that can't be read are added to `learnt.unreadable`.
+    """
     settle_mode(detector, settings.precision, world.device)
+    normals, sources = learnt.normals, learnt.sources
     if world.size > 1:
-        # A rank has its share of the images alone: with many ranks too few to tell what is familiar.
+        # A rank has its share of the images only. With many ranks that is too few for familiarity.
         normals, sources, _ = load_normals(job.learnt, detector.settings, MOST_SQUARES, settings.seed)
-    detector.fit(NormalSquares(normals, sources, textures, settings.steps, settings.seed, world.device), tell)
-    unseen = read_images(job.held_back, problems, detector.settings.white)
+    detector.fit(NormalSquares(normals, sources, learnt.textures, settings.steps, settings.seed, world.device), tell)
+    unseen = read_images(job.held_back, learnt.unreadable, detector.settings.white)
 
     def scored(count: int) -> None:
         tell(f"threshold: {count} of {len(job.held_back)} good images scored")
 
-    calibration = calibrated(detector, unseen, settings.false_alarm_rate, world.device, scored)
-    save_bundle(Bundle(detector, calibration, facts), job.location)
-    folder.finish()
+    return calibrated(detector, unseen, settings.false_alarm_rate, world.device, scored)

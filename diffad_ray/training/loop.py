@@ -1,4 +1,4 @@
-"""The training loop, in plain torch: knows neither Ray nor files, runs on one process or as one rank of many."""
+"""The training loop in plain torch, without Ray and files, in one process or as one rank of many."""
 
 from __future__ import annotations
 
@@ -28,20 +28,24 @@ State = dict[str, Any]
 
 
 class Report(NamedTuple):
-    """Where the training stands; losses are means over all ranks and over the steps since the last report."""
+    """The state of a training.
+
+    Attributes:
+        losses: means over all ranks and over the steps since the last report.
+        mode: memory format and precision in which the networks run.
+        afterwards: after the last step, the task in progress and how far it is.
+    """
 
     step: int
     losses: dict[str, float]
     learning_rate: float
     images_per_second: float
     mode: str
-    "memory format and precision in which the networks run"
     afterwards: str = ""
-    "what is done once all steps are, and how far that is"
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak learning rate at a step: linear rise, then a cosine down to 1 %."""
+    """Return the share of the peak learning rate at a step: a linear rise, then a cosine down to 1 %."""
     rise = max(1, round(warmup * steps))
     if step < rise:
         return (step + 1) / rise
@@ -50,7 +54,7 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
 
 
 def _choose_mode(detector: Trainable, batch: TrainingBatch, turn: str, wanted: str, world: World) -> Mode:
-    """The fastest mode for a training step, tried on a copy of the detector; all ranks try, rank 0's finding counts."""
+    """Return the fastest mode for a training step, tried on a copy of the detector. All ranks take that of rank 0."""
     trial = copy.deepcopy(detector).train()
 
     def step(mode: Mode) -> None:
@@ -74,7 +78,7 @@ def _choose_mode(detector: Trainable, batch: TrainingBatch, turn: str, wanted: s
 
 
 class _Losses:
-    """Losses since the last report."""
+    """Collects losses since the last report."""
 
     def __init__(self, world: World):
         self.world = world
@@ -85,7 +89,7 @@ class _Losses:
             self.total.setdefault(name_of_loss if name == "loss" else name, []).append(value.detach())
 
     def means(self) -> dict[str, float]:
-        """Means over all ranks and steps, and a new beginning."""
+        """Return the means over all ranks and steps, and start anew."""
         means = torch.stack([torch.stack(values).mean() for values in self.total.values()])
         if self.world.size > 1:
             dist.all_reduce(means)
@@ -96,7 +100,7 @@ class _Losses:
 
 
 class _Learner:
-    """A detector that learns, with its optimizer and averaged weights."""
+    """A detector in training, with its optimizer and averaged weights."""
 
     def __init__(self, detector: Trainable, mode: Mode, settings: TrainingSettings, world: World):
         self.detector, self.mode, self.settings, self.world = detector, mode, settings, world
@@ -113,7 +117,7 @@ class _Learner:
         self.wrapped: nn.Module = detector
 
     def resume(self, state: State) -> int:
-        """Take up a state; the step at which to go on."""
+        """Load a state, and return the step at which to continue."""
         self.detector.load_state_dict(state["detector"])
         self.ema.model.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -121,17 +125,17 @@ class _Learner:
         return step
 
     def distribute(self) -> None:
-        """Share gradients with the other ranks, if there are any."""
+        """Average gradients over all ranks, if there are several."""
         if self.world.size > 1:
             self.wrapped = DistributedDataParallel(
                 self.detector,
                 [self.world.device] if self.world.device.type == "cuda" else None,
-                # Of parts that take turns, all but one have no gradients.
+                # If parts take turns, only one of them has gradients in a step.
                 find_unused_parameters=len(self.parts) > 1,
             )
 
     def step(self, step: int, source: Source) -> tuple[dict[str, Tensor], str]:
-        """Take a step; its losses, and the name of the part whose turn it was."""
+        """Take a step, and return its losses and the name of the part whose turn it was."""
         turn = self.detector.settings.turn(step, self.settings.steps)
         for group, (name, part) in zip(self.optimizer.param_groups, self.parts.items(), strict=True):
             span = self.spans[name]
@@ -153,7 +157,7 @@ class _Learner:
         return rate
 
     def state(self, done: int) -> State:
-        """What `resume` takes up."""
+        """Return the state that `resume` loads."""
         return {
             "step": done,
             "detector": self.detector.state_dict(),
@@ -162,13 +166,13 @@ class _Learner:
         }
 
     def refuse_lost(self, means: dict[str, float], done: int) -> None:
-        """Raise UserError where a loss is no number any more."""
+        """Raise UserError if a loss is not finite."""
         if all(map(math.isfinite, means.values())):
             return
         rates = {part.rate_setting: part.learning_rate for part in self.parts.values()}
         lower = " or ".join(f"{name} (now {rate:g})" for name, rate in rates.items())
         raise UserError(
-            f"the loss is no number any more at step {done}: start again with a lower {lower}, or with "
+            f"the loss is not finite at step {done}: start again with a lower {lower}, or with "
             "training.precision=float32"
         )
 
@@ -184,16 +188,16 @@ def train_loop(
 ) -> Trainable:
     """Train a detector and return it with its averaged weights, in eval mode, on the CPU.
 
-    The run is a function of settings, images and world size up to the rounding of the arithmetic: resumed from any of
-    its checkpoints it takes the same steps.
+    The result is a function of settings, images and world size, up to rounding. A training that is resumed from a
+    checkpoint takes the same steps as an uninterrupted one.
 
     Args:
-        resume: a state that `on_checkpoint` was given.
+        resume: a state that `on_checkpoint` received.
         on_report: called on rank 0 every `settings.report_every` steps.
         on_checkpoint: called on rank 0 every `settings.checkpoint_seconds`.
 
     Raises:
-        UserError: the batch can't be shared among the ranks, or the loss is no number any more.
+        UserError: the batch can't be shared among the ranks, or a loss is not finite.
     """
     _check_shares(settings, world)
     torch.manual_seed(settings.seed)
@@ -209,7 +213,7 @@ def train_loop(
     saved_at = reported_at
     for step in range(first_step, settings.steps):
         found, turn = learner.step(step, source)
-        # Losses of parts that take turns are different things.
+        # Parts that take turns have different losses, which must not be averaged.
         losses.add(found, turn if len(learner.parts) > 1 else "loss")
         done = step + 1
         if done % settings.report_every == 0 or done == settings.steps:
@@ -234,5 +238,5 @@ def _check_shares(settings: TrainingSettings, world: World) -> None:
         )
     if settings.batch_size < 2 * world.size:
         raise UserError(
-            f"batch_size {settings.batch_size} gives {world.size} workers less than 2 images each: raise it"
+            f"batch_size {settings.batch_size} gives {world.size} workers fewer than 2 images each: raise it"
         )

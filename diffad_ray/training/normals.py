@@ -39,30 +39,37 @@ FEWEST_IMAGES = 4
 FEWEST_HELD_BACK = 60
 MOST_TEXTURES = 500
 DEPTH_IMAGES = 16
-"Of which none has more than 8 bits where all have no more."
+"Images of a sample. If none of them has more than 8 bits a channel, no image is expected to."
 RECOGNISED = "Images are recognised by their names' endings, such as .png, .jpg, .tif"
 
 
 @dataclass(frozen=True)
 class NormalImages:
-    """Locations of the normal images of a training: what is learnt from, and what is held back for calibration."""
+    """Locations of the normal images of a training, split into those learnt from and those held back for calibration.
+
+    Attributes:
+        fingerprint: hash of all locations and versions. It tells which data a detector has seen, and for what.
+    """
 
     learnt: list[str]
     held_back: list[str]
     fingerprint: str
-    "hash of all locations and versions: which data a detector has seen, and what for"
 
 
 def find_normals(
     folder: str, held_back: float, max_images: int, seed: int, calibrate_on: str | None = None
 ) -> NormalImages:
-    """List a folder or prefix of normal images and split it at random, the same way for the same files and seed.
+    """List a folder or prefix of normal images and split it at random. The same files and seed give the same split.
 
-    At least 60 images are held back where that leaves three quarters of them for training. With `calibrate_on`, a
-    folder of more normal images, these are held back, and all of the others are learnt from.
+    At least 60 images are held back if three quarters of the images remain for training.
+
+    Args:
+        held_back: share of the images that is held back for calibration.
+        max_images: a larger set is sampled down to this many images.
+        calibrate_on: another folder of normal images. All of it is held back, and all other images are learnt from.
 
     Raises:
-        UserError: no folder, no access, or too few images.
+        UserError: the folder does not exist, can't be listed, or has too few images.
     """
     files, rng = _images_in(folder), np.random.default_rng(seed)
     if calibrate_on:
@@ -91,14 +98,13 @@ def find_normals(
 
 
 def versions_hash(versions: Mapping[str, str]) -> str:
-    """16 hex digits over the locations and versions of images, in their order: which data a detector has seen."""
+    """Return 16 hex digits of a hash over the locations and versions of images, in their order."""
     text = "\n".join(f"{uri} {version}" for uri, version in versions.items())
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _images_in(folder: str) -> list[storage.FileInfo]:
-    """The files in a folder, at any depth, whose names are those of images, in order; what else was left out is said at
-    once."""
+    """Return the files below a folder whose names are those of images, sorted; warn about what the listing left out."""
     omissions = storage.Omissions()
     try:
         return sorted((f for f in storage.walk(folder, omissions) if is_named_image(f.uri)), key=lambda f: f.uri)
@@ -115,7 +121,7 @@ def _digest(files: Sequence[storage.FileInfo]) -> str:
 
 
 def find_white(locations: Sequence[str]) -> int | None:
-    """The value of white of normal images, see `images.usual_white`; None too where a sample has 8 bits and less."""
+    """Return the white value of normal images (`images.usual_white`); None if a sample has 8 bits or fewer."""
 
     def stored(location: str) -> Stored:
         return read_stored(storage.read(location))
@@ -127,7 +133,7 @@ def find_white(locations: Sequence[str]) -> int | None:
 
 
 def read_images(locations: Sequence[str], problems: dict[str, str], white: int | None = None) -> Iterator[np.ndarray]:
-    """Pixels [H,W,3] of the readable images in their order, uint8 or uint16; the others' reasons go to `problems`."""
+    """Yield pixels [H,W,3], uint8 or uint16, of the readable images in order; add reasons by location to `problems`."""
     return _readable(partial(_pixels, white=white), locations, problems)
 
 
@@ -138,10 +144,10 @@ def load_pieces(
     seed: int,
     white: int | None = None,
 ) -> tuple[np.ndarray, dict[str, str]]:
-    """The squares [N,S,S,3] that `cut` makes of the readable images, and the reason for each image that is not.
+    """Return the squares [N,S,S,3] that `cut` makes of the readable images, and the reasons by unreadable location.
 
-    Of more than `most` squares that many are drawn, all with equal chances, and no others are kept in memory meanwhile.
-    The result is uint16 if any image has more than 8 bits a channel, else uint8.
+    If there are more than `most` squares, `most` of them are drawn with equal chances, and no others are kept in
+    memory. The result is uint16 if any image has more than 8 bits a channel, else uint8.
 
     Raises:
         UserError: no image can be used.
@@ -157,18 +163,18 @@ def _drawn(
     seed: int,
     white: int | None,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-    """`load_pieces`, and the number [N] of the image that each square is of."""
+    """Do what `load_pieces` does, and also return the index [N] of the image that each square is cut from."""
     problems: dict[str, str] = {}
     kept: list[np.ndarray] = []
     sources: list[int] = []
     seen, rng = 0, np.random.default_rng(seed)
     for source, squares in enumerate(_readable(lambda location: cut(_pixels(location, white)), locations, problems)):
         for square in squares:
-            # Reservoir sampling: how many there are is known only after the last image.
+            # Reservoir sampling, because the number of squares is known only after the last image.
             place = seen if seen < most else int(rng.integers(seen + 1))
             seen += 1
             if place < most:
-                # A copy, as a view would keep its whole image.
+                # A view would keep the whole image in memory.
                 kept[place : place + 1] = [square.copy()]
                 sources[place : place + 1] = [source]
     if not kept:
@@ -179,12 +185,10 @@ def _drawn(
 def load_normals(
     locations: Sequence[str], settings: DetectorSettings, most: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-    """What the networks see of normal images: `load_pieces` of their views, with their foregrounds.
+    """Return the squares that the networks see of normal images, the index [N] of the image of each, and the problems.
 
-    Between the squares and the problems stands the number [N] of the image that each square is of.
-
-    Where the images show an object on a background, there is a fourth channel, of the largest value on the object and 0
-    elsewhere, and the squares are [N,S,S,4].
+    If the images show an object on a background, the squares have a fourth channel, [N,S,S,4]. It has the largest value
+    of its type on the object and 0 elsewhere.
     """
     votes: list[bool] = []
 
@@ -205,10 +209,10 @@ def load_normals(
 
 
 def find_textures(folder: str, seed: int) -> list[str]:
-    """Up to 500 images of a folder or prefix, chosen at random.
+    """Return the locations of up to 500 images of a folder or prefix, chosen at random.
 
     Raises:
-        UserError: no folder, no access, or no image.
+        UserError: the folder does not exist, can't be listed, or has no images.
     """
     files = _images_in(folder)
     if not files:
@@ -217,7 +221,7 @@ def find_textures(folder: str, seed: int) -> list[str]:
 
 
 def load_textures(folder: str, image_size: int, seed: int) -> Tensor:
-    """Images [K,3,S,S] in [0,1], those of `find_textures`, that lend pseudo-anomalies their appearance."""
+    """Return the images of `find_textures`, [K,3,S,S] in [0,1], which lend pseudo-anomalies their appearance."""
     found = find_textures(folder, seed)
     textures, _ = load_pieces(found, lambda pixels: [network_input(pixels, image_size)], MOST_TEXTURES, seed)
     return as_unit_tensor(textures)
@@ -230,7 +234,7 @@ def _pixels(location: str, white: int | None) -> np.ndarray:
 
 
 def require_readable(locations: Sequence[str], white: int | None) -> None:
-    """Raise UserError if too few images of those that are to set a threshold can be read; only the first are tried."""
+    """Raise UserError if too few of the calibration images can be read. The search ends at the first readable ones."""
     problems: dict[str, str] = {}
     readable = sum(1 for _ in islice(read_images(locations, problems, white), FEWEST_SCORES))
     if readable < FEWEST_SCORES:

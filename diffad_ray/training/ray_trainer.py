@@ -1,4 +1,4 @@
-"""Ray Train around the training job: one worker a rank, on CPUs (gloo) or GPUs (NCCL)."""
+"""Runs a training job on Ray Train, with one worker for each rank, on CPUs (gloo) or GPUs (NCCL)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from diffad_ray.training.job import TrainingJob, run_job
 from diffad_ray.training.loop import Report
 
 RESTARTS = 3
-"Times that a training whose worker or node died goes on from its last checkpoint by itself."
+"Number of restarts from the last checkpoint after a worker or node died."
 SECONDS_BETWEEN_POLLS = 0.5
 
 
 @ray.remote(num_cpus=0)
 class Noticeboard:
-    """Where workers leave their latest report, for the driver to show; lives with the driver's job."""
+    """Passes the latest report of the workers to the driver."""
 
     def __init__(self) -> None:
         self.report: Report | None = None
@@ -60,10 +60,10 @@ def run_on_ray(job: TrainingJob, workers: int, cpus: int | None, on_report: Call
     """Run a training on `workers` Ray Train workers, each with a GPU if the cluster has that many.
 
     Args:
-        cpus: CPUs a worker; None reserves one and computes on all cores of the node, shared among its workers.
+        cpus: CPUs of a worker. With None a worker reserves one, and the workers of a node share all its cores.
 
     Raises:
-        UserError: the training failed for a reason that the user can mend, or for good.
+        UserError: the training failed for a reason that the user can correct, or failed in every restart.
     """
     connect()
     resources = ray.cluster_resources()
@@ -84,8 +84,8 @@ def run_on_ray(job: TrainingJob, workers: int, cpus: int | None, on_report: Call
 
     watcher = threading.Thread(target=relay, daemon=True)
     watcher.start()
-    # Checkpoints go to the job's location through our own storage, so that a training goes on the same way with Ray and
-    # without; Ray's folder holds bookkeeping only.
+    # Checkpoints are written to the job's location through `storage/`, so a training continues in the same way with Ray
+    # and without. Ray's folder has its own records only.
     with tempfile.TemporaryDirectory(prefix="diffad-ray-") as scratch:
         trainer = TorchTrainer(
             _worker,

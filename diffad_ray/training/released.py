@@ -1,4 +1,4 @@
-"""Parameters of the released DiffusionAD code, under our names and back."""
+"""Names of the parameters in the released DiffusionAD code and in ours."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ DENOISER, SEGMENTER = "unet_model_state_dict", "seg_model_state_dict"
 "Entries of a released checkpoint that hold the networks."
 _OURS = {DENOISER: "denoiser.", SEGMENTER: "segmenter."}
 _MOST_STAGES = 100
-"More than any denoiser has."
+"Upper bound of the number of stages of a denoiser."
 
-# What a name begins with, in the released code and in ours. Its denoiser counts the first convolution as a stage.
+# Beginnings of names in the released code and in ours. The released denoiser counts the first convolution as a stage.
 _BEGINNINGS = {
     DENOISER: {
         "down.0.0": "conv_in",
@@ -40,11 +40,11 @@ _LAYERS = {
     "to_qkv": "qkv",
     "proj_out": "out",
 }
-"What follows the number of a block."
+"Parts of a name after the number of a block."
 
 
 def _replaced(name: str, table: Mapping[str, str], where: str) -> str:
-    """`name` with the whole parts that stand at `where` replaced by what the table has for them."""
+    """Replace the dotted parts of `name` that stand at `where` and are keys of the table."""
     known = "|".join(map(re.escape, table))
     return re.sub(rf"{where}(?:{known})(?=\.)", lambda found: table[found[0]], name)
 
@@ -58,7 +58,7 @@ def _reversed(table: Mapping[str, str]) -> dict[str, str]:
 
 
 def from_released(denoiser: Mapping[str, Tensor], segmenter: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State of our `DiffusionAD` from the released `unet_model_state_dict` and `seg_model_state_dict`, in float32."""
+    """Return the state of our `DiffusionAD`, in float32, from the two released state dictionaries."""
     return {
         _OURS[entry] + _translated(name, _BEGINNINGS[entry], _LAYERS): (
             tensor.float() if tensor.is_floating_point() else tensor
@@ -69,12 +69,12 @@ def from_released(denoiser: Mapping[str, Tensor], segmenter: Mapping[str, Tensor
 
 
 def is_released(ours: str) -> bool:
-    """Whether a released checkpoint holds this parameter of our `DiffusionAD`."""
+    """Return whether a released checkpoint has this parameter of our `DiffusionAD`."""
     return ours.startswith(tuple(_OURS.values()))
 
 
 def released_name(ours: str) -> tuple[str, str]:
-    """Where a released checkpoint holds a parameter of our `DiffusionAD`: the entry, and the name in it."""
+    """Return the entry of a released checkpoint that has a parameter of our `DiffusionAD`, and the name in it."""
     entry = DENOISER if ours.startswith(_OURS[DENOISER]) else SEGMENTER
     name = ours.removeprefix(_OURS[entry])
     return entry, _translated(name, _reversed(_BEGINNINGS[entry]), _reversed(_LAYERS))

@@ -21,11 +21,11 @@ class TrainingSettings:
         warmup: share of the steps, in [0, 1).
         ema_decay: of the averaged weights, which become the detector; ramps up over the first steps.
         gradient_clip: largest norm of the gradient.
-        precision: arithmetic of the networks; `auto` takes what a short trial finds fastest.
+        precision: arithmetic of the networks; `auto` chooses the fastest in a short trial.
         held_back: share of the normal images kept out of training for calibration, if no others are given for that.
         false_alarm_rate: share of normal images that the threshold may call anomalous.
-        max_images: a larger set, of images and then of their tiles, is sampled down to this many, since each worker
-            keeps its part in memory.
+        max_images: a larger set of images, and then of their tiles, is sampled down to this many, because each worker
+            keeps its share in memory.
         checkpoint_seconds: time between checkpoints.
         report_every: steps between two lines of the loss table.
         augmentation: how the normal images are varied.
