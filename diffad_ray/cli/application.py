@@ -13,6 +13,7 @@ from rich.text import Text
 
 from diffad_ray.cli.demo import demo
 from diffad_ray.cli.detectors import ablate, contact_sheet, evaluate, import_checkpoint, train
+from diffad_ray.cli.engines import ddl, export, views
 from diffad_ray.cli.shared import stderr
 from diffad_ray.cli.tables import compact, overlay, picture, query, runs, score, verify
 from diffad_ray.errors import UserError
@@ -59,6 +60,9 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     runs,
     verify,
     compact,
+    ddl,
+    views,
+    export,
     demo,
     import_checkpoint,
     contact_sheet,

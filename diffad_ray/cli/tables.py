@@ -35,6 +35,7 @@ def score(
     threshold: Annotated[float | None, typer.Option(help="Replaces the detector's threshold.")] = None,
     actors: Annotated[int | None, typer.Option(min=1, help="Processes that hold the detector.")] = None,
     force: Annotated[bool, typer.Option(help="Score images again that the table has.")] = False,
+    compact_after: Annotated[bool, typer.Option("--compact", help="Merge the table's files afterwards.")] = False,
     settings: Settings = None,
     override: Overrides = None,
 ) -> None:
@@ -44,6 +45,7 @@ def score(
     """
     from diffad_ray.reports.terminal import print_run
     from diffad_ray.scoring.pipeline import score as run
+    from diffad_ray.table.upkeep import reasons_to_compact
 
     pairs = [text.rpartition("=") for text in route or ()]
     if wrong := ["".join(pair) for pair in pairs if not all(pair)]:
@@ -69,12 +71,19 @@ def score(
         show_progress=True,
     )
     print_run(finished, console)
+    if compact_after:
+        compact(table)
+    elif reasons := reasons_to_compact(finished.plan.table):
+        say(f"The table has {' and '.join(reasons)}. Next: diffad-ray compact {table}, or score with --compact")
 
 
 def query(
     table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
     sql: Annotated[str | None, typer.Argument(help="Query over the views scores and regions; none: a summary.")] = None,
-    output_format: Annotated[str, typer.Option("--format", help="table, csv, json or parquet.")] = "table",
+    output_format: Annotated[
+        str | None,
+        typer.Option("--format", help="table, tsv, csv, json or parquet. [default: table; tsv in a pipe]"),
+    ] = None,
     output: Annotated[str | None, typer.Option(help="File to write to; its ending may choose the format.")] = None,
 ) -> None:
     """Query a table of scores with SQL (DuckDB), or show its summary.
@@ -84,7 +93,8 @@ def query(
     from diffad_ray.analytics.query import query as run
     from diffad_ray.analytics.query import query_to_file
     from diffad_ray.analytics.summary import summarise
-    from diffad_ray.reports.terminal import print_rows, print_summary
+    from diffad_ray.reports.rows import print_rows
+    from diffad_ray.reports.terminal import print_summary
 
     if sql is None:
         summaries = summarise(table)
@@ -93,8 +103,9 @@ def query(
         else:
             print_summary(summaries, console)
         return
-    if output is not None and output_format == "table":
-        output_format = Path(output).suffix.removeprefix(".")
+    if output_format is None:
+        in_terminal = "table" if console.is_terminal else "tsv"
+        output_format = in_terminal if output is None else Path(output).suffix.removeprefix(".")
     if output is not None or output_format != "table":
         query_to_file(table, sql, output or "/dev/stdout", output_format)
     else:
