@@ -23,8 +23,8 @@ _SAME_IMAGE = "old.image_id = new.image_id AND old.detector_fingerprint = new.de
 def export_delta(table: str | Path, output: str | Path) -> list[str]:
     """Append the scores of the ended runs that a Delta table lacks, and return the names of these runs.
 
-    The commit of a run carries the run's name as its transaction, so that a repeated call adds nothing, and a killed one
-    goes on. Rows that a run supersedes are replaced.
+    The commit of a run carries the run's name as its transaction, so that a repeated call adds nothing, and a killed
+    one goes on. Rows that a run supersedes are replaced.
 
     Raises:
         UserError: there is no table, or the package `deltalake` is not installed.
