@@ -105,7 +105,7 @@ def test_wrong_queries_say_what_is_there(table: Path, tmp_path: Path) -> None:
         query(table, "SELECT nothing FROM scores")
     with pytest.raises(UserError, match="empty"):
         query(table, " ; ")
-    with pytest.raises(UserError, match="csv, json, parquet"):
+    with pytest.raises(UserError, match="csv, tsv, json, parquet"):
         query_to_file(table, "SELECT 1", tmp_path / "x", "xlsx")
     with pytest.raises(UserError, match="there is no folder"):
         query_to_file(table, "SELECT 1", tmp_path / "no" / "such" / "folder" / "x.csv", "csv")
@@ -161,7 +161,7 @@ def test_names_that_stdout_cannot_show(table: Path, tmp_path: Path, encoding: st
         path.write_bytes(parquet_bytes(content))
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     command = [sys.executable, "-m", "diffad_ray.cli", "query", str(tmp_path / "Täble")]
-    for more, code in (([], 0), (["SELECT image_uri FROM scores"], 0), (["SELECT ä"], 2)):
+    for more, code in (([], 0), (["SELECT image_uri FROM scores", "--format", "table"], 0), (["SELECT ä"], 2)):
         ended = subprocess.run([*command, *more], capture_output=True, timeout=60, env=environment)
         assert ended.returncode == code, ended.stderr
         assert b"Traceback" not in ended.stderr
