@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffad_ray.bundles.bundle import DETECTORS, Bundle, save_bundle
+from diffad_ray.bundles.bundle import Bundle, save_bundle
 from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.cluster import connect
 from diffad_ray.detectors.base import Detection, DetectorSettings, Scorer
+from diffad_ray.detectors.kinds import KINDS
 from diffad_ray.scoring import stages
 from diffad_ray.scoring.detect import DetectShard
 
@@ -44,7 +45,7 @@ class Stub(Scorer):
 
 def register() -> None:
     """Make the stub known to this process."""
-    DETECTORS[Stub.kind] = Stub
+    KINDS[Stub.kind] = f"{Stub.__module__}:Stub"
 
 
 class DetectWithStub(DetectShard):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import ray
 from ray._private import services
@@ -19,12 +21,12 @@ from ray.exceptions import (
     OutOfDiskError,
     OutOfMemoryError,
     RayActorError,
-    RayError,
     RpcError,
     WorkerCrashedError,
 )
 
-from diffad_ray.errors import UserError
+from diffad_ray.errors import Fault, TryLater, UserError
+from diffad_ray.storage import SlowDown, Unavailable
 
 FEWEST_CPUS = 4
 "Logical CPUs of a local cluster: with fewer, the stages of a pipeline can wait for each other for ever."
@@ -38,19 +40,25 @@ LONGEST_TEMPORARY = 37
 """Bytes of the path of the folder for temporary files: a socket's path has at most 107, and Ray adds up to 70, as in
 `/ray/session_2026-11-28_22-24-51_123456_1234567/sockets/plasma_store`."""
 LONGEST_REASON = 300
-_ENDS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
-    ((OutOfMemoryError,), "a machine ran out of memory: take fewer --actors, or smaller scoring.shard_images"),
+_ENDS: tuple[tuple[tuple[type[Exception], ...], type[UserError], str], ...] = (
+    (
+        (OutOfMemoryError,),
+        UserError,
+        "a machine ran out of memory: take fewer --actors, or smaller scoring.shard_images",
+    ),
     (
         (OutOfDiskError, ObjectStoreFullError),
+        UserError,
         "the disk for Ray's files is full: free space, or set RAY_TMPDIR to another",
     ),
-    ((NodeDiedError, LocalRayletDiedError), "a machine of the cluster was lost"),
-    ((RayActorError, WorkerCrashedError), "worker processes died again and again"),
-    ((RpcError,), "the cluster does not answer any more"),
-    ((ExecutionTimeoutError,), "nothing was finished for so long that a worker must hang"),
+    ((NodeDiedError, LocalRayletDiedError), TryLater, "a machine of the cluster was lost"),
+    ((RayActorError, WorkerCrashedError), Fault, "worker processes died again and again"),
+    ((RpcError,), TryLater, "the cluster does not answer any more"),
+    ((ExecutionTimeoutError,), Fault, "nothing was finished for so long that a worker must hang"),
 )
-"What the user is told of errors whose own texts are about the inside of Ray."
+"What the user is told of errors whose own texts are about the inside of Ray, and as which error."
 UNSET = "unset it to run on this machine"
+TOKEN = "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
 
 _ENVIRONMENT = {
     # glibc gives large blocks back to the system at every free; networks on a CPU then spend their time on page faults
@@ -64,12 +72,18 @@ _ENVIRONMENT = {
     # Ray lets its workers step back behind everything else (niceness 15), but here they are the job.
     "RAY_worker_niceness": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+"What worker processes of a local cluster inherit, unless the user has set it."
+
+
+_OF_THE_DRIVER = {
     # Ray's backend logs an "error" for every actor pool of Ray Data (its issue 53727); set it to see the backend's log.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"What worker processes of a local cluster inherit, unless the user has set it."
-
+"What this process sets for itself, unless the user has set it."
+LEVEL_LINE = "Set ray log level from environment variable"
+"In the line that Ray's backend prints before the level of its log is in force."
 
 _started_here = False
 "Whether `connect` has started the cluster of this process."
@@ -86,16 +100,21 @@ def connect() -> None:
         return
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    for name, value in _OF_THE_DRIVER.items():
+        os.environ.setdefault(name, value)
     if address := check_address():
-        with _explained(f"the Ray cluster at {address}, which RAY_ADDRESS names, can't be joined"):
-            ray.init(address=address, log_to_driver=False)
+        with (
+            _explained(f"the Ray cluster at {address}, which RAY_ADDRESS names, can't be joined"),
+            _without_level_line(),
+        ):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         _started_here = False
         return
     # Worker processes inherit the environment; a Ray runtime_env would start each of them anew, seconds apart.
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # Not to join a cluster that someone else has on this machine, which Ray would do by itself.
-    with _explained("Ray can't be started on this machine"):
+    with _explained("Ray can't be started on this machine"), _without_level_line():
         ray.init(
             address="local",
             num_cpus=max(FEWEST_CPUS, cores()),
@@ -166,27 +185,83 @@ def _explained(what: str) -> Iterator[None]:
     try:
         yield
     except AuthenticationError as error:
-        raise UserError(
-            f"{what}: it wants the cluster's token. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
-        ) from error
-    except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise UserError(f"{what}: it wants the cluster's token. {TOKEN}") from error
+    except Exception as error:
+        if type(error) is Exception and "timed out" in str(error):
+            # What Ray raises where a machine is so busy that its processes don't start in time.
+            raise TryLater(f"{what} within Ray's time, as the machine is busy: try again") from error
         reason = " ".join(str(error).split()) or type(error).__name__
         advice = "" if "ersion mismatch" not in reason else ". Install the cluster's versions of Ray and Python"
+        if "Failed to connect to Ray cluster" in reason:
+            # Something answered there a moment before; Ray does not say that it was refused for its token.
+            advice = f". If the cluster wants a token: {TOKEN}"
         raise UserError(f"{what}: {reason[:LONGEST_REASON]}{advice}") from error
+
+
+@contextmanager
+def _without_level_line() -> Iterator[None]:
+    """Take the line about the log's level out of what the block writes to stderr, and keep all else.
+
+    A process of its own does it, so that nothing is lost if this one dies in the block.
+    """
+    if (sed := shutil.which("sed")) is None:
+        yield
+        return
+    kept = os.dup(2)
+    filtering = subprocess.Popen([sed, "-u", f"/{LEVEL_LINE}/d"], stdin=subprocess.PIPE, stdout=kept)
+    assert filtering.stdin is not None
+    os.dup2(filtering.stdin.fileno(), 2)
+    filtering.stdin.close()
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        # It ends once nobody can write to it any more, which is now, unless a process that Ray started still can.
+        with suppress(subprocess.TimeoutExpired):
+            filtering.wait(PATIENCE)
+
+
+def stopped(what: str, error: BaseException) -> UserError:
+    """Work on a cluster that ended with an error of Ray's, as the error to raise: it says why, and its class whether
+    the user must act, wait, or report a fault.
+
+    Args:
+        what: begins the message.
+        error: what Ray raised.
+    """
+    kind: type[UserError] = Fault
+    for one in _chain(error):
+        known = next((found for kinds, found, _ in _ENDS if isinstance(one, kinds)), None)
+        if known is None and isinstance(one, TryLater | Unavailable | SlowDown | TimeoutError):
+            known = TryLater
+        if known is None and isinstance(one, UserError | OSError):
+            known = UserError
+        if known is not None:
+            kind = known
+            break
+    return kind(f"{what}: {why_ended(error)}\nThe same command goes on where this one stopped")
 
 
 def why_ended(error: BaseException) -> str:
     """Why work on a cluster ended, in one line."""
-    one: BaseException | None = error
-    while one is not None:
-        for kinds, words in _ENDS:
+    last = error
+    for one in _chain(error):
+        for kinds, _, words in _ENDS:
             if isinstance(one, kinds):
                 return words
-        deeper = getattr(one, "cause", None) or one.__cause__
-        if deeper is None and one is not error:
-            return " ".join(f"{type(one).__name__}: {one}".split())[:LONGEST_REASON]
-        one = deeper if isinstance(deeper, BaseException) else None
+        last = one
+    if last is not error:
+        return " ".join(f"{type(last).__name__}: {last}".split())[:LONGEST_REASON]
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, its cause, and so on."""
+    one: object = error
+    while isinstance(one, BaseException):
+        yield one
+        one = getattr(one, "cause", None) or one.__cause__
 
 
 def _short_folder() -> str | None:
@@ -208,15 +283,9 @@ def _short_folder() -> str | None:
     )
 
 
-def processors() -> int:
-    """Processors of the whole cluster: of one that `connect` started here the cores that there are, since it told Ray
-    of more."""
-    return cores() if _started_here else int(ray.cluster_resources().get("CPU", 1))
-
-
-def machines() -> int:
-    """Machines of the cluster that are alive."""
-    return max(1, sum(node["Alive"] for node in ray.nodes()))
+def is_started_here() -> bool:
+    """Whether `connect` has started the cluster on this machine, and not joined another."""
+    return _started_here
 
 
 def cores() -> int:

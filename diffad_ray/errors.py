@@ -1,4 +1,4 @@
-"""The error for problems that a user can fix."""
+"""Errors whose message is enough: for problems that a user can fix, that pass by themselves, and for faults."""
 
 from collections.abc import Mapping
 
@@ -18,6 +18,17 @@ class UserError(Exception):
     """
 
 
+class TryLater(UserError):
+    """Nothing needs to be changed: the same command works later, such as when another run has ended.
+
+    The command line exits with code 75, which schedulers know as a temporary failure.
+    """
+
+
+class Fault(UserError):
+    """Work failed for a reason that neither another input nor waiting mends; the command line exits with code 1."""
+
+
 def first_reasons(problems: Mapping[str, str]) -> str:
     """Join the first `REASONS_TOLD` reasons by location for an error message.
 
@@ -26,3 +37,13 @@ def first_reasons(problems: Mapping[str, str]) -> str:
         'a.png: damaged; b.png: 0 bytes'
     """
     return "; ".join(f"{location}: {reason}" for location, reason in list(problems.items())[:REASONS_TOLD])
+
+
+def counted(count: int, thing: str) -> str:
+    """A number of things.
+
+    Example:
+        >>> counted(1, "problem"), counted(3, "problem")
+        ('1 problem', '3 problems')
+    """
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

@@ -13,7 +13,7 @@ from diffad_ray import storage
 from diffad_ray.errors import UserError
 
 S = TypeVar("S")
-SECTIONS = ("detector", "training", "images", "scoring", "storage")
+SECTIONS = ("detector", "training", "images", "scoring", "storage", "cluster", "nightly")
 
 
 def read_settings_file(location: str) -> dict[str, dict[str, Any]]:

@@ -97,6 +97,7 @@ def test_what_ray_raises_is_said_in_one_line() -> None:
         (RuntimeError(mismatch), "started with: Ray: 2.9.0 Python: 3.9.1. Install the cluster's versions"),
         (AuthenticationError("token"), "Set RAY_AUTH_MODE=token"),
         (ConnectionError("x" * 1000), "can't be joined: xxx"),
+        (ConnectionError("Failed to connect to Ray cluster at 10.0.0.11:6379"), "a token: Set RAY_AUTH_MODE=token"),
     ):
         with pytest.raises(UserError) as caught, cluster._explained("the cluster can't be joined"):
             raise error

@@ -1,4 +1,4 @@
-"""What every kind of detector promises; a new kind takes part by being registered in `bundles.bundle.KINDS`."""
+"""The contract of every kind of detector. Registering a kind in `detectors.kinds` adds it to these tests."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from conftest import write_image
 from tiny_detector import tiny_training
 
 from diffad_ray import train
-from diffad_ray.bundles.bundle import DETECTORS, Bundle, load_bundle
-from diffad_ray.cli.detectors import KINDS
+from diffad_ray.bundles.bundle import Bundle, load_bundle
 from diffad_ray.demo.surfaces import defective, normal
+from diffad_ray.detectors.kinds import KINDS, find_detector
 from diffad_ray.inference.engine import Engine
 from diffad_ray.tensors import as_unit_tensor
 from diffad_ray.training.sources import Sources
@@ -34,10 +34,10 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=list(DETECTORS))
+@pytest.fixture(scope="module", params=list(KINDS))
 def trained(request: pytest.FixtureRequest, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A tiny detector of a kind, trained for some steps, as it is read back from its folder."""
-    kind = DETECTORS[request.param]
+    kind = find_detector(request.param)
     names = {field.name for field in dataclasses.fields(kind.settings_class)}
     location = tmp_path_factory.mktemp("detectors") / kind.kind
     settings = tiny_training("training.false_alarm_rate=0.1", steps=20)
@@ -112,9 +112,11 @@ def test_what_changes_a_score_is_in_the_fingerprint(trained: Bundle) -> None:
     assert {"precision", "channels_last", "white", "view", "image_size"} <= settings.as_dict().keys()
 
 
+def test_kinds_are_registered_under_their_own_names() -> None:
+    assert all(find_detector(kind).kind == kind for kind in KINDS)
+
+
 def test_all_kinds_are_told_of() -> None:
-    assert tuple(DETECTORS) == KINDS
-    for name in ("README.md", "docs/detectors.md"):
-        text = (ROOT / name).read_text()
-        missing = [kind for kind in DETECTORS if kind not in text]
-        assert not missing, f"{name} does not name {missing}"
+    text = (ROOT / "docs/detectors.md").read_text()
+    missing = [kind for kind in KINDS if f"`{kind}`" not in text]
+    assert not missing, f"docs/detectors.md does not name {missing}"

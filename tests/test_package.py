@@ -34,7 +34,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in ROOT.iterdir():
         if path.is_file() and path.name != ".git":
             shutil.copy(path, source)
-    for folder in ("diffad_ray", "docs", "jobs", "tests"):
+    for folder in ("cluster", "diffad_ray", "docs", "jobs", "tests"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     # Without isolation, for that would download setuptools.
     call([sys.executable, "-m", "build", "--no-isolation", source], source)
@@ -72,7 +72,7 @@ def test_source_distribution_holds_tests_and_documentation(built: Path) -> None:
     (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         held = {name.partition("/")[2] for name in tar.getnames()}
-    assert {"tests/conftest.py", "docs/index.md", "docs/site/conf.py", "jobs/score.py", "constraints.txt"} <= held
+    assert {"tests/conftest.py", "docs/index.md", "docs/site/conf.py", "jobs/score.py", "cluster/Dockerfile"} <= held
 
 
 def test_installed_wheel_is_the_one_that_runs(installed: Path, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ class RunState:
         archive, detectors: location, and names.
         planned: images that it set out to score; `images`: rows so far, of them `by_status` and `anomalous`.
         seconds: that its last call took; None until it is over.
+        images_per_second: of the last call, which counts images that an earlier, interrupted call scored too.
+        core_seconds: of processor time in all workers; `gpu_seconds`: for which its GPUs were kept; of the last call.
     """
 
     run_id: str
@@ -38,6 +40,9 @@ class RunState:
     by_status: dict[str, int]
     anomalous: int
     seconds: float | None
+    images_per_second: float | None
+    core_seconds: float | None
+    gpu_seconds: float | None
 
 
 def runs(table: str | Path) -> list[RunState]:
@@ -73,6 +78,9 @@ def runs(table: str | Path) -> list[RunState]:
                 by_status=counted.by_status,
                 anomalous=counted.anomalous,
                 seconds=record.seconds if record else None,
+                images_per_second=round(record.images / record.seconds, 2) if record and record.seconds else None,
+                core_seconds=record.processor_seconds if record else None,
+                gpu_seconds=round(record.gpus * record.seconds, 2) if record else None,
             )
         )
     return states

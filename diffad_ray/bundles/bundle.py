@@ -12,17 +12,12 @@ from safetensors import SafetensorError
 
 from diffad_ray import storage
 from diffad_ray.bundles.calibration import Calibration
-from diffad_ray.detectors.ano_ddpm import AnoDDPM
 from diffad_ray.detectors.base import Trainable
-from diffad_ray.detectors.diffusion_ad import DiffusionAD
-from diffad_ray.detectors.familiarity_alone import FamiliarityAlone
-from diffad_ray.detectors.semantic_diffgan import SemanticDiffGAN
+from diffad_ray.detectors.kinds import find_detector
 from diffad_ray.errors import UserError
 from diffad_ray.versions import BUNDLE_SCHEMA
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "detector.json"
-KINDS: tuple[type[Trainable], ...] = (DiffusionAD, AnoDDPM, SemanticDiffGAN, FamiliarityAlone)
-DETECTORS = {detector.kind: detector for detector in KINDS}
 
 
 @dataclass
@@ -42,13 +37,6 @@ class Bundle:
     facts: dict[str, Any] = field(default_factory=dict)
     name: str = ""
     fingerprint: str = ""
-
-
-def find_detector(kind: str) -> type[Trainable]:
-    """Return the detector class of a kind such as `diffusion-ad`; raises UserError for an unknown kind."""
-    if kind not in DETECTORS:
-        raise UserError(f"unknown detector {kind!r}: take one of {', '.join(DETECTORS)}")
-    return DETECTORS[kind]
 
 
 def _fingerprint(kind: str, settings: dict[str, Any], weights_sha256: str) -> str:

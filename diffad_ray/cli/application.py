@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Annotated
 
@@ -14,13 +15,18 @@ from rich.text import Text
 from diffad_ray.cli.demo import demo
 from diffad_ray.cli.detectors import ablate, contact_sheet, evaluate, import_checkpoint, train
 from diffad_ray.cli.engines import ddl, export, views
+from diffad_ray.cli.nightly import nightly
 from diffad_ray.cli.shared import stderr
-from diffad_ray.cli.tables import compact, overlay, picture, query, runs, score, verify
-from diffad_ray.errors import UserError
+from diffad_ray.cli.tables import compact, overlay, picture, prune, query, runs, score, verify
+from diffad_ray.errors import Fault, TryLater, UserError
+from diffad_ray.storage import Unavailable
 from diffad_ray.versions import version_lines
 
-INTERRUPTED = 130
-"Exit code after Ctrl-C."
+DONE, FAULT, ACT, LATER, INTERRUPTED = 0, 1, 2, 75, 130
+"""Exit codes: all is done; a fault, also one that `verify` finds; the user must act; nothing needs to be changed, the
+same command works later (EX_TEMPFAIL of sysexits.h); Ctrl-C."""
+WORDS = {FAULT: "Fault", ACT: "Error", LATER: "Try again later"}
+"What begins the message of an error, by exit code."
 
 app = typer.Typer(
     name="diffad-ray",
@@ -52,6 +58,7 @@ def options(
 COMMANDS: tuple[Callable[..., None], ...] = (
     train,
     score,
+    nightly,
     evaluate,
     ablate,
     query,
@@ -63,6 +70,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     ddl,
     views,
     export,
+    prune,
     demo,
     import_checkpoint,
     contact_sheet,
@@ -79,19 +87,36 @@ def show_everything() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def exit_code(error: BaseException) -> int:
+    """The exit code of an error: 75 where waiting mends it, 2 where the user must act, and 1 for a fault.
+
+    A store that throttles or does not answer passes by itself, however the error about it is worded.
+    """
+    if isinstance(error, Fault):
+        return FAULT
+    one: BaseException | None = error
+    while one is not None:
+        if isinstance(one, TryLater | Unavailable | TimeoutError):
+            return LATER
+        one = one.__cause__
+    return ACT if isinstance(error, UserError | OSError) else FAULT
+
+
 def main() -> None:
-    """Run the command line; errors that the user can mend, and refusals of disks and stores, end with one message and
-    exit code 2."""
+    """Run the command line; an error ends with one message and the exit code of its kind, a fault with its trace."""
     show_everything()
     try:
         app()
     except BrokenPipeError:
         # Whoever read our output, such as `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        sys.exit(FAULT)
     except (UserError, OSError) as error:
-        stderr.print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
-        sys.exit(2)
+        code = exit_code(error)
+        if code == FAULT and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
+        stderr.print(Text.assemble((f"{WORDS[code]}: ", "bold red"), str(error)), soft_wrap=True)
+        sys.exit(code)
     except SystemExit as end:
         if end.code == INTERRUPTED:
             print("Interrupted. The same command goes on where this one stopped.", file=sys.stderr)

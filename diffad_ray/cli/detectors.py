@@ -7,14 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from diffad_ray.cli.shared import AsJson, Overrides, Settings, console, print_json, say, stderr
+from diffad_ray.cli.check import for_training
+from diffad_ray.cli.shared import AsJson, CheckAlone, Cpus, Gpus, Overrides, Settings, console, print_json, say, stderr
 from diffad_ray.cli.unfold import unfold
+from diffad_ray.detectors.kinds import KINDS
 from diffad_ray.errors import UserError
 from diffad_ray.networks.presets import PRESETS
 from diffad_ray.settings import parse_overrides, read_settings
-
-KINDS = ("diffusion-ad", "anoddpm", "semantic-diffgan", "familiarity")
-"Said here too, as the table of detectors loads torch, and help must come at once."
 
 
 @dataclass
@@ -53,6 +52,9 @@ class RunOptions:
 
     workers: Annotated[int, typer.Option(help="Ray Train workers; 0 trains without Ray.")] = 1
     cpus_per_worker: Annotated[int | None, typer.Option(help="CPUs of a worker. [default: its share of cores]")] = None
+    gpus: Gpus = None
+    cpus: Cpus = None
+    check: CheckAlone = False
     fresh: Annotated[bool, typer.Option(help="Start over instead of going on.")] = False
 
 
@@ -78,16 +80,19 @@ def train(
     from diffad_ray.training.sources import Sources
     from diffad_ray.training.train import train as train_detector
 
-    bundle = train_detector(
-        Sources(normals, sources.textures, sources.defects or (), sources.calibrate_on),
-        detector,
-        kind=kind,
-        settings=read_settings(settings, override or (), sizes.by_section(), ("detector", "training", "images")),
-        workers=run.workers,
-        cpus_per_worker=run.cpus_per_worker,
-        fresh=run.fresh,
-        show_progress=True,
-    )
+    with for_training(normals, detector, run.workers, run.gpus, run.cpus, run.check) as does_train:
+        if not does_train:
+            return
+        bundle = train_detector(
+            Sources(normals, sources.textures, sources.defects or (), sources.calibrate_on),
+            detector,
+            kind=kind,
+            settings=read_settings(settings, override or (), sizes.by_section(), ("detector", "training", "images")),
+            workers=run.workers,
+            cpus_per_worker=run.cpus_per_worker,
+            fresh=run.fresh,
+            show_progress=True,
+        )
     print_training(bundle, detector, console)
 
 

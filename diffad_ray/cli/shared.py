@@ -26,6 +26,14 @@ Settings = Annotated[str | None, typer.Option("--settings", help="TOML settings 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; wins over all. Repeatable.")
 ]
+Gpus = Annotated[
+    int | None,
+    typer.Option("--gpus", min=0, help="Wait for so many GPUs, and work on them. 0: CPUs. [default: those there]"),
+]
+Cpus = Annotated[
+    int | None, typer.Option("--cpus", min=1, help="Wait for so many CPUs, and work on them. [default: those there]")
+]
+CheckAlone = Annotated[bool, typer.Option("--check", help="Check whether all nodes can do it, and do nothing else.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from diffad_ray.bundles.calibration import Calibration
+from diffad_ray.errors import counted
 from diffad_ray.evaluation.figures import METRICS
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from diffad_ray.bundles.bundle import Bundle
     from diffad_ray.evaluation.ablate import Ablation
     from diffad_ray.evaluation.result import Evaluation
+    from diffad_ray.preflight.check import Checkup
     from diffad_ray.table.compact import CompactSummary
+    from diffad_ray.table.prune import PruneSummary
     from diffad_ray.table.runs import Run
     from diffad_ray.table.verify import Verification
 
@@ -78,9 +81,11 @@ def print_run(run: Run, console: Console) -> None:
     """The closing words of a scoring run."""
     plan, record = run.plan, run.record
     assert record is not None
+    # In a log, lines of several runs stand side by side.
+    prefix = "" if console.is_terminal or not plan.images else f"run {plan.run_id} "
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True)
+        console.print(prefix + text, highlight=False, soft_wrap=True)
 
     if plan.images == 0:
         say(f"Nothing to do: the table has all {plan.skipped} images under the same detector.")
@@ -98,6 +103,7 @@ def print_run(run: Run, console: Console) -> None:
     for note in (*plan.notes, *record.findings):
         say(f"  [yellow]note[/] {escape(note)}")
     say(f"  table {escape(plan.table)}" + (f", run {plan.run_id}" if plan.images else ""))
+    prefix = ""
     sql = "SELECT image_uri, score FROM scores WHERE is_anomalous ORDER BY score DESC LIMIT 20"
     say(escape(f'Next: diffad-ray query {plan.table} "{sql}"'))
 
@@ -202,7 +208,8 @@ def print_runs(states: Sequence[RunState], console: Console) -> None:
     colours = {"running": "cyan", "interrupted": "yellow", "finished": "default", "abandoned": "default"}
     table = Table("run", "started (UTC)", "state", "detectors", "images", "by status", box=None)
     table.add_column("anomalous", justify="right")
-    table.add_column("seconds", justify="right")
+    for column in ("seconds", "images/s", "core-s", "GPU-s"):
+        table.add_column(column, justify="right")
     table.add_column("archive")
     for state in states:
         images = f"{state.images}" if state.state == "finished" else f"{state.images} of {state.planned}"
@@ -214,7 +221,15 @@ def print_runs(states: Sequence[RunState], console: Console) -> None:
             images,
             ", ".join(f"{count} {status}" for status, count in state.by_status.items()),
             str(state.anomalous),
-            "-" if state.seconds is None else f"{state.seconds:.0f}",
+            *(
+                "-" if figure is None else f"{figure:.{digits}f}"
+                for figure, digits in (
+                    (state.seconds, 0),
+                    (state.images_per_second, 1),
+                    (state.core_seconds, 0),
+                    (state.gpu_seconds, 0),
+                )
+            ),
             escape(state.archive),
         )
     # However narrow the terminal, a run is a line: names cut off could not be copied.
@@ -230,6 +245,32 @@ def print_compaction(summary: CompactSummary, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def print_pruning(summary: PruneSummary, is_foreseen: bool, console: Console) -> None:
+    """What a pruning did, or would do."""
+    verb = "would be deleted" if is_foreseen else "were deleted"
+    kinds = (("masks", summary.masks, summary.masks_before), ("manifests", summary.manifests, summary.manifests_before))
+    for name, count, before in kinds:
+        if before:
+            console.print(f"{count} {name} of runs before {before} {verb}", highlight=False, soft_wrap=True)
+
+
+def print_checkup(found: Checkup, console: Console) -> None:
+    """What a check found: a line a node, and a line a problem."""
+    verdict = f"[red]{counted(len(found.problems), 'problem')}[/]" if found.problems else "[green]no problems[/]"
+    lines = [f"check: {counted(len(found.nodes), 'node')}, {verdict}, {found.seconds:.0f} s"]
+    for node in found.nodes:
+        answers = node.answers
+        if answers is None:
+            lines.append(f"  {escape(node.name)}, {node.has}: no answer")
+            continue
+        parts = [f"{name} {seconds:.2f} s" for name, seconds in answers.seconds.items()]
+        on = f" on {answers.device}" if answers.device else ""
+        room = f"{answers.disk / 1e9:.0f} GB of disk and {answers.memory / 1e9:.0f} GB of memory free"
+        lines.append(f"  {escape(node.name)}, {node.has}: {', '.join(parts)}{escape(on)}; {room}")
+    lines += [f"  [red]problem[/] {escape(problem.where)}: {escape(problem.what)}" for problem in found.problems]
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def print_verification(found: Verification, console: Console) -> None:

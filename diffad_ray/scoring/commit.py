@@ -15,6 +15,7 @@ from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.inference.regions import mask_png
 from diffad_ray.inference.verdict import MAP_TYPE, verdict
 from diffad_ray.read_ahead import read_ahead
+from diffad_ray.scoring import measures
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.table.layout import REGIONS, SCORES, mask_file, parquet_bytes, shard_file, to_table
 from diffad_ray.table.runs import Plan
@@ -65,7 +66,7 @@ class CommitShard:
         self.plan, self.settings, self.judges = plan, settings, judges
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        started = time.process_time()
+        started, began = time.process_time(), time.perf_counter()
         cv2.setNumThreads(1)
         plan, shard = self.plan, block["shard"][0].as_py()
         judge = self.judges.get(block["detector_fingerprint"][0].as_py(), NOBODY)
@@ -89,7 +90,10 @@ class CommitShard:
         columns = dict(zip(block.column_names, block.columns, strict=True)) | filled
         fields = [*SCORES, *(block.schema.field(name) for name in plan.columns)]
         table = pa.table({field.name: columns[field.name].cast(field.type) for field in fields}, pa.schema(fields))
-        self._publish(place, parquet_bytes(to_table(regions, REGIONS)), parquet_bytes(table))
+        if self._publish(place, parquet_bytes(to_table(regions, REGIONS)), parquet_bytes(table)):
+            measures.add_images(table["status"].to_pylist())
+        measures.add_seconds("commit", time.perf_counter() - began)
+        measures.add_requests()
         summary = ShardSummary(
             shard=shard,
             images=rows,
@@ -100,15 +104,15 @@ class CommitShard:
         )
         return pa.Table.from_pylist([summary._asdict()])
 
-    def _publish(self, place: tuple[str, str, int], regions: bytes, scores: bytes) -> None:
-        """Write the files of a shard, unless it is done. A worker that outlived its run must not write any more: once
-        a compaction has merged the run's files, their names are free again."""
+    def _publish(self, place: tuple[str, str, int], regions: bytes, scores: bytes) -> bool:
+        """Write the files of a shard, unless it is done; return whether this call did. A worker that outlived its run
+        must not write any more: once a compaction has merged the run's files, their names are free again."""
         regions_file, scores_file = (shard_file(self.plan.table, kind, *place) for kind in ("regions", "scores"))
         if storage.exists(scores_file) or storage.exists(self.plan.record_file):
-            return
+            return False
         # An earlier attempt may have written regions and died; it may have found other images readable than this one.
         storage.write(regions_file, regions)
-        storage.create(scores_file, scores)
+        return storage.create(scores_file, scores)
 
     def _judged(self, block: pa.Table, row: int, judge: Judge) -> _Judged | None:
         """The verdict on an image, ready to be written; None where it has no score."""

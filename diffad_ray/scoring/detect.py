@@ -19,6 +19,7 @@ from diffad_ray.images import ImageError, check_side
 from diffad_ray.inference.engine import Engine, default_device
 from diffad_ray.inference.verdict import MAP_TYPE
 from diffad_ray.read_ahead import read_ahead
+from diffad_ray.scoring import measures
 from diffad_ray.scoring.attempts import Attempts
 from diffad_ray.scoring.load import FOUND, LoadedImage, decode, decoder_for, dies_if_stuck
 from diffad_ray.scoring.settings import ScoringSettings
@@ -69,7 +70,7 @@ class DetectShard:
         return self.engines[fingerprint]
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        started = time.process_time()
+        started, began = time.process_time(), time.perf_counter()
         cv2.setNumThreads(1)
         files = {row: data.as_buffer() for row, data in enumerate(block["data"]) if data.is_valid}
         found: dict[str, list[Any]] = {field.name: block[field.name].to_pylist() for field in FOUND}
@@ -108,6 +109,7 @@ class DetectShard:
         detected = detected.append_column("anomaly_map", pa.array(maps, pa.large_binary()))
         detected = detected.append_column("map_width", pa.array(widths, pa.int32()))
         detected = detected.append_column("network_mode", pa.array([mode] * len(block), pa.string()))
+        measures.add_seconds("detect", time.perf_counter() - began)
         spent = np.asarray(detected["seconds"]) + time.process_time() - started
         return detected.set_column(detected.column_names.index("seconds"), "seconds", pa.array(spent))
 
@@ -117,9 +119,14 @@ class DetectShard:
         """Decode large images by row, one ahead of the networks; what can't be decoded is noted in `found`."""
         max_pixels = self.settings.max_pixels
 
+        spent: list[float] = []
+
         def decoded(data: pa.Buffer) -> LoadedImage:
+            began = time.perf_counter()
             with dies_if_stuck(1):
-                return decode(data.to_pybytes(), max_pixels, white, isolated)
+                image = decode(data.to_pybytes(), max_pixels, white, isolated)
+            spent.append(time.perf_counter() - began)
+            return image
 
         with decoder_for(self.attempts, shard, max_pixels) as isolated:
             for row, image in zip(files, read_ahead(decoded, files.values(), 1), strict=True):
@@ -132,6 +139,7 @@ class DetectShard:
                     found[field.name][row] = getattr(image, field.name)
                 if image.pixels is not None:
                     yield row, image.pixels
+        measures.add_seconds("decode", sum(spent))
 
 
 def image_from_bytes(data: pa.Buffer, side: int) -> np.ndarray:

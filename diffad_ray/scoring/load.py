@@ -19,6 +19,7 @@ from diffad_ray.errors import UserError
 from diffad_ray.images import ImageError, decode_image, network_input
 from diffad_ray.lists.places import is_windows_path
 from diffad_ray.read_ahead import read_ahead
+from diffad_ray.scoring import measures
 from diffad_ray.scoring.attempts import Attempts
 from diffad_ray.scoring.isolated import DecoderDied, IsolatedDecoder
 from diffad_ray.scoring.settings import ScoringSettings
@@ -116,6 +117,21 @@ class WantedImage(NamedTuple):
     white: int | None
 
 
+class Spent:
+    """What a shard took to load; reported once a shard, since a report costs as much as reading a small file."""
+
+    def __init__(self) -> None:
+        self.fetch: list[float] = []
+        self.bytes: list[int] = []
+        self.decode = 0.0
+
+    def report(self) -> None:
+        measures.add_seconds("fetch", sum(self.fetch))
+        measures.add_seconds("decode", self.decode)
+        measures.add_bytes(sum(self.bytes))
+        measures.add_requests()
+
+
 class LoadShard:
     """Reads the manifest of a shard and loads its images.
 
@@ -167,22 +183,27 @@ class LoadShard:
         (side, white), max_pixels = self.wanted[fingerprint], self.settings.max_pixels
         images: list[LoadedImage] = []
         data: list[bytes | None] = []
+        spent = Spent()
         if side is None:
-            for group in self._fetched(manifest):
+            for group in self._fetched(manifest, spent):
                 images += [file if isinstance(file, LoadedImage) else LoadedImage("ok") for file in group]
                 data += [None if isinstance(file, LoadedImage) else file for file in group]
+            spent.report()
             return images, data
         with decoder_for(self.attempts, shard, max_pixels) as isolated:
-            for group in self._fetched(manifest):
+            for group in self._fetched(manifest, spent):
+                began = time.perf_counter()
                 with dies_if_stuck(len(group)):
                     for file in group:
                         found = file if isinstance(file, LoadedImage) else decode(file, max_pixels, white, isolated)
                         image, pixels = _stretched(found, side)
                         images.append(image)
                         data.append(pixels)
+                spent.decode += time.perf_counter() - began
+        spent.report()
         return images, data
 
-    def _fetched(self, manifest: pa.Table) -> Iterator[list[bytes | LoadedImage]]:
+    def _fetched(self, manifest: pa.Table, spent: Spent) -> Iterator[list[bytes | LoadedImage]]:
         """The files of a manifest in its order, a few at a time, fetched by threads. Decoding is left to this thread:
         it keeps a core busy, and many threads that decode would wait for each other's turn at Python."""
         uris, versions = manifest["image_uri"].to_pylist(), manifest["image_version"].to_pylist()
@@ -193,9 +214,16 @@ class LoadShard:
         small = max(sizes) <= SMALL_BYTES and min(sizes) > 0
         few = max(1, len(rows) // GROUPS) if small else 1
         groups = (rows[start : start + few] for start in range(0, len(rows), few))
-        return read_ahead(
-            lambda group: [fetch(*row) for row in group], groups, self.settings.readers or usual_readers(uris)
-        )
+
+        def fetched(group: Sequence[tuple[str, int, str | None]]) -> list[bytes | LoadedImage]:
+            began = time.perf_counter()
+            files = [fetch(*row) for row in group]
+            # Of all threads: to append is safe, and to add to a number would not be.
+            spent.fetch.append(time.perf_counter() - began)
+            spent.bytes.extend(len(file) for file in files if isinstance(file, bytes))
+            return files
+
+        return read_ahead(fetched, groups, self.settings.readers or usual_readers(uris))
 
 
 def usual_readers(uris: Sequence[str]) -> int:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import glob
-import hashlib
-import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -18,19 +16,18 @@ import ray.exceptions
 from ray.data.exceptions import ExecutionTimeoutError
 
 from diffad_ray import storage
-from diffad_ray.bundles.bundle import load_bundle
-from diffad_ray.cluster import check_address, why_ended
+from diffad_ray.cluster import check_address, stopped
+from diffad_ray.cluster_size import Size, wait_for
 from diffad_ray.errors import UserError
-from diffad_ray.images.settings import ImageSettings
 from diffad_ray.progress import ProgressBar
 from diffad_ray.scoring.commit import ShardSummary
 from diffad_ray.scoring.manifest import refuse_absent
-from diffad_ray.scoring.plan import WRITERS, make_plan, pending_shards, remove_half_plans
-from diffad_ray.scoring.selection import Routed, Selection, select_images
-from diffad_ray.scoring.settings import ScoringSettings
+from diffad_ray.scoring.measures import Pending
+from diffad_ray.scoring.plan import WRITERS, compare, make_plan, pending_shards, remove_half_plans
+from diffad_ray.scoring.selection import Selection, select_images
 from diffad_ray.scoring.stages import run_shards
+from diffad_ray.scoring.task import Task, make_task
 from diffad_ray.scratch import scratch_folder
-from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
 from diffad_ray.table.compact import finish_compactions
 from diffad_ray.table.findings import findings
 from diffad_ray.table.layout import REGIONS, parquet_bytes, quoted, shard_file
@@ -48,13 +45,11 @@ def score(
     *,
     table: str | Path,
     detector: str | Path | None = None,
-    routes: Mapping[str, str | Path] | None = None,
-    actors: int | None = None,
     force: bool = False,
     settings_file: str | None = None,
     overrides: Sequence[str] = (),
     show_progress: bool = False,
-    **scoring: Any,
+    **settings: Any,
 ) -> Run:
     """Score every image of an archive into a table: one row an image, those that can't be scored included.
 
@@ -66,39 +61,36 @@ def score(
             manifest.json of an S3 inventory.
         table: folder or URI to write to; several archives and detectors may share one.
         detector: folder or URI of a bundle.
-        routes: globs of paths below the archive, each with the detector for what matches; `detector` scores the rest.
-        actors: processes that hold the detector; by default one a GPU, or one a CPU core where there is no GPU.
         force: score images again that the table has.
-        settings_file: TOML with the sections `[scoring]` and `[storage]`; arguments win over it.
-        overrides: `scoring.key=value` or `storage.key=value`; these win over all.
-        show_progress: show a progress bar.
-        scoring: any of `ScoringSettings`.
+        settings_file: TOML with the sections `[scoring]`, `[cluster]`, `[images]` and `[storage]`; arguments win over
+            it.
+        overrides: `scoring.key=value`, `storage.key=value` and so on; these win over all.
+        show_progress: show a progress bar, and the nodes that the run works on.
+        settings: any of `ScoringSettings` and `ClusterSettings`. `routes` may map globs of paths below the archive to
+            the detectors for what matches; `detector` scores the rest.
 
     Returns:
         The plan and the record of the run.
 
     Raises:
-        UserError: an input is not as it must be, and nothing has been written then; another process writes to the
-            table; or the cluster failed, and the same call goes on.
+        TryLater: another process writes to the table, or the cluster lacks what is asked for; the same call goes on.
+        UserError: an input is not as it must be, and nothing has been written then; or the cluster failed, and the same
+            call goes on.
     """
-    if routes:
-        given = [{"pattern": pattern, "detector": str(location)} for pattern, location in routes.items()]
-        scoring = scoring | {"routes": given}
     check_address()
-    settings, storage_settings, white = _settings(settings_file, scoring, overrides)
-    storage.configure(storage_settings)
-    archive, table = storage.normalised(archive), storage.normalised(table)
-    detectors = _detectors(settings, detector)
-    _check_white(white, detectors)
-    work = _work(archive, force, settings, detectors)
+    task = make_task(
+        archive, table, detector, force=force, settings=settings, settings_file=settings_file, overrides=overrides
+    )
+    return run_task(task, show_progress)
 
-    def go_through(plan: Plan, resumed: bool) -> Run:
-        return _go_through(plan, resumed, lease, settings, storage_settings, detectors, actors, show_progress)
 
+def run_task(task: Task, show_progress: bool = False) -> Run:
+    """`score`, from a task that `make_task` made."""
+    archive, table = task.archive, task.table
     with scratch_folder() as scratch:
 
         def select() -> Selection:
-            return select_images(archive, table, detectors, settings, scratch)
+            return select_images(archive, table, task.detectors, task.settings, scratch)
 
         # A first run whose archive can't be read leaves nothing behind; later ones learn first whether they may write.
         selection = None if _is_begun(table) else select()
@@ -106,57 +98,63 @@ def score(
             refuse_absent(selection.connection, selection.rows, archive)
         with Lease(table, "score") as lease:
             finish_compactions(table)
-            interrupted = _interrupted(table, work)
-            finished = go_through(interrupted, resumed=True) if interrupted else None
+            interrupted = _interrupted(table, task.work)
+            finished = _go_through(interrupted, task, lease, True, show_progress) if interrupted else None
             # The archive may have changed since that one was planned.
             selection = selection or select()
             done = finished.plan.run_id if finished else ""
-            plan = make_plan(archive, table, selection, detectors, settings, work, force and not finished, done)
+            force = task.force and not finished
+            plan = make_plan(archive, table, selection, task.detectors, task.settings, task.work, force, done)
             if finished and not plan.images:
                 return finished
             if finished:
                 log.warning("run %s is finished now; going on with what is new", finished.plan.run_id)
-            return go_through(plan, resumed=False)
+            return _go_through(plan, task, lease, False, show_progress)
 
 
-def _work(archive: str, force: bool, settings: ScoringSettings, detectors: Sequence[Routed]) -> str:
-    """Hash of everything that makes a difference to the rows: who asks for it again goes on with an interrupted run."""
-    rows = {name: value for name, value in asdict(settings).items() if name not in ("readers", "shard_images")}
-    judges = [(d.patterns, d.bundle.fingerprint, asdict(d.bundle.calibration)) for d in detectors]
-    return hashlib.sha256(json.dumps([archive, force, rows, judges]).encode()).hexdigest()[:16]
+@dataclass(frozen=True)
+class Forecast:
+    """What a run would do.
+
+    Attributes:
+        new: images to score, by the name of the detector; `no detector` where no route leads to one.
+        skipped: images that the table has.
+        interrupted: the name of a run that would be finished first, and `left`, how many of its images have no row.
+        notes: what the user should know, in sentences.
+    """
+
+    new: dict[str, int]
+    skipped: int
+    interrupted: str
+    left: int
+    notes: list[str]
 
 
-def _go_through(
-    plan: Plan,
-    resumed: bool,
-    lease: Lease,
-    settings: ScoringSettings,
-    storage_settings: storage.StorageSettings,
-    detectors: Sequence[Routed],
-    actors: int | None,
-    show_progress: bool,
-) -> Run:
+def foresee(task: Task) -> Forecast:
+    """What `run_task` would do with a task; nothing is written, and no cluster is joined."""
+    with scratch_folder() as scratch:
+        selection = select_images(task.archive, task.table, task.detectors, task.settings, scratch)
+        found = compare(task.archive, task.table, selection, task.settings, task.force)
+    names = {d.bundle.fingerprint: d.bundle.name for d in task.detectors} | {"": "no detector"}
+    new: dict[str, int] = {}
+    for fingerprint, count in found.counts.items():
+        new[names[fingerprint]] = new.get(names[fingerprint], 0) + count
+    same = [run.plan for run in read_runs(task.table) if run.record is None and run.plan.work == task.work]
+    left = 0
+    if same:
+        has_begun = len(pending_shards(same[-1])) < same[-1].shards
+        left = same[-1].images - (_count(same[-1], "abandoned").images if has_begun else 0)
+    skipped = selection.images - sum(new.values())
+    return Forecast(new, skipped, same[-1].run_id if same else "", left, found.selection.notes)
+
+
+def _go_through(plan: Plan, task: Task, lease: Lease, resumed: bool, show_progress: bool) -> Run:
     """Score the shards of a plan that are missing, and write its record."""
     started = time.monotonic()
     # To plan may have taken long.
     lease.confirm()
     pending = pending_shards(plan)
-    summaries: list[ShardSummary] = []
-    failed = 0
-    with ProgressBar("scoring", plan.images, show_progress and bool(pending)) as bar:
-        done = at_start = plan.images * (plan.shards - len(pending)) // max(1, plan.shards)
-        bar.update(done)
-        try:
-            shards = run_shards(plan, pending, settings, storage_settings, detectors, actors) if pending else ()
-            for summary in shards:
-                lease.check()
-                summaries.append(summary)
-                done = min(done + summary.images, plan.images)
-                failed += summary.failed
-                rate = (done - at_start) / (time.monotonic() - started)
-                bar.update(done, f"{failed} failed  {rate:.1f} images/s")
-        except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
-            raise UserError(f"scoring stopped: {why_ended(error)}\nThe same command finishes the run") from error
+    summaries, size = _scored(plan, pending, task, lease, show_progress) if pending else ([], Size(0, 0, 0))
     lease.confirm()
     record = replace(
         _count(plan, "finished"),
@@ -164,6 +162,9 @@ def _go_through(
         seconds=round(time.monotonic() - started, 2),
         resumed=resumed,
         processor_seconds=round(sum(summary.seconds for summary in summaries), 2),
+        cpus=size.cpus,
+        gpus=size.gpus,
+        machines=size.machines,
     )
     if record.images != plan.images:
         raise RuntimeError(f"{plan.images} images were planned and {record.images} rows written")
@@ -172,46 +173,37 @@ def _go_through(
     return Run(plan, record)
 
 
-def _settings(
-    settings_file: str | None, scoring: Mapping[str, Any], overrides: Sequence[str]
-) -> tuple[ScoringSettings, storage.StorageSettings, int | None]:
-    """What scoring and storage are set to, and the value of white that the settings name."""
-    from_file = read_settings_file(settings_file) if settings_file else {}
-    override = parse_overrides(overrides, ("scoring", "storage", "images"))
-    of_scoring = merged(from_file.get("scoring", {}), scoring, override.get("scoring", {}))
-    of_storage = merged(from_file.get("storage", {}), override.get("storage", {}))
-    of_images = merged(from_file.get("images", {}), override.get("images", {}))
-    return (
-        build(ScoringSettings, of_scoring, "scoring"),
-        build(storage.StorageSettings, of_storage, "storage"),
-        build(ImageSettings, of_images, "images").white,
-    )
+def _scored(
+    plan: Plan, pending: Sequence[int], task: Task, lease: Lease, show_progress: bool
+) -> tuple[list[ShardSummary], Size]:
+    """Score the pending shards of a plan; their summaries, and what they were scored on."""
+    title = f"run {plan.run_id}"
 
+    def say(text: str) -> None:
+        log.log(logging.WARNING if show_progress else logging.INFO, "%s %s", title, text)
 
-def _check_white(white: int | None, detectors: Sequence[Routed]) -> None:
-    """Raise UserError where the settings name another value of white than a detector was trained with: a score depends
-    on it, so it is the detector's alone."""
-    for detector in detectors:
-        own = detector.bundle.detector.settings.white
-        if white is not None and own != white:
-            trained = "without one" if own is None else f"with {own}"
-            raise UserError(
-                f"`[images] white` is {white}, and the detector {detector.location} was trained {trained}: train it "
-                "with this setting, or leave the setting out"
-            )
-
-
-def _detectors(settings: ScoringSettings, default: str | Path | None) -> list[Routed]:
-    """The detectors in the order of the routes, each loaded once, and last the one for what no route matches."""
-    wanted: list[tuple[str, tuple[str, ...]]] = [
-        (storage.normalised(route.detector), (route.pattern,)) for route in settings.routes
-    ]
-    if default is not None:
-        wanted.append((storage.normalised(default), ()))
-    if not wanted:
-        raise UserError("no detector is given: name one with --detector, or some with --route 'PATTERN=DETECTOR'")
-    bundles = {location: load_bundle(location) for location in dict(wanted)}
-    return [Routed(location, bundles[location], patterns) for location, patterns in wanted]
+    summaries: list[ShardSummary] = []
+    failed = 0
+    try:
+        with (
+            wait_for(task.cluster, say) as size,
+            ProgressBar(title, plan.images, show_progress) as bar,
+            Pending(len(pending)) as left,
+        ):
+            started = time.monotonic()
+            done = at_start = plan.images * (plan.shards - len(pending)) // max(1, plan.shards)
+            bar.update(done)
+            for summary in run_shards(plan, pending, task, size):
+                lease.check()
+                summaries.append(summary)
+                left.done()
+                done = min(done + summary.images, plan.images)
+                failed += summary.failed
+                rate = (done - at_start) / (time.monotonic() - started)
+                bar.update(done, f"{failed} failed  {rate:.1f} images/s")
+    except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
+        raise stopped(f"{title} stopped", error) from error
+    return summaries, size
 
 
 def _is_begun(table: str) -> bool:

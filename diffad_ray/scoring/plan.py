@@ -64,23 +64,8 @@ def make_plan(
     """
     now = datetime.now(UTC)
     run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-    try:
-        selection = _fitted(selection, table)
-        pending = selection.rows
-        if not force:
-            pending += f" ANTI JOIN {_done(table, settings, finished)} USING {_KEY}"
-        if not selection.archive.is_listed and not _knows_any(selection, table):
-            refuse_absent(selection.connection, selection.rows, archive)
-        found = selection.connection.execute(f"SELECT detector_fingerprint, count(*) FROM {pending} GROUP BY ALL")
-        counts = dict(found.fetchall())
-    except duckdb.Error as error:
-        raise UserError(f"the table {table} can't be compared with {archive}: {why(error)}") from error
-    places = {d.bundle.fingerprint: (d.location, d.bundle.name) for d in detectors} | {"": ("", "")}
-    planned = [
-        PlannedDetector(location, name, fingerprint, counts[fingerprint])
-        for fingerprint, (location, name) in places.items()
-        if fingerprint in counts
-    ]
+    selection, pending, counts = compare(archive, table, selection, settings, force, finished)
+    planned = _planned(detectors, counts)
     total = sum(counts.values())
     limits = {d.bundle.fingerprint: shard_limits(total, d.bundle, settings.shard_images) for d in detectors}
     limits[""] = ShardLimits(settings.shard_images or READ_ROWS, None)
@@ -115,6 +100,51 @@ def make_plan(
     except duckdb.Error as error:
         raise UserError(f"the plan can't be written to the table {table}: {why(error)}") from error
     return plan
+
+
+def _planned(detectors: Sequence[Routed], counts: Mapping[str, int]) -> list[PlannedDetector]:
+    """The detectors that have images to score, and last none for those that no route leads to one."""
+    places = {d.bundle.fingerprint: (d.location, d.bundle.name) for d in detectors} | {"": ("", "")}
+    return [
+        PlannedDetector(location, name, fingerprint, counts[fingerprint])
+        for fingerprint, (location, name) in places.items()
+        if fingerprint in counts
+    ]
+
+
+class Pending(NamedTuple):
+    """What a table lacks of a selection.
+
+    Attributes:
+        selection: with columns that have the types that they have in the table.
+        rows: SQL of the images that are to be scored.
+        counts: their number by the fingerprint of the detector; empty where no route leads to one.
+    """
+
+    selection: Selection
+    rows: str
+    counts: dict[str, int]
+
+
+def compare(
+    archive: str, table: str, selection: Selection, settings: ScoringSettings, force: bool = False, finished: str = ""
+) -> Pending:
+    """Leave out of a selection what the table has; nothing is written. Takes what `make_plan` takes.
+
+    Raises:
+        UserError: the table can't be read, or has other types.
+    """
+    try:
+        selection = _fitted(selection, table)
+        pending = selection.rows
+        if not force:
+            pending += f" ANTI JOIN {_done(table, settings, finished)} USING {_KEY}"
+        if not selection.archive.is_listed and not _knows_any(selection, table):
+            refuse_absent(selection.connection, selection.rows, archive)
+        found = selection.connection.execute(f"SELECT detector_fingerprint, count(*) FROM {pending} GROUP BY ALL")
+        return Pending(selection, pending, dict(found.fetchall()))
+    except duckdb.Error as error:
+        raise UserError(f"the table {table} can't be compared with {archive}: {why(error)}") from error
 
 
 def _knows_any(selection: Selection, table: str) -> bool:

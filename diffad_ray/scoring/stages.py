@@ -6,17 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-import ray
 import ray.data
 
-from diffad_ray.cluster import connect, machines, processors
+from diffad_ray.cluster_size import Size
 from diffad_ray.scoring.attempts import Attempts
 from diffad_ray.scoring.commit import CommitShard, Judge, ShardSummary
 from diffad_ray.scoring.detect import DetectShard
 from diffad_ray.scoring.load import LoadShard, WantedImage
-from diffad_ray.scoring.selection import Routed
-from diffad_ray.scoring.settings import ScoringSettings
-from diffad_ray.storage import StorageSettings
+from diffad_ray.scoring.task import Task
 from diffad_ray.table.runs import Plan
 
 NO_PROGRESS_SECONDS, SLOW_IMAGE_SECONDS, SLOW_TILES_SECONDS = 600.0, 10.0, 6 * 3600.0
@@ -27,39 +24,21 @@ CPUS_A_STAGE = 0.5
 "Of Ray's logical CPUs; small, so that all stages find a place on a machine of few cores."
 
 
-def run_shards(
-    plan: Plan,
-    pending: Sequence[int],
-    settings: ScoringSettings,
-    storage_settings: StorageSettings,
-    detectors: Sequence[Routed],
-    actors: int | None,
-) -> Iterator[ShardSummary]:
-    """Load, detect and commit the pending shards of a plan, on this machine or the cluster; each as it is done."""
-    connect()
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = False
-    # A shard is a block from end to end: cut in two it could not be written whole.
-    context.target_max_block_size = None
-    # Ray would stop an actor whenever no shard waits for it, and start another one seconds later, for seconds. Those
-    # that detect stay, too, with their GPUs, until the run has no more shards for them.
-    context.autoscaling_config.actor_pool_util_downscaling_threshold = NEVER
-    views = {detector.bundle.detector.settings.view for detector in detectors}
-    slowest = SLOW_TILES_SECONDS if "tiles" in views else SLOW_IMAGE_SECONDS * plan.images / plan.shards
-    context.execution_no_progress_timeout_s = max(NO_PROGRESS_SECONDS, slowest)
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    count = actors or gpus or max(1, min(len(pending), processors()))
-    attempts = Attempts()
+def run_shards(plan: Plan, pending: Sequence[int], task: Task, size: Size) -> Iterator[ShardSummary]:
+    """Load, detect and commit the pending shards of a plan on a cluster that is joined; each as it is done.
 
-    judges: dict[str, Judge] = {}
-    wanted: dict[str, WantedImage] = {}
-    for detector in detectors:
-        bundle, own = detector.bundle, detector.bundle.detector.settings
-        threshold = bundle.calibration.threshold if settings.threshold is None else settings.threshold
-        judges[bundle.fingerprint] = Judge(bundle.name, bundle.calibration, threshold)
-        wanted[bundle.fingerprint] = WantedImage(own.image_size if own.view == "whole" else None, own.white)
-    locations = {detector.bundle.fingerprint: detector.location for detector in detectors}
+    Args:
+        plan: of the run.
+        pending: numbers of the shards whose rows are missing.
+        task: whose detectors and settings the plan was made with.
+        size: what the run works on.
+    """
+    _set_context(plan, task)
+    settings, storage_settings = task.settings, task.storage
+    count = size.actors(task.cluster.actors, len(pending))
+    attempts = Attempts()
+    judges, wanted = _judges(task), _wanted(task)
+    locations = {detector.bundle.fingerprint: detector.location for detector in task.detectors}
     thresholds = {fingerprint: judge.threshold for fingerprint, judge in judges.items()}
 
     numbers = np.asarray(pending, np.int32)
@@ -70,13 +49,13 @@ def run_shards(
     stages = stages.map_batches(load.run, batch_size=None, batch_format="pyarrow", num_cpus=CPUS_A_STAGE)
     stages = stages.map_batches(
         DetectShard,
-        fn_constructor_args=(locations, settings, storage_settings, thresholds, -(-count // machines()), attempts),
+        fn_constructor_args=(locations, settings, storage_settings, thresholds, -(-count // size.machines), attempts),
         # Where a node is lost, the run goes on with the actors that are left.
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count, initial_size=count),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=CPUS_A_STAGE,
-        num_gpus=1 if gpus else 0,
+        num_gpus=1 if size.gpus else 0,
     )
     stages = stages.map_batches(
         CommitShard,
@@ -90,3 +69,36 @@ def run_shards(
         assert isinstance(batch, pa.Table)
         for row in batch.to_pylist():
             yield ShardSummary(**row)
+
+
+def _set_context(plan: Plan, task: Task) -> None:
+    """Set what Ray Data does by itself."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    # A shard is a block from end to end: cut in two it could not be written whole.
+    context.target_max_block_size = None
+    # Ray would stop an actor whenever no shard waits for it, and start another one seconds later, for seconds. Those
+    # that detect stay, too, with their GPUs, until the run has no more shards for them.
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = NEVER
+    views = {detector.bundle.detector.settings.view for detector in task.detectors}
+    slowest = SLOW_TILES_SECONDS if "tiles" in views else SLOW_IMAGE_SECONDS * plan.images / plan.shards
+    context.execution_no_progress_timeout_s = max(NO_PROGRESS_SECONDS, slowest)
+
+
+def _judges(task: Task) -> dict[str, Judge]:
+    """What judges the scores of each detector, by fingerprint."""
+    judges = {}
+    for _, bundle, _ in task.detectors:
+        threshold = bundle.calibration.threshold if task.settings.threshold is None else task.settings.threshold
+        judges[bundle.fingerprint] = Judge(bundle.name, bundle.calibration, threshold)
+    return judges
+
+
+def _wanted(task: Task) -> dict[str, WantedImage]:
+    """What each detector wants of an image, by fingerprint."""
+    wanted = {}
+    for _, bundle, _ in task.detectors:
+        own = bundle.detector.settings
+        wanted[bundle.fingerprint] = WantedImage(own.image_size if own.view == "whole" else None, own.white)
+    return wanted

@@ -51,6 +51,7 @@ __all__ = [
     "open_store",
     "read",
     "settings",
+    "take_counts",
     "walk",
     "write",
 ]
@@ -89,6 +90,12 @@ def configure(settings: StorageSettings) -> None:
 def settings() -> StorageSettings:
     """Return the settings of this process, to be passed to others."""
     return _door.settings
+
+
+def take_counts() -> tuple[int, int]:
+    """Return how many requests this process has repeated since the last call, and how many of them because a store
+    asked to slow down."""
+    return _door.requests.counts.take()
 
 
 def open_store(location: str) -> tuple[Store, str]:

@@ -19,6 +19,27 @@ HALVING_PAUSE = 1.0
 "Seconds between two halvings; requests in flight at the first one are no reason for another."
 
 
+class Counts:
+    """Counts repeated requests and requests to slow down, of all threads of this process, until they are taken."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._retries = self._slow_downs = 0
+
+    def add(self, error: OSError) -> None:
+        """Count a request that failed and is repeated."""
+        with self._lock:
+            self._retries += 1
+            self._slow_downs += isinstance(error, SlowDown)
+
+    def take(self) -> tuple[int, int]:
+        """Return the repeated requests, and those of them that a store asked to slow down, since the last call."""
+        with self._lock:
+            taken = self._retries, self._slow_downs
+            self._retries = self._slow_downs = 0
+        return taken
+
+
 class Throttle:
     """Limits concurrent requests: halves the limit when the store asks to slow down, then raises it in steps of one.
 
@@ -62,6 +83,7 @@ class Requests:
     def __init__(self, settings: StorageSettings):
         self.attempts = settings.attempts
         self.throttle = Throttle(settings.requests)
+        self.counts = Counts()
         self._random = random.Random()
 
     def run(self, request: Callable[[], T]) -> T:
@@ -73,7 +95,8 @@ class Requests:
             try:
                 with self.throttle:
                     return request()
-            except (Unavailable, TimeoutError):
+            except (Unavailable, TimeoutError) as error:
+                self.counts.add(error)
                 time.sleep(self._random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)))
         with self.throttle:
             return request()

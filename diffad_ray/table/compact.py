@@ -95,6 +95,16 @@ def compact(table: str | Path, rows_per_file: int = ROWS_PER_FILE) -> CompactSum
     return CompactSummary(before, after, rows, dropped, left)
 
 
+def mergeable_files(table: str) -> int:
+    """How many Parquet files share a folder with others that a compaction may merge them with.
+
+    Raises:
+        UserError: there is no table.
+    """
+    folders, _ = _files_of_ended_runs(existing(table))
+    return sum(len(paths) for paths in folders.values() if len(paths) > 1)
+
+
 def finish_compactions(table: str) -> None:
     """Carry out what killed compactions left to do; for the holder of the table's lease.
 

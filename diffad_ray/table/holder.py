@@ -12,7 +12,7 @@ from typing import Literal
 
 from diffad_ray.table.documents import document
 
-Work = Literal["score", "compact"]
+Work = Literal["score", "compact", "prune"]
 HIDDEN = "hidden"
 "Start of a process that exists, but whose details the system hides."
 

@@ -11,6 +11,7 @@
     TABLE/runs/<run>.plan.json                               its plan
     TABLE/runs/<run>.json                                    its record, written last
     TABLE/leases/00000007.json                               who writes, or wrote last
+    TABLE/retention/rule.json                                days before which masks and manifests are not kept
 
 A shard's scores file is the mark that the shard is done, so everything else of the shard is written before it.
 """

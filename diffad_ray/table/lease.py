@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from diffad_ray import storage
-from diffad_ray.errors import UserError
+from diffad_ray.errors import TryLater, UserError
 from diffad_ray.table.documents import parsed
 from diffad_ray.table.holder import Holder, Work
 
@@ -28,7 +28,7 @@ DEAD_AFTER = 30.0
 "Seconds without a heartbeat after which a holder is considered dead."
 
 
-class LeaseLost(UserError):
+class LeaseLost(TryLater):
     """Another process writes to the table now, or may do so, and this one must stop."""
 
 
@@ -41,7 +41,8 @@ class Lease:
         dead_after: seconds without a heartbeat after which a holder is considered dead; equal for all processes.
 
     Raises:
-        UserError: another process holds the lease, or the table can't be written.
+        TryLater: another process holds the lease.
+        UserError: the table can't be written.
     """
 
     def __init__(self, table: str, work: Work, dead_after: float = DEAD_AFTER):
@@ -100,7 +101,7 @@ class Lease:
             last = max(_files(self.table), default=0)
             found = _read(self.table, last)
             if found and not _is_over(self.table, last, found, self.dead_after):
-                raise UserError(
+                raise TryLater(
                     f"{self.table} is in use since {found.since}: `diffad-ray {found.work}` on {found.host}, process "
                     f"{found.pid}, writes to it. Wait for it to end, or stop it, and try again"
                 )

@@ -147,12 +147,14 @@ MASKS = Part("masks", r"[^/]+/[0-9a-f]{2}/[0-9a-f]{16}\.png")
 RUNS = Part("runs", r"[^/]+\.(json|planning)")
 LEASES = Part("leases", r"\d{8,}\.json")
 COMPACTIONS = Part("compactions", r"merged-[0-9a-f]{16}\.json")
+RETENTION = Part("retention", r"rule\.json")
 
 SCHEMA_FILE = "schema.json"
 "The columns of all rows, beside the parts."
 
 PARTS = {
-    part.name: part for part in (SCORES, REGIONS, MANIFESTS, SUPERSEDED, DROPPED, MASKS, RUNS, LEASES, COMPACTIONS)
+    part.name: part
+    for part in (SCORES, REGIONS, MANIFESTS, SUPERSEDED, DROPPED, MASKS, RUNS, LEASES, COMPACTIONS, RETENTION)
 }
 PARQUET_PARTS = {name: part for name, part in PARTS.items() if part.schema is not None}
 

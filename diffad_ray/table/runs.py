@@ -87,6 +87,7 @@ class RunRecord:
         seconds: of the last call; earlier, interrupted ones are not counted.
         resumed: whether an interrupted run was finished.
         processor_seconds: that the stages took in all workers, of the last call.
+        cpus, gpus, machines: that the last call worked on.
         findings: what the user should know of the rows, in sentences.
     """
 
@@ -102,6 +103,9 @@ class RunRecord:
     resumed: bool
     finished_at: str
     processor_seconds: float = 0.0
+    cpus: int = 0
+    gpus: int = 0
+    machines: int = 0
     findings: list[str] = field(default_factory=list)
 
 

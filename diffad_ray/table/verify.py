@@ -14,13 +14,15 @@ import duckdb
 import pyarrow as pa
 
 from diffad_ray import storage
-from diffad_ray.errors import UserError
+from diffad_ray.errors import TryLater
 from diffad_ray.images import ImageError, decode_image
+from diffad_ray.table.checks import CHECKS, ENTRIES, IMAGE_OF_RUN, SHOWN, UNUSED_MASKS
 from diffad_ray.table.contents import READERS, list_contents, unreadable
 from diffad_ray.table.layout import quoted
 from diffad_ray.table.lease import holder_of
 from diffad_ray.table.parts import PARQUET_PARTS, REGIONS, SCORES
 from diffad_ray.table.reading import connect_bounded, count_rows, declared_rows, existing, file_list, rows_in
+from diffad_ray.table.retention import Rule, first_run_of, read_rule
 from diffad_ray.table.runs import Run, read_runs
 from diffad_ray.table.schema import read_schema
 from diffad_ray.table.snapshot import pending_mergers
@@ -28,64 +30,7 @@ from diffad_ray.table.views import lacks_file
 
 MASKS = 1000
 "Masks that are opened, unless more are asked for; whether it is there is looked up for every one."
-IMAGE_OF_RUN = ", ".join(SCORES.key)
-EXAMPLE = "image_uri || ' (run ' || run_id || ')' AS example"
-IMAGE = "image_id, detector_fingerprint"
-ENTRIES = f"""SELECT {IMAGE_OF_RUN}, any_value(status) AS status, any_value(is_anomalous) AS is_anomalous
-FROM (FROM superseded UNION ALL BY NAME FROM dropped) GROUP BY ALL"""
-"Rows that later runs supersede, whether compaction has removed them or not."
-SHOWN = f"""FROM scores ANTI JOIN (
-    FROM superseded SEMI JOIN (SELECT {IMAGE}, run_id AS superseded_by FROM scores) USING ({IMAGE}, superseded_by)
-) USING ({IMAGE_OF_RUN})"""
-"Rows that readers see: a superseded one is left out as soon as the new one is there."
-CHECKS = {
-    "missing row": (
-        "images that a finished run planned have no row of it",
-        f"SELECT {EXAMPLE} FROM manifests SEMI JOIN finished USING (run_id) ANTI JOIN scores USING ({IMAGE_OF_RUN}) "
-        f"ANTI JOIN entries USING ({IMAGE_OF_RUN})",
-    ),
-    "double row": (
-        "images have more than one row of a run",
-        f"SELECT any_value(image_uri) || ' (run ' || run_id || ')' AS example FROM scores GROUP BY {IMAGE_OF_RUN} "
-        "HAVING count(*) > 1",
-    ),
-    "double image": (
-        "images have rows of several runs, none of which says that it supersedes the other",
-        f"SELECT any_value(image_uri) AS example FROM shown GROUP BY {IMAGE} HAVING count(DISTINCT run_id) > 1",
-    ),
-    "superseded without successor": (
-        "superseded rows have no row of a later run in their place",
-        f"SELECT 'image_id ' || image_id || ' (run ' || run_id || ')' AS example "
-        f"FROM (FROM superseded UNION BY NAME FROM dropped) SEMI JOIN ended ON superseded_by = ended.run_id "
-        f"ANTI JOIN shown USING ({IMAGE})",
-    ),
-    "unplanned row": (
-        "rows are of images that their run did not plan",
-        f"SELECT {EXAMPLE} FROM scores ANTI JOIN manifests USING ({IMAGE_OF_RUN})",
-    ),
-    "region count": (
-        "images have another number of regions than their row says",
-        f"SELECT {EXAMPLE} FROM scores LEFT JOIN (SELECT {IMAGE_OF_RUN}, count(*) AS found FROM regions GROUP BY ALL) "
-        f"USING ({IMAGE_OF_RUN}) ANTI JOIN entries USING ({IMAGE_OF_RUN}) "
-        "WHERE coalesce(region_count, 0) <> coalesce(found, 0)",
-    ),
-    "region without image": (
-        "regions belong to no row of their finished run",
-        "SELECT 'image_id ' || image_id || ' (run ' || run_id || ')' AS example FROM regions "
-        f"SEMI JOIN finished USING (run_id) ANTI JOIN scores USING ({IMAGE_OF_RUN}) "
-        f"ANTI JOIN entries USING ({IMAGE_OF_RUN})",
-    ),
-    "mask elsewhere": (
-        "masks lie outside the table",
-        "SELECT DISTINCT mask_uri AS example FROM scores WHERE NOT starts_with(mask_uri, getvariable('masks'))",
-    ),
-    "mask missing": (
-        "masks are not there",
-        "SELECT DISTINCT mask_uri AS example FROM scores ANTI JOIN mask_files USING (mask_uri) "
-        "WHERE starts_with(mask_uri, getvariable('masks'))",
-    ),
-}
-UNUSED_MASKS = "SELECT mask_uri AS example FROM mask_files ANTI JOIN scores USING (mask_uri)"
+DOING = {"compact": "compacted", "prune": "pruned"}
 
 
 @dataclass(frozen=True)
@@ -124,12 +69,15 @@ def verify(table: str | Path, masks: int | None = MASKS) -> Verification:
         masks: how many masks to open at most, spread evenly; None opens all.
 
     Raises:
-        UserError: there is no table, or it is being compacted.
+        TryLater: it is being compacted or pruned, or was while it was read.
+        UserError: there is no table.
     """
     location = existing(str(table))
     holder = holder_of(location)
-    if holder and holder.work == "compact":
-        raise UserError(f"{location} is being compacted since {holder.since}: wait for that to end, and verify again")
+    if holder and holder.work != "score":
+        raise TryLater(
+            f"{location} is being {DOING[holder.work]} since {holder.since}: wait for that to end, and verify again"
+        )
     found = Verification(location)
     # Before the files are listed, so that all that a finished run wrote is among them.
     runs = read_runs(location)
@@ -137,23 +85,31 @@ def verify(table: str | Path, masks: int | None = MASKS) -> Verification:
         state = record.state if record else "running" if holder else "interrupted"
         if state != "finished":
             found.notes.append(Finding(f"{state} run", f"run {plan.run_id} of {plan.archive} is {state}", 1))
+    rule = read_rule(location)
+    for kind, day in (("masks", rule.masks_before), ("manifests", rule.manifests_before)):
+        if day:
+            found.notes.append(Finding("pruned", f"{kind} of runs before {day} are not kept", 1))
     still = [run for run in runs if run.record or not holder]
     found.runs = len(still)
     try:
         with connect_bounded(location) as connection:
             files = _look_through(location, still, connection, found)
+            pruned = _pruned(rule, still)
             _fill(location, files, still, connection)
             _compare_columns(location, files, connection, found)
+            kept = [run.plan.run_id for run in still if run.plan.run_id not in pruned]
+            connection.register("with_manifests", pa.table({"run_id": pa.array(kept, pa.string())}))
+            connection.execute(f"SET VARIABLE masks_kept_since = {quoted(first_run_of(rule.masks_before))}")
             for kind, (message, sql) in CHECKS.items():
                 _note(found.problems, kind, message, *_count(sql, connection))
             if holder is None:
                 _note(found.notes, "unused mask", "masks belong to no row", *_count(UNUSED_MASKS, connection))
-            _compare_records(still, connection, found)
+            _compare_records(still, pruned, connection, found)
             _open_masks(masks, connection, found)
     except (duckdb.Error, FileNotFoundError) as error:
         if isinstance(error, duckdb.Error) and not lacks_file(location, error):
             raise
-        raise UserError(f"{location} changed while it was read, so verify it again: {error}") from error
+        raise TryLater(f"{location} changed while it was read, so verify it again: {error}") from error
     return found
 
 
@@ -240,7 +196,14 @@ def _compare_columns(
         _note(found.problems if schema.is_uniform else found.notes, "lacking columns", message, count, example)
 
 
-def _compare_records(runs: list[Run], connection: duckdb.DuckDBPyConnection, found: Verification) -> None:
+def _pruned(rule: Rule, runs: list[Run]) -> set[str]:
+    """The runs whose manifests are no longer kept."""
+    return {run.plan.run_id for run in runs if run.record and run.plan.run_date < rule.manifests_before}
+
+
+def _compare_records(
+    runs: list[Run], pruned: set[str], connection: duckdb.DuckDBPyConnection, found: Verification
+) -> None:
     """Numbers that plans and records tell, against the rows themselves."""
     planned = dict(connection.execute("SELECT run_id, count(*) FROM manifests GROUP BY 1").fetchall())
     ((found.rows,),) = connection.execute("SELECT count(*) FROM scores").fetchall()
@@ -249,7 +212,9 @@ def _compare_records(runs: list[Run], connection: duckdb.DuckDBPyConnection, fou
     counts = count_rows(connection, f"(FROM scores UNION ALL BY NAME {removed})")
     for plan, record in runs:
         run_id, of_run = plan.run_id, counts[plan.run_id]
-        figures: list[tuple[str, str, object, object]] = [("plan", "images", plan.images, planned.get(run_id, 0))]
+        figures: list[tuple[str, str, object, object]] = []
+        if run_id not in pruned:
+            figures.append(("plan", "images", plan.images, planned.get(run_id, 0)))
         if record:
             figures += [
                 ("record", "rows", record.images, of_run.rows),

@@ -18,6 +18,7 @@ from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.table.parts import REGIONS, SCORES, completed
 from diffad_ray.table.reading import connect, dated_rows, existing, reason_of, sql_types
+from diffad_ray.table.retention import kept_columns, read_rule
 from diffad_ray.table.schema import read_schema, scores_schema
 from diffad_ray.table.snapshot import take_snapshot
 from diffad_ray.table.superseded import KEY, entries_in_force
@@ -52,27 +53,32 @@ def open_table(table: str) -> duckdb.DuckDBPyConnection:
     if entries:
         connection.execute(f"CREATE VIEW superseded AS FROM {entries}")
         chosen = f"ANTI JOIN superseded USING ({KEY})"
+    shown = {SCORES.name: kept_columns(read_rule(table)), REGIONS.name: f"* RENAME (run_date AS {REGION_DATE})"}
     for part in (SCORES, REGIONS):
         files = snapshot.files[part.name]
         rows = dated_rows(table, files, is_uniform) if files else None
-        create_view(connection, part.name, columns[part.name], rows, chosen)
+        create_view(connection, part.name, columns[part.name], rows, chosen, shown[part.name])
     return connection
 
 
 def create_view(
-    connection: duckdb.DuckDBPyConnection, name: str, columns: pa.Schema, rows: str | None, chosen: str
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    columns: pa.Schema,
+    rows: str | None,
+    chosen: str = "",
+    shown: str = "*",
 ) -> None:
     """Create the view of a part with all columns that it should have.
 
     Args:
         columns: of its files.
         rows: what follows FROM; None where there are no files, and the view has no rows.
-        chosen: what follows the rows in SQL.
+        chosen: what follows the rows in SQL; `shown`: what follows SELECT.
     """
     if rows is None:
         connection.register(f"no_{name}", columns.append(pa.field("run_date", pa.date32())).empty_table())
         rows = f"no_{name}"
-    shown = "*" if name == SCORES.name else f"* RENAME (run_date AS {REGION_DATE})"
 
     def create(rows: str) -> None:
         connection.execute(f"CREATE OR REPLACE VIEW {name} AS SELECT {shown} FROM {rows} {chosen}")

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from diffad_ray.bundles.bundle import Bundle, find_detector, save_bundle
+from diffad_ray.bundles.bundle import Bundle, save_bundle
 from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.detectors.base import DetectorSettings, Trainable
+from diffad_ray.detectors.kinds import find_detector
 from diffad_ray.familiarity.learning import MOST_SQUARES
 from diffad_ray.inference.views import pieces
 from diffad_ray.tensors import NormalSquares

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffad_ray import storage
-from diffad_ray.bundles.bundle import find_detector
+from diffad_ray.detectors.kinds import find_detector
 from diffad_ray.errors import UserError
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from diffad_ray import storage
-from diffad_ray.bundles.bundle import DESCRIPTION, Bundle, find_detector, load_bundle, load_description
+from diffad_ray.bundles.bundle import DESCRIPTION, Bundle, load_bundle, load_description
 from diffad_ray.detectors.base import DetectorSettings
+from diffad_ray.detectors.kinds import find_detector
 from diffad_ray.errors import UserError
 from diffad_ray.images.settings import ImageSettings
 from diffad_ray.inference.engine import default_device

@@ -1,0 +1,53 @@
+"""The section `[nightly]`, and the commented file that `--init` writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffad_ray import storage
+from diffad_ray.errors import UserError
+
+TEMPLATE = Path(__file__).parent / "template.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NightlySettings:
+    """What a night does. How images are chosen and scored is in `[scoring]`, with what in `[cluster]`.
+
+    Attributes:
+        archive: folder or URI of images, manifest of URIs, or S3 inventory.
+        table: folder or URI of the table.
+        detector: folder or URI of the detector for what no route of `[scoring]` matches; None leaves that unrouted.
+        compact_files: the table is compacted once this many of its Parquet files could be merged; a query opens each
+            of them.
+        verify_masks: masks that are opened, spread evenly over all.
+        keep_masks_days: days after which a run's masks are deleted; None keeps them. Scores and regions stay.
+        keep_manifests_days: days after which a run's manifests are deleted; None keeps them.
+    """
+
+    archive: str
+    table: str
+    detector: str | None = None
+    compact_files: int = 200
+    verify_masks: int = 1000
+    keep_masks_days: int | None = None
+    keep_manifests_days: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("compact_files", 2), ("verify_masks", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
+        for name in ("keep_masks_days", "keep_manifests_days"):
+            if (days := getattr(self, name)) is not None and days < 0:
+                raise ValueError(f"{name} must be 0 or more, not {days}")
+
+
+def write_template(location: str) -> None:
+    """Write the commented settings file of a night to a location where there is none.
+
+    Raises:
+        UserError: something is there already.
+    """
+    if not storage.create(location, TEMPLATE.read_bytes()):
+        raise UserError(f"{location} exists already: choose another name, or move it away")

@@ -1,0 +1,154 @@
+"""The steps of a night: what each does, and what it says it would do. A new step is an entry in `STEPS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from diffad_ray.errors import Fault, counted
+from diffad_ray.nightly.settings import NightlySettings
+from diffad_ray.preflight.check import check_scoring
+from diffad_ray.scoring.pipeline import foresee, run_task
+from diffad_ray.scoring.task import Task
+from diffad_ray.table.compact import compact, mergeable_files
+from diffad_ray.table.prune import PruneSummary, prune
+from diffad_ray.table.reading import has_rows
+from diffad_ray.table.verify import verify
+
+
+@dataclass
+class Night:
+    """What the steps of a night share: `say` is given what happens within a step; `run_id` is that of the run of this
+    night, empty before it is known, and where nothing was new."""
+
+    settings: NightlySettings
+    task: Task
+    say: Callable[[str], None]
+    run_id: str = ""
+
+    @property
+    def table(self) -> str:
+        return self.task.table
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step did, in words, in figures, and what the user should know."""
+
+    text: str
+    figures: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class Step(NamedTuple):
+    """A step: what it does, and what it would do."""
+
+    name: str
+    do: Callable[[Night], Outcome]
+    foresee: Callable[[Night], Outcome]
+
+
+def _check(night: Night) -> Outcome:
+    found = check_scoring(night.task, lambda line: night.say(f"check    {line}"))
+    found.require()
+    return Outcome(f"{counted(len(found.nodes), 'node')}, no problems", asdict(found))
+
+
+def _would_check(night: Night) -> Outcome:
+    return Outcome("would ask all nodes of the cluster; --check does that alone")
+
+
+def _score(night: Night) -> Outcome:
+    plan, record = run_task(night.task, show_progress=True)
+    assert record is not None, "a run that ended without an error has a record"
+    figures = {"plan": asdict(plan), "record": asdict(record)}
+    if not plan.images:
+        return Outcome(f"nothing is new: the table has all {plan.skipped} images", figures, plan.notes)
+    night.run_id = plan.run_id
+    statuses = ", ".join(f"{count} {status}" for status, count in record.by_status.items())
+    rate = f" ({record.images / record.seconds:.1f} images/s)" if record.seconds else ""
+    text = f"{record.images} images{rate}: {statuses}; {record.anomalous} anomalous, {plan.skipped} scored before"
+    return Outcome(text, figures, [*plan.notes, *record.findings])
+
+
+def _would_score(night: Night) -> Outcome:
+    found = foresee(night.task)
+    figures = {name: value for name, value in asdict(found).items() if name != "notes"}
+    new = sum(found.new.values()) - found.left
+    parts = [f"would score {new} images"]
+    if len(found.new) > 1:
+        parts.append("by detector " + ", ".join(f"{name} {count}" for name, count in found.new.items()))
+    if found.interrupted:
+        parts.append(f"after the {found.left} that the interrupted run {found.interrupted} lacks")
+    parts.append(f"{found.skipped} are scored already")
+    return Outcome("; ".join(parts), figures, found.notes)
+
+
+def _compact(night: Night) -> Outcome:
+    if (files := mergeable_files(night.table)) < night.settings.compact_files:
+        return Outcome(f"not yet: {_few(files, night)}", {"mergeable_files": files})
+    summary = compact(night.table)
+    return Outcome(f"{summary.files_before} files became {summary.files_after}", asdict(summary))
+
+
+def _would_compact(night: Night) -> Outcome:
+    files = mergeable_files(night.table) if has_rows(night.table) else 0
+    text = f"would merge {files} files" if files >= night.settings.compact_files else f"would not: {_few(files, night)}"
+    return Outcome(text + ", beside those of the new run", {"mergeable_files": files})
+
+
+def _few(files: int, night: Night) -> str:
+    return f"{files} files could be merged, compact_files is {night.settings.compact_files}"
+
+
+def _verify(night: Night) -> Outcome:
+    found = verify(night.table, night.settings.verify_masks)
+    if found.problems:
+        lines = "\n".join(f"  {problem.kind}: {problem.message}" for problem in found.problems)
+        raise Fault(f"verify found {counted(len(found.problems), 'problem')}, so nothing was pruned:\n{lines}")
+    text = f"no problems: {found.rows} rows of {counted(found.runs, 'run')}, {found.files} files, {found.masks} masks"
+    return Outcome(text, asdict(found), [note.message for note in found.notes])
+
+
+def _would_verify(night: Night) -> Outcome:
+    return Outcome("would read all Parquet files, and open masks", {"masks": night.settings.verify_masks})
+
+
+def _prune(night: Night) -> Outcome:
+    if not _has_rule(night):
+        return Outcome("keeps all: keep_masks_days and keep_manifests_days are not set")
+    found = _pruned(night, dry_run=False)
+    return Outcome(f"deleted {_files(found)}", asdict(found))
+
+
+def _would_prune(night: Night) -> Outcome:
+    if not _has_rule(night):
+        return Outcome("would keep all: keep_masks_days and keep_manifests_days are not set")
+    if not has_rows(night.table):
+        return Outcome("would delete nothing: there is no table yet")
+    found = _pruned(night, dry_run=True)
+    return Outcome(f"would delete {_files(found)}", asdict(found))
+
+
+def _has_rule(night: Night) -> bool:
+    return night.settings.keep_masks_days is not None or night.settings.keep_manifests_days is not None
+
+
+def _pruned(night: Night, dry_run: bool) -> PruneSummary:
+    masks_days, manifests_days = night.settings.keep_masks_days, night.settings.keep_manifests_days
+    return prune(night.table, masks_days=masks_days, manifests_days=manifests_days, dry_run=dry_run)
+
+
+def _files(found: PruneSummary) -> str:
+    of = (("masks", found.masks, found.masks_before), ("manifests", found.manifests, found.manifests_before))
+    return " and ".join(f"{count} {name} of runs before {day}" for name, count, day in of if day)
+
+
+STEPS = (
+    Step("check", _check, _would_check),
+    Step("score", _score, _would_score),
+    Step("compact", _compact, _would_compact),
+    Step("verify", _verify, _would_verify),
+    Step("prune", _prune, _would_prune),
+)

@@ -1,0 +1,94 @@
+"""The part of the check that needs no node: the archive's first images, the table's other writers, and a file that the
+nodes are to see."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+from diffad_ray import storage
+from diffad_ray.errors import UserError
+from diffad_ray.images.names import is_named_image
+from diffad_ray.lists.files import is_list_name
+from diffad_ray.preflight.node import Problem
+from diffad_ray.scoring.archive import INVENTORY_NAME, open_archive
+from diffad_ray.scratch import scratch_folder
+from diffad_ray.sql import connect
+from diffad_ray.table.lease import holder_of
+from diffad_ray.table.runs import refuse_other_table
+
+FILES_LOOKED_AT, IMAGES_READ = 10_000, 3
+HERE = "driver"
+"Where what concerns no single node is found: the process that starts the job."
+DANGLING = "dangling"
+"The version of a broken link in a listing."
+
+
+def table_problems(table: str) -> Iterator[Problem]:
+    """Whether another run writes to the table, or a newer version has."""
+    try:
+        refuse_other_table(table)
+        holder = holder_of(table)
+    except UserError as error:
+        yield Problem(HERE, str(error))
+    except OSError as error:
+        yield Problem(HERE, f"{table} can't be read: {error}", isinstance(error, storage.Unavailable | TimeoutError))
+    else:
+        if holder is not None:
+            what = (
+                f"`diffad-ray {holder.work}` of {holder.host} writes to {table} since {holder.since}: wait for its end"
+            )
+            yield Problem(HERE, what, passes=True)
+
+
+@contextmanager
+def witness(location: str, problems: list[Problem]) -> Iterator[str]:
+    """Write a file for the nodes to see, and remove it, with the folders that were made for it; gives its name, empty
+    where it can't be written."""
+    name = f".check-{secrets.token_hex(8)}"
+    missing = [folder for folder in _folders(location) if not folder.exists()]
+    try:
+        storage.write(f"{location}/{name}", name.encode())
+    except OSError as error:
+        passes = isinstance(error, storage.Unavailable | TimeoutError)
+        advice = "try again" if passes else "check the location, the credentials and the disk"
+        problems.append(Problem(HERE, f"{location} can't be written: {error}: {advice}", passes))
+        name = ""
+    try:
+        yield name
+    finally:
+        if name:
+            storage.delete(f"{location}/{name}")
+        for folder in missing:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _folders(location: str) -> list[Path]:
+    """The folder at a local location and those above it, from the innermost on."""
+    return [Path(location), *Path(location).parents] if storage.is_local(location) else []
+
+
+def sample(archive: str, problems: list[Problem]) -> tuple[str, ...]:
+    """The first images of an archive; of a folder, only as many files are listed as it takes."""
+    try:
+        if archive.endswith(INVENTORY_NAME) or is_list_name(archive):
+            with scratch_folder() as scratch, connect(archive) as connection:
+                query = open_archive(archive, connection, scratch).query
+                found = connection.execute(f"SELECT uri FROM ({query}) LIMIT {IMAGES_READ}").fetchall()
+                return tuple(uri for (uri,) in found)
+        files = islice(storage.walk(archive, storage.Omissions()), FILES_LOOKED_AT)
+        images = tuple(
+            islice((file.uri for file in files if is_named_image(file.uri) and file.version != DANGLING), IMAGES_READ)
+        )
+    except UserError as error:
+        problems.append(Problem(HERE, str(error)))
+        return ()
+    except OSError as error:
+        passes = isinstance(error, storage.Unavailable | TimeoutError)
+        problems.append(Problem(HERE, f"the archive {archive} can't be read: {error}", passes))
+        return ()
+    return images

@@ -1,0 +1,123 @@
+"""What is to be scored, from arguments, settings file and overrides to one value that is complete and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from diffad_ray import storage
+from diffad_ray.bundles.bundle import load_bundle
+from diffad_ray.cluster_settings import ClusterSettings
+from diffad_ray.errors import UserError
+from diffad_ray.images.settings import ImageSettings
+from diffad_ray.scoring.selection import Routed
+from diffad_ray.scoring.settings import ScoringSettings
+from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
+
+_OF_CLUSTER = {field.name for field in fields(ClusterSettings)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is to be scored, and how.
+
+    Attributes:
+        archive, table: normalised locations.
+        detectors: in the order of the routes, each loaded once, and last the one for what no route matches.
+        settings, storage, cluster: complete settings.
+        force: whether images that the table has are scored again.
+    """
+
+    archive: str
+    table: str
+    detectors: list[Routed]
+    settings: ScoringSettings
+    storage: storage.StorageSettings
+    cluster: ClusterSettings
+    force: bool = False
+
+    @property
+    def work(self) -> str:
+        """Hash of everything that makes a difference to the rows: who asks for it again goes on with an interrupted
+        run."""
+        rows = {name: value for name, value in asdict(self.settings).items() if name not in ("readers", "shard_images")}
+        judges = [(d.patterns, d.bundle.fingerprint, asdict(d.bundle.calibration)) for d in self.detectors]
+        return hashlib.sha256(json.dumps([self.archive, self.force, rows, judges]).encode()).hexdigest()[:16]
+
+
+def make_task(
+    archive: str | Path,
+    table: str | Path,
+    detector: str | Path | None,
+    *,
+    force: bool = False,
+    settings: Mapping[str, Any],
+    settings_file: str | None = None,
+    overrides: Sequence[str] = (),
+) -> Task:
+    """Read the settings and load the detectors; from now on this process reads and writes with these settings.
+
+    Args:
+        archive, table, detector, force, settings_file, overrides: as `score` takes them.
+        settings: any of `ScoringSettings` and `ClusterSettings`; `routes` may map patterns to detectors.
+
+    Raises:
+        UserError: a setting is invalid, or a detector can't be loaded.
+    """
+    given = dict(settings)
+    if isinstance(routes := given.get("routes"), Mapping):
+        # Without any, those of the settings file are in force.
+        pairs = [{"pattern": pattern, "detector": str(location)} for pattern, location in routes.items()]
+        given["routes"] = pairs or None
+    of_cluster = {name: given.pop(name) for name in _OF_CLUSTER & given.keys()}
+    tables = read_settings_file(settings_file) if settings_file else {}
+    override = parse_overrides(overrides, ("scoring", "storage", "images", "cluster"))
+
+    def section(name: str, arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        return merged(tables.get(name, {}), arguments or {}, override.get(name, {}))
+
+    in_force = build(storage.StorageSettings, section("storage"), "storage")
+    storage.configure(in_force)
+    scoring = build(ScoringSettings, section("scoring", given), "scoring")
+    cluster = build(ClusterSettings, section("cluster", of_cluster), "cluster")
+    detectors = _detectors(scoring, detector)
+    _check_white(build(ImageSettings, section("images"), "images").white, detectors)
+    return Task(
+        archive=storage.normalised(archive),
+        table=storage.normalised(table),
+        detectors=detectors,
+        settings=scoring,
+        storage=in_force,
+        cluster=cluster,
+        force=force,
+    )
+
+
+def _check_white(white: int | None, detectors: Sequence[Routed]) -> None:
+    """Raise UserError where the settings name another value of white than a detector was trained with: a score depends
+    on it, so it is the detector's alone."""
+    for detector in detectors:
+        own = detector.bundle.detector.settings.white
+        if white is not None and own != white:
+            trained = "without one" if own is None else f"with {own}"
+            raise UserError(
+                f"`[images] white` is {white}, and the detector {detector.location} was trained {trained}: train it "
+                "with this setting, or leave the setting out"
+            )
+
+
+def _detectors(settings: ScoringSettings, default: str | Path | None) -> list[Routed]:
+    """The detectors in the order of the routes, each loaded once, and last the one for what no route matches."""
+    wanted: list[tuple[str, tuple[str, ...]]] = [
+        (storage.normalised(route.detector), (route.pattern,)) for route in settings.routes
+    ]
+    if default is not None:
+        wanted.append((storage.normalised(default), ()))
+    if not wanted:
+        raise UserError("no detector is given: name one with --detector, or some with --route 'PATTERN=DETECTOR'")
+    bundles = {location: load_bundle(location) for location in dict(wanted)}
+    return [Routed(location, bundles[location], patterns) for location, patterns in wanted]

@@ -1,0 +1,158 @@
+"""Pruning: deletes masks and manifests of runs that are older than a table is to keep them.
+
+Scores and regions stay, and the run lengths in `regions` still give every mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+
+from diffad_ray import storage
+from diffad_ray.errors import UserError
+from diffad_ray.table.compact import finish_compactions
+from diffad_ray.table.layout import quoted
+from diffad_ray.table.lease import Lease
+from diffad_ray.table.parts import MANIFESTS, MASKS, part_of, run_of
+from diffad_ray.table.reading import connect_bounded, existing, reason_of, rows_of
+from diffad_ray.table.retention import Rule, first_run_of, read_rule, write_rule
+from diffad_ray.table.runs import Run, read_runs
+
+DELETIONS = 16
+"At the same time: on object stores each one waits for an answer."
+CHUNK = 10_000
+"Masks that are held in memory."
+
+
+@dataclass(frozen=True)
+class PruneSummary:
+    """What was deleted, or would be: numbers of files, and the days before which runs lose them (empty: none does)."""
+
+    masks: int
+    manifests: int
+    masks_before: str
+    manifests_before: str
+
+
+def prune(
+    table: str | Path,
+    *,
+    masks_days: int | None = None,
+    manifests_days: int | None = None,
+    dry_run: bool = False,
+    today: date | None = None,
+) -> PruneSummary:
+    """Delete masks and manifests of runs that began more than so many days ago; never scores or regions.
+
+    A mask that a row of a younger run names as well is kept. Manifests of interrupted runs are kept, as they say what
+    is still to be scored. Killed at any moment, the next call goes on.
+
+    Args:
+        table: folder or URI.
+        masks_days: days for which masks are kept; None leaves them as they are.
+        manifests_days: days for which manifests are kept, without which `verify` can't tell whether a run lacks rows;
+            None leaves them as they are.
+        dry_run: count only.
+        today: the day from which ages count; by default that of the clock, in UTC.
+
+    Raises:
+        TryLater: another process writes to the table.
+        UserError: there is no table, or a number of days is negative.
+    """
+    for name, days in (("masks_days", masks_days), ("manifests_days", manifests_days)):
+        if days is not None and days < 0:
+            raise UserError(f"{name} must be 0 or more, not {days}")
+    location = existing(str(table))
+    today = today or datetime.now(UTC).date()
+    if dry_run:
+        rule = _next_rule(read_rule(location), today, masks_days, manifests_days)
+        counted = sum(len(chunk) for chunk in _old_masks(location, rule))
+        old = len(_old_manifests(location, rule, read_runs(location)))
+        return PruneSummary(counted, old, rule.masks_before, rule.manifests_before)
+    with Lease(location, "prune") as lease:
+        finish_compactions(location)
+        rule = _next_rule(read_rule(location), today, masks_days, manifests_days)
+        runs = read_runs(location)
+        manifests = _old_manifests(location, rule, runs)
+        # Before the first deletion, so that nobody misses what is gone.
+        write_rule(location, rule)
+        masks = 0
+        for chunk in _old_masks(location, rule):
+            lease.check()
+            _delete(chunk)
+            masks += len(chunk)
+        lease.check()
+        _delete(manifests)
+        _remove_empty_folders(location, manifests)
+        # An interrupted run that goes on some day may still write masks.
+        open_days = [run.plan.run_date for run in runs if run.record is None]
+        write_rule(location, replace(rule, masks_deleted_before=min([rule.masks_before, *open_days])))
+    return PruneSummary(masks, len(manifests), rule.masks_before, rule.manifests_before)
+
+
+def _next_rule(rule: Rule, today: date, masks_days: int | None, manifests_days: int | None) -> Rule:
+    """The rule from today on. What is gone does not come back, so its days never move backwards."""
+
+    def day(before: str, days: int | None) -> str:
+        return before if days is None else max(before, (today - timedelta(days=days)).isoformat())
+
+    return replace(
+        rule,
+        masks_before=day(rule.masks_before, masks_days),
+        manifests_before=day(rule.manifests_before, manifests_days),
+    )
+
+
+def _old_masks(table: str, rule: Rule) -> Iterator[list[str]]:
+    """Locations of the masks that are no longer kept and may not be deleted yet, some at a time."""
+    if rule.masks_before <= rule.masks_deleted_before:
+        return
+    rows, before = rows_of(table, "scores"), quoted(first_run_of(rule.masks_before))
+    since = quoted(first_run_of(rule.masks_deleted_before))
+    # Rows of the same image by the same detector name the same mask. A table that was moved has masks elsewhere.
+    old = (
+        f"SELECT DISTINCT mask_uri FROM {rows} WHERE run_id < {before} AND run_id >= {since} "
+        f"AND starts_with(mask_uri, {quoted(f'{table}/masks/')})"
+    )
+    sql = f"{old} AND mask_uri NOT IN (SELECT mask_uri FROM {rows} WHERE run_id >= {before} AND mask_uri IS NOT NULL)"
+    try:
+        with connect_bounded(table) as connection:
+            found = connection.execute(sql)
+            while chunk := found.fetchmany(CHUNK):
+                yield [uri for (uri,) in chunk if part_of(uri.removeprefix(f"{table}/")) is MASKS]
+    except duckdb.Error as error:
+        raise UserError(
+            f"the table {table} can't be read: {reason_of(error)}. `diffad-ray verify {table}` names damaged files"
+        ) from error
+
+
+def _old_manifests(table: str, rule: Rule, runs: Iterable[Run]) -> list[str]:
+    """Locations of the manifests that are no longer kept, of runs that are over."""
+    over = {run.plan.run_id for run in runs if run.record and run.plan.run_date < rule.manifests_before}
+    if not over:
+        return []
+    try:
+        files = [file.uri for file in storage.walk(f"{table}/{MANIFESTS.name}")]
+    except FileNotFoundError:
+        return []
+    paths = [uri.removeprefix(f"{table}/") for uri in files]
+    return [f"{table}/{path}" for path in paths if part_of(path) is MANIFESTS and run_of(path) in over]
+
+
+def _delete(locations: list[str]) -> None:
+    with ThreadPoolExecutor(DELETIONS) as pool:
+        list(pool.map(storage.delete, locations))
+
+
+def _remove_empty_folders(table: str, manifests: list[str]) -> None:
+    """Remove the folders of local manifests that were deleted; a store has none."""
+    if storage.is_local(table):
+        for folder in {Path(location).parent for location in manifests}:
+            with suppress(OSError):  # a file is left in it that is not ours
+                folder.rmdir()
