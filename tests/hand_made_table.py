@@ -103,6 +103,8 @@ def write_run(
 
 def _begin(plan: Plan, images: list[dict[str, Any]], columns: pa.Schema) -> None:
     """What scoring writes before the plan, besides manifests."""
+    if storage.exists(plan.plan_file):
+        return  # the run goes on
     planned = pa.Table.from_pylist([{**image, "detector_fingerprint": FINGERPRINT} for image in images], MANIFEST)
     with connect(plan.table) as connection:
         connection.register("planned", planned)
