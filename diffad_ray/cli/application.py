@@ -14,6 +14,7 @@ from rich.text import Text
 
 from diffad_ray.cli.demo import demo
 from diffad_ray.cli.detectors import ablate, contact_sheet, evaluate, import_checkpoint, train
+from diffad_ray.cli.engines import ddl, export, views
 from diffad_ray.cli.nightly import nightly
 from diffad_ray.cli.serving import serve
 from diffad_ray.cli.shared import stderr
@@ -68,6 +69,9 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     runs,
     verify,
     compact,
+    ddl,
+    views,
+    export,
     prune,
     demo,
     import_checkpoint,

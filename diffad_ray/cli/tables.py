@@ -91,6 +91,7 @@ def score(
     settings: Settings = None,
     override: Overrides = None,
     as_json: AsJson = False,
+    compact_after: Annotated[bool, typer.Option("--compact", help="Merge the table's files afterwards.")] = False,
 ) -> None:
     """Score an archive into a table, a row an image. An interrupted run is finished by the same command.
 
@@ -100,6 +101,7 @@ def score(
     from diffad_ray.reports.terminal import print_run
     from diffad_ray.scoring.pipeline import run_task
     from diffad_ray.scoring.task import make_task
+    from diffad_ray.table.upkeep import reasons_to_compact
 
     task = make_task(
         archive,
@@ -118,6 +120,10 @@ def score(
         print_json({"plan": asdict(finished.plan), "record": asdict(finished.record)})
     else:
         print_run(finished, console)
+    if compact_after:
+        compact(table)
+    elif not as_json and (reasons := reasons_to_compact(finished.plan.table)):
+        say(f"The table has {' and '.join(reasons)}. Next: diffad-ray compact {table}, or score with --compact")
 
 
 def _routes(texts: Sequence[str]) -> dict[str, str]:
@@ -131,7 +137,10 @@ def _routes(texts: Sequence[str]) -> dict[str, str]:
 def query(
     table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
     sql: Annotated[str | None, typer.Argument(help="Query over the views scores and regions; none: a summary.")] = None,
-    output_format: Annotated[str, typer.Option("--format", help="table, csv, json or parquet.")] = "table",
+    output_format: Annotated[
+        str | None,
+        typer.Option("--format", help="table, tsv, csv, json or parquet. [default: table; tsv in a pipe]"),
+    ] = None,
     output: Annotated[str | None, typer.Option(help="File to write to; its ending may choose the format.")] = None,
 ) -> None:
     """Query a table of scores with SQL (DuckDB), or show its summary.
@@ -141,7 +150,8 @@ def query(
     from diffad_ray.analytics.query import query as run
     from diffad_ray.analytics.query import query_to_file
     from diffad_ray.analytics.summary import summarise
-    from diffad_ray.reports.terminal import print_rows, print_summary
+    from diffad_ray.reports.rows import print_rows
+    from diffad_ray.reports.terminal import print_summary
 
     if sql is None:
         summaries = summarise(table)
@@ -150,8 +160,9 @@ def query(
         else:
             print_summary(summaries, console)
         return
-    if output is not None and output_format == "table":
-        output_format = Path(output).suffix.removeprefix(".")
+    if output_format is None:
+        in_terminal = "table" if console.is_terminal else "tsv"
+        output_format = in_terminal if output is None else Path(output).suffix.removeprefix(".")
     if output is not None or output_format != "table":
         query_to_file(table, sql, output or "/dev/stdout", output_format)
     else:

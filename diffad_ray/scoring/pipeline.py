@@ -30,10 +30,12 @@ from diffad_ray.scoring.task import Task, make_task
 from diffad_ray.scratch import scratch_folder
 from diffad_ray.table.compact import finish_compactions
 from diffad_ray.table.findings import findings
-from diffad_ray.table.layout import REGIONS, SCORES, parquet_bytes, quoted, shard_file
+from diffad_ray.table.layout import REGIONS, parquet_bytes, quoted, shard_file
 from diffad_ray.table.lease import Lease
 from diffad_ray.table.reading import RowCounts, connect, count_rows
 from diffad_ray.table.runs import Plan, Run, RunRecord, read_runs, write_record
+from diffad_ray.table.schema import scores_schema
+from diffad_ray.table.superseded import settle_superseded
 
 log = logging.getLogger(__name__)
 
@@ -228,13 +230,15 @@ def abandon(plan: Plan) -> None:
 
     def close(shard: int) -> None:
         place = (plan.run_date, plan.run_id, shard)
-        if storage.create(shard_file(plan.table, "scores", *place), parquet_bytes(SCORES.empty_table())):
+        if storage.create(shard_file(plan.table, "scores", *place), nothing):
             storage.write(shard_file(plan.table, "regions", *place), parquet_bytes(REGIONS.empty_table()))
 
+    nothing = parquet_bytes(scores_schema(plan.table).empty_table())
     pending = pending_shards(plan)
     log.warning("run %s was interrupted; its %d missing shards are given up for this run", plan.run_id, len(pending))
     with ThreadPoolExecutor(WRITERS) as pool:
         list(pool.map(close, pending))
+    settle_superseded(plan)
     write_record(plan, count_run(plan, "abandoned"))
 
 

@@ -37,10 +37,12 @@ from diffad_ray.serving.requests import GivenImage
 from diffad_ray.sql import quoted
 from diffad_ray.storage import FileInfo
 from diffad_ray.table.compact import finish_compactions
-from diffad_ray.table.layout import MANIFEST, image_id, parquet_bytes
+from diffad_ray.table.layout import MANIFEST, SCORES, image_id, parquet_bytes
 from diffad_ray.table.lease import Lease
 from diffad_ray.table.reading import connect_bounded, has_rows, rows_of
 from diffad_ray.table.runs import Plan, PlannedDetector, read_runs, write_plan, write_record
+from diffad_ray.table.schema import extend_schema, scores_schema
+from diffad_ray.table.superseded import write_superseded
 
 log = logging.getLogger(__name__)
 WORK = "serve"
@@ -151,10 +153,12 @@ def append_requests(table: str) -> int:
                 abandon(run.plan)
         blocks, fingerprints, skipped = _new_rows(table, files)
         if blocks:
-            plan = _plan(table, blocks, fingerprints, skipped)
-            for shard, block in enumerate(blocks):
-                storage.write(plan.manifest_file(shard), parquet_bytes(block.select(MANIFEST.names).cast(MANIFEST)))
-            write_plan(plan)
+            # Every file of a table has all of its columns; a request brings no values for those of users.
+            users = [field for field in scores_schema(table) if field.name not in SCORES.names]
+            blocks = [_with_nulls(block, users) for block in blocks]
+            plan = replace(_plan(table, blocks, fingerprints, skipped), columns=[field.name for field in users])
+            columns = pa.schema([*MANIFEST, *users])
+            _announce(plan, [block.select(columns.names).cast(columns) for block in blocks])
             lease.confirm()
             judges = {key: _judge(table, key) for key in fingerprints}
             commit = CommitShard(plan, ScoringSettings(), storage.settings(), judges)
@@ -196,6 +200,23 @@ def _new_rows(table: str, files: Iterable[str]) -> tuple[list[pa.Table], list[st
         numbers = pa.array([shard] * len(block), pa.int32())
         blocks.append(block.set_column(block.column_names.index("shard"), "shard", numbers))
     return blocks, list(by_detector), len(rows) - len(new)
+
+
+def _with_nulls(block: pa.Table, fields: Iterable[pa.Field]) -> pa.Table:
+    for field in fields:
+        block = block.append_column(field, pa.nulls(len(block), field.type))
+    return block
+
+
+def _announce(plan: Plan, manifests: list[pa.Table]) -> None:
+    """Write the manifests of a run, the rows that it supersedes, the columns of the table, and last the plan."""
+    for shard, manifest in enumerate(manifests):
+        storage.write(plan.manifest_file(shard), parquet_bytes(manifest))
+    with connect_bounded(plan.table) as connection:
+        connection.register("images", pa.concat_tables(manifests))
+        write_superseded(connection, "images", plan.table, plan.run_id)
+    extend_schema(plan.table, pa.schema([]))
+    write_plan(plan)
 
 
 def _described(table: str, fingerprint: str) -> dict[str, object]:
