@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hand_made_table import write_run
 from hostile import PNG
 from served import Served, served
 
@@ -78,6 +79,15 @@ def test_an_image_has_one_row(server: Served, archive: Path, table: Path) -> Non
     recorded(server, uri=uri)
     append_requests(str(table))
     assert [row["image_uri"] for row in rows(table)] == [str(uri)]
+    assert verify(table).problems == []
+
+
+def test_columns_of_users_are_null(server: Served, archive: Path, table: Path) -> None:
+    write_run(str(table), 1, [f"{k}.png" for k in range(10)], columns={"line": "a"})
+    recorded(server, uri=archive / "camera0" / "00.png")
+    assert append_requests(str(table)) == 1
+    lines = query(table, "SELECT line, count(*) AS n FROM scores GROUP BY ALL ORDER BY ALL").to_pylist()
+    assert lines == [{"line": "a", "n": 10}, {"line": None, "n": 1}]
     assert verify(table).problems == []
 
 
