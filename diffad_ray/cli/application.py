@@ -16,9 +16,10 @@ from diffad_ray.cli.demo import demo
 from diffad_ray.cli.detectors import ablate, contact_sheet, evaluate, import_checkpoint, train
 from diffad_ray.cli.engines import ddl, export, views
 from diffad_ray.cli.nightly import nightly
+from diffad_ray.cli.scoring import score
 from diffad_ray.cli.serving import serve
 from diffad_ray.cli.shared import stderr
-from diffad_ray.cli.tables import compact, overlay, picture, prune, query, runs, score, verify
+from diffad_ray.cli.tables import compact, overlay, picture, prune, query, runs, verify
 from diffad_ray.errors import Fault, TryLater, UserError
 from diffad_ray.storage import Unavailable
 from diffad_ray.versions import version_lines

@@ -55,9 +55,9 @@ def make_plan(
 
     Args:
         archive: its location.
-        work: hash of what was asked for.
-        force: score everything, whatever the table has.
-        finished: a run that this call has just brought to its end; what failed in it is left to the next call.
+        work: hash of the task.
+        force: score all images, whatever the table has.
+        finished: a run that this call has just finished; its failures are left to the next call.
 
     Raises:
         UserError: the table can't be read or written, or has other types.
@@ -95,10 +95,9 @@ def make_plan(
             extend_schema(table, selection.columns)
             write_plan(plan)
         storage.delete(f"{table}/runs/{run_id}{PLANNING_SUFFIX}")
-    except OSError as error:
-        raise UserError(f"the plan can't be written to the table {table}: {error}") from error
-    except duckdb.Error as error:
-        raise UserError(f"the plan can't be written to the table {table}: {why(error)}") from error
+    except (OSError, duckdb.Error) as error:
+        reason = why(error) if isinstance(error, duckdb.Error) else error
+        raise UserError(f"the plan can't be written to the table {table}: {reason}") from error
     return plan
 
 

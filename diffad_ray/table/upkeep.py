@@ -16,8 +16,11 @@ MANY_FILES = 64
 "Small files that queries over an object store take a third of a second to open."
 
 
-def reasons_to_compact(table: str) -> list[str]:
-    """What a compaction would mend, in words that follow "the table has"; empty where it does not pay.
+def reasons_to_compact(table: str, many_files: int = MANY_FILES) -> list[str]:
+    """Return what a compaction would correct, in words that follow "the table has"; empty if it does not pay.
+
+    Args:
+        many_files: number of small files from which on they are a reason.
 
     Raises:
         OSError: the table can't be listed.
@@ -30,7 +33,7 @@ def reasons_to_compact(table: str) -> list[str]:
         if is_ended and file.bytes < SMALL_BYTES:
             small[path.rpartition("/")[0]] += 1
     mergeable = sum(count for count in small.values() if count > 1)
-    reasons = [f"{mergeable} small files"] if mergeable >= MANY_FILES else []
+    reasons = [f"{mergeable} small files"] if mergeable >= many_files else []
     if take_snapshot(table).superseded:
         reasons.append("rows that a later run has superseded, which engines other than `query` read too")
     schema = read_schema(table)
