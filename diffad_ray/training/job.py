@@ -24,6 +24,7 @@ from diffad_ray.tensors import NormalSquares
 from diffad_ray.training.batches import Images, World
 from diffad_ray.training.checkpoints import TrainingFolder
 from diffad_ray.training.defective import refuse_common
+from diffad_ray.training.events import Events
 from diffad_ray.training.finish import calibrated, settle_mode
 from diffad_ray.training.loop import Report, train_loop
 from diffad_ray.training.normals import load_normals, load_pieces, load_textures, read_images
@@ -91,13 +92,15 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
 
     def report(step: Report) -> None:
         folder.add(step)
+        events.add(step)
         modes[:] = [step.mode]
         on_report(step)
 
     resume = folder.load()
-    if detector.settings.part_names:
-        images = Images(learnt.normals, learnt.textures, learnt.defective)
-        detector = train_loop(detector, images, settings, world, resume, report, folder.save)
+    with Events(settings.tensorboard if world.rank == 0 else None) as events:
+        if detector.settings.part_names:
+            images = Images(learnt.normals, learnt.textures, learnt.defective)
+            detector = train_loop(detector, images, settings, world, resume, report, folder.save)
     learnt = replace(learnt, unreadable=_of_all_ranks(learnt.unreadable, world))
     if world.rank != 0:
         return

@@ -29,6 +29,8 @@ class TrainingSettings:
         checkpoint_seconds: time between checkpoints.
         report_every: steps between two lines of the loss table.
         augmentation: how the normal images are varied.
+        tensorboard: folder for event files with the losses; None writes none. On a cluster, it is a folder of the node
+            of rank 0.
         seed: of every random choice.
     """
 
@@ -45,6 +47,7 @@ class TrainingSettings:
     checkpoint_seconds: float = 120.0
     report_every: int = 10
     augmentation: Augmentation = field(default_factory=Augmentation)
+    tensorboard: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
