@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from diffad_ray.cli.capacity import capacity
 from diffad_ray.cli.demo import demo
 from diffad_ray.cli.detectors import ablate, contact_sheet, evaluate, import_checkpoint, train
 from diffad_ray.cli.nightly import nightly
@@ -58,6 +59,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     train,
     score,
     nightly,
+    capacity,
     evaluate,
     ablate,
     query,

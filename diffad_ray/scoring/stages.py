@@ -37,7 +37,7 @@ def run_shards(plan: Plan, pending: Sequence[int], task: Task, size: Size) -> It
     settings, storage_settings = task.settings, task.storage
     count = size.actors(task.cluster.actors, len(pending))
     attempts = Attempts()
-    judges, wanted = _judges(task), _wanted(task)
+    judges, wanted = judges_of(task), wanted_of(task)
     locations = {detector.bundle.fingerprint: detector.location for detector in task.detectors}
     thresholds = {fingerprint: judge.threshold for fingerprint, judge in judges.items()}
 
@@ -86,7 +86,7 @@ def _set_context(plan: Plan, task: Task) -> None:
     context.execution_no_progress_timeout_s = max(NO_PROGRESS_SECONDS, slowest)
 
 
-def _judges(task: Task) -> dict[str, Judge]:
+def judges_of(task: Task) -> dict[str, Judge]:
     """What judges the scores of each detector, by fingerprint."""
     judges = {}
     for _, bundle, _ in task.detectors:
@@ -95,7 +95,7 @@ def _judges(task: Task) -> dict[str, Judge]:
     return judges
 
 
-def _wanted(task: Task) -> dict[str, WantedImage]:
+def wanted_of(task: Task) -> dict[str, WantedImage]:
     """What each detector wants of an image, by fingerprint."""
     wanted = {}
     for _, bundle, _ in task.detectors:
