@@ -109,15 +109,15 @@ def test_trial_on_an_archive(archive: Path, detector: Path, tmp_path: Path) -> N
 
 
 def test_command_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], archive: Path, detector: Path
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], archive: Path, detector: Path
 ) -> None:
     arguments = ("capacity", archive, "--detector", detector, "--by", "06:00", "--minutes", "0")
     assert command_line(monkeypatch, *arguments, "--price", "cpu=0.04") == 0
-    said = capsys.readouterr().out
+    said = capfd.readouterr().out
     assert "42 images, 42 of them new" in said
     assert "100,000,000" in said
     assert "memory of the driver, GB" in said
     assert command_line(monkeypatch, *arguments, "--json") == 0
-    assert len(json.loads(capsys.readouterr().out)["forecasts"]) == 4
+    assert len(json.loads(capfd.readouterr().out)["forecasts"]) == 4
     assert command_line(monkeypatch, *arguments[:-4], "--by", "noon") == 2
-    assert "'noon' is no time of day" in capsys.readouterr().err
+    assert "'noon' is no time of day" in capfd.readouterr().err
