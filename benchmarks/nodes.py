@@ -162,7 +162,9 @@ def training_that_loses_a_node(nodes: Nodes, steps: int) -> dict[str, Any]:
 def busiest(nodes: Nodes, *names: str) -> str:
     """A node that a worker of the training runs on."""
     for name in names:
-        pids = subprocess.run(["ip", "netns", "pids", nodes.namespace(name)], capture_output=True, text=True, check=True)
+        pids = subprocess.run(
+            ["ip", "netns", "pids", nodes.namespace(name)], capture_output=True, text=True, check=True
+        )
         for pid in pids.stdout.split():
             if b"RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 return name

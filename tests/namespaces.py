@@ -46,7 +46,7 @@ def missing() -> str:
     return ""
 
 
-def wait_until(is_so: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
+def wait_until(is_so: Callable[[], bool], what: str, seconds: float = 180.0) -> None:
     """Return once something is so.
 
     Raises:
