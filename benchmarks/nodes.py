@@ -1,4 +1,4 @@
-"""A night on a cluster whose nodes have their own addresses, with lost nodes; and a training that loses a worker's node.
+"""A night on a cluster whose nodes have their own addresses, with lost nodes; and a training that loses a node.
 
     python benchmarks/nodes.py --images 20000
     python benchmarks/nodes.py --images 0 --steps 400
@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from faults import make_detector
 from faulty_proxy import FaultyProxy
 from namespaces import Nodes, fill_bucket, missing, start_store, wait_until

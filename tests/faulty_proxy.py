@@ -22,8 +22,8 @@ SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please r
 class FaultyProxy:
     """Passes requests on as they are, Host and signature included, and spoils the answers to a seeded share of them.
 
-    Only answers to paths that begin with `only` are spoilt. `slow_down`: 503 instead of the request. `reset`: the server
-    does the request, but its answer is lost with the connection. `slow`: the answer comes `slow` seconds late.
+    Only answers to paths that begin with `only` are spoilt. `slow_down`: 503 instead of the request. `reset`: the
+    server does the request, but its answer is lost with the connection. `slow`: the answer comes `slow` seconds late.
     `truncated`: half the body, or none where it is empty.
 
     Attributes:
