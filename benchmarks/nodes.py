@@ -22,6 +22,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from diffad_ray.table.reading import ask_views, has_rows
 from diffad_ray.table.verify import verify
 
 ARCHIVE, TABLE, DETECTOR = "s3://plant/archive", "s3://plant/table", "s3://plant/trained"
+NORMALS = 200
+"Images that the training learns from."
 JOIN_AND_KILL, KILL_HEAD = 0.2, 0.6
 LIMIT = 3600.0
 "Seconds after which a part has failed."
@@ -145,7 +148,7 @@ def training_that_loses_a_node(nodes: Nodes, steps: int) -> dict[str, Any]:
         return storage.exists(f"{DETECTOR}/training/checkpoint.pt")
 
     wait_until(has_checkpoint, "the first checkpoint", LIMIT)
-    victim = busiest(nodes, "first", "second", "third")
+    victim = node_of_a_worker(nodes, "first", "second", "third")
     nodes.kill(victim)
     lost_at = time.monotonic() - started
     wait_until(lambda: training.poll() is not None, "the end of the training", LIMIT)
@@ -159,7 +162,7 @@ def training_that_loses_a_node(nodes: Nodes, steps: int) -> dict[str, Any]:
     }
 
 
-def busiest(nodes: Nodes, *names: str) -> str:
+def node_of_a_worker(nodes: Nodes, *names: str) -> str:
     """A node that a worker of the training runs on."""
     for name in names:
         pids = subprocess.run(
@@ -180,29 +183,37 @@ def main() -> None:
     if reason := missing():
         sys.exit(reason)
     os.environ |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "us-east-1"}
-    parts = []
-    if arguments.images:
-        parts.append((arguments.images, lambda nodes, proxy: night_with_losses(nodes, proxy, *of_night)))
-    of_night = arguments.images, arguments.shard_images
-    if arguments.steps:
-        parts.append((200, lambda nodes, _: training_that_loses_a_node(nodes, arguments.steps)))
     print(f"{platform.platform()}, Python {platform.python_version()}")
-    for images, part in parts:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_ENDPOINT"))}
-        kept |= {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-        with Nodes(kept) as nodes:
-            server, upstream = start_store(nodes.bridge, nodes.folder / "store.log")
-            try:
-                with FaultyProxy(upstream, share=0.0, host=nodes.bridge) as proxy:
-                    fill_bucket(upstream, images)
-                    os.environ["AWS_ENDPOINT_URL"] = nodes.environment["AWS_ENDPOINT_URL"] = proxy.url
-                    figures = part(nodes, proxy)
-            finally:
-                server.kill()
-                server.wait()
-        print()
-        for name, value in figures.items():
-            print(f"- {name}: {f'{value:.3f}' if isinstance(value, float) else value}")
+    if arguments.images:
+        figures = on_nodes(
+            arguments.images,
+            lambda nodes, proxy: night_with_losses(nodes, proxy, arguments.images, arguments.shard_images),
+        )
+        print_figures(figures)
+    if arguments.steps:
+        print_figures(on_nodes(NORMALS, lambda nodes, _: training_that_loses_a_node(nodes, arguments.steps)))
+
+
+def on_nodes(images: int, part: Callable[[Nodes, FaultyProxy], dict[str, Any]]) -> dict[str, Any]:
+    """The figures of a part, given a bridge without nodes and a store with so many images."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_ENDPOINT"))}
+    kept |= {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    with Nodes(kept) as nodes:
+        server, upstream = start_store(nodes.bridge, nodes.folder / "store.log")
+        try:
+            with FaultyProxy(upstream, share=0.0, host=nodes.bridge) as proxy:
+                fill_bucket(upstream, images)
+                os.environ["AWS_ENDPOINT_URL"] = nodes.environment["AWS_ENDPOINT_URL"] = proxy.url
+                return part(nodes, proxy)
+        finally:
+            server.kill()
+            server.wait()
+
+
+def print_figures(figures: dict[str, Any]) -> None:
+    print()
+    for name, value in figures.items():
+        print(f"- {name}: {f'{value:.3f}' if isinstance(value, float) else value}", flush=True)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ from diffad_ray.demo.surfaces import normal
 PORT = 6379
 OBJECT_STORE = 100_000_000
 PICTURES, SIDE = 20, 64
+PATIENT = {"RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240", "RAY_worker_niceness": "0"}
+"For a busy machine."
 TRIES = 4
 "Of `ray start`, which gives up after 30 seconds, and a busy machine may need more."
 
@@ -46,7 +48,7 @@ def missing() -> str:
     return ""
 
 
-def wait_until(is_so: Callable[[], bool], what: str, seconds: float = 180.0) -> None:
+def wait_until(is_so: Callable[[], bool], what: str, seconds: float = 300.0) -> None:
     """Return once something is so.
 
     Raises:
@@ -76,7 +78,7 @@ class Nodes:
 
     def __init__(self, environment: dict[str, str]):
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-        self.environment = {**environment, **token, "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+        self.environment = {**environment, **token, "RAY_USAGE_STATS_ENABLED": "0", **PATIENT}
         self.folder = Path(tempfile.mkdtemp(prefix="dr-", dir="/tmp"))
         self.addresses: dict[str, str] = {}
         self._starts: dict[str, tuple[list[str], dict[str, str], int]] = {}
@@ -127,7 +129,7 @@ class Nodes:
         self._starts[name] = command, environment, tries
         self._processes[name] = self.run(name, command, self.folder / f"{name}.log", environment)
 
-    def wait(self, *names: str, seconds: float = 180.0) -> None:
+    def wait(self, *names: str, seconds: float = 300.0) -> None:
         """Return once nodes are up; one that Ray gave up to start is started again."""
 
         def all_are_up() -> bool:
