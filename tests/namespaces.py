@@ -32,7 +32,7 @@ OBJECT_STORE = 100_000_000
 PICTURES, SIDE = 20, 64
 PATIENT = {"RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240", "RAY_worker_niceness": "0"}
 "For a busy machine."
-TRIES = 4
+TRIES = 8
 "Of `ray start`, which gives up after 30 seconds, and a busy machine may need more."
 
 

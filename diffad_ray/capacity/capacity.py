@@ -80,6 +80,9 @@ def capacity(
         UserError: an input is not as it must be, there are several detectors, or no image could be scored.
     """
     hours = hours_until(by, start, datetime.now())
+    node = Node(cpus=cores(), gpus=torch.cuda.device_count())
+    if prices and node.gpus and "gpu" not in prices:
+        raise UserError("nodes like this machine have GPUs, and the price of one is missing: add gpu=2.5")
     with scratch_folder() as scratch:
         place = str(scratch / "none") if table is None else table
         task = make_task(archive, place, detector, settings={}, settings_file=settings_file, overrides=overrides)
@@ -92,7 +95,6 @@ def capacity(
         new = sum(pending.counts.values())
         rows = pending.rows if new else pending.selection.rows
         trial = run_trial(task, pending.selection, rows, minutes * 60, scratch, say)
-    node = Node(cpus=cores(), gpus=torch.cuda.device_count())
     bundle = task.detectors[0].bundle
 
     def foreseen(images: int, listed: int) -> Forecast:
