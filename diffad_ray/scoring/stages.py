@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 import ray.data
+from ray.data._internal.datasource.range_datasource import RangeDatasource
 
 from diffad_ray.cluster_size import Size
 from diffad_ray.scoring.attempts import Attempts
@@ -42,7 +43,9 @@ def run_shards(plan: Plan, pending: Sequence[int], task: Task, size: Size) -> It
     thresholds = {fingerprint: judge.threshold for fingerprint, judge in judges.items()}
 
     numbers = np.asarray(pending, np.int32)
-    stages = ray.data.range(len(pending), override_num_blocks=len(pending))
+    # As `ray.data.range`, which asks for a whole CPU a block: on nodes of one CPU that hold an actor it never finds one.
+    places = RangeDatasource(n=len(pending), block_format="arrow", column_name="id")
+    stages = ray.data.read_datasource(places, num_cpus=CPUS_A_STAGE, override_num_blocks=len(pending))
     # Without GPUs, Ray fuses loading into the actors that detect: the cores are busy then, and nothing is copied.
     # With GPUs, loading runs on the CPUs of all nodes, ahead of them.
     load = LoadShard(plan, settings, storage_settings, numbers, wanted, attempts)
