@@ -81,6 +81,7 @@ class Nodes:
         self.environment = {**environment, **token, "RAY_USAGE_STATS_ENABLED": "0", **PATIENT}
         self.folder = Path(tempfile.mkdtemp(prefix="dr-", dir="/tmp"))
         self.addresses: dict[str, str] = {}
+        self._links: dict[str, str] = {}
         self._starts: dict[str, tuple[list[str], dict[str, str], int]] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._number = _make_bridge()
@@ -175,6 +176,8 @@ class Nodes:
     def remove(self, name: str) -> None:
         """Kill a node and take its address away."""
         self.kill(name)
+        # The namespace would take it along, but later, when the next run may want its name.
+        _ip("link", "del", self._links[name])
         _ip("netns", "del", self.namespace(name))
         del self.addresses[name]
 
@@ -189,7 +192,7 @@ class Nodes:
         host = next(number for number in range(1, 254) if number not in used)
         namespace, ends = self.namespace(name), (f"dr{self._number}n{host}a", f"dr{self._number}n{host}b")
         _ip("netns", "add", namespace)
-        self.addresses[name] = f"10.77.{self._number}.{host}"
+        self.addresses[name], self._links[name] = f"10.77.{self._number}.{host}", ends[0]
         _ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
         _ip("link", "set", ends[1], "netns", namespace)
         _ip("link", "set", ends[0], "master", f"diffad{self._number}", "up")

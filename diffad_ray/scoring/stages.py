@@ -43,7 +43,7 @@ def run_shards(plan: Plan, pending: Sequence[int], task: Task, size: Size) -> It
     thresholds = {fingerprint: judge.threshold for fingerprint, judge in judges.items()}
 
     numbers = np.asarray(pending, np.int32)
-    # As `ray.data.range`, which asks for a whole CPU a block: on nodes of one CPU that hold an actor it never finds one.
+    # As `ray.data.range`, which asks for a whole CPU a block, and never gets it on nodes of one CPU with an actor each.
     places = RangeDatasource(n=len(pending), block_format="arrow", column_name="id")
     stages = ray.data.read_datasource(places, num_cpus=CPUS_A_STAGE, override_num_blocks=len(pending))
     # Without GPUs, Ray fuses loading into the actors that detect: the cores are busy then, and nothing is copied.
