@@ -20,7 +20,7 @@ from diffad_ray.table.reading import ask_views
 from diffad_ray.table.verify import Verification, verify
 from diffad_ray.versions import VERSION
 
-IMAGES, SHARD_IMAGES = 300, 4
+IMAGES, SHARD_IMAGES = 200, 4
 SLOW = 1.0
 "Seconds for an image of the store, until all has happened that is to happen in the middle of the run."
 CHECKED = {f"/plant/archive/{k:04d}.png" for k in range(IMAGES_READ)}
