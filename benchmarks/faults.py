@@ -7,7 +7,8 @@ The archive is in a bucket of an S3 server on loopback, behind a proxy that coun
 all answers (503, resets, slow answers, truncated bodies). The Ray cluster has a head and two nodes on this machine. At
 random moments the driver, a worker process or a whole node is killed by SIGKILL; a killed driver is started again by
 the same command, a killed node replaced. Between two kills the table grows at least once, so that none of them hits
-mere beginnings. All the while the table is read by DuckDB through a plain glob.
+mere beginnings. All the while the table is read by DuckDB through a plain glob, and through the views of `query`.
+Afterwards a fifth of the images is scored again and the table is compacted. The views are read then, too.
 """
 
 from __future__ import annotations
@@ -96,6 +97,10 @@ class Reader(threading.Thread):
         self.table, self.reads, self.rows = table, 0, 0
         self.problems, self.ended = list[str](), threading.Event()
 
+    def stop(self) -> None:
+        self.ended.set()
+        self.join()
+
     def run(self) -> None:
         while not self.ended.wait(0.5):
             if not list(self.table.glob("scores/*/*.parquet")):
@@ -108,6 +113,27 @@ class Reader(threading.Thread):
                 continue
             if rows != images or rows < self.rows:
                 self.problems.append(f"{rows} rows of {images} images after {self.rows} rows")
+            self.rows, self.reads = rows, self.reads + 1
+
+
+class ViewReader(Reader):
+    """Reads the views all the while: each image may be there once, also while images are scored again or merged."""
+
+    def run(self) -> None:
+        from diffad_ray.errors import UserError
+        from diffad_ray.table.views import read_views
+
+        sql = "SELECT count(*), count(DISTINCT image_id) FROM scores"
+        while not self.ended.wait(0.5):
+            if not list(self.table.glob("scores/*/*.parquet")):
+                continue
+            try:
+                ((rows, images),) = read_views(str(self.table), lambda views: views.execute(sql).fetchall())
+            except (duckdb.Error, UserError) as error:
+                self.problems.append(str(error))
+                continue
+            if rows != images or rows < self.rows:
+                self.problems.append(f"the views have {rows} rows of {images} images after {self.rows} rows")
             self.rows, self.reads = rows, self.reads + 1
 
 
@@ -179,19 +205,22 @@ def _worker_processes(raylets: set[str]) -> list[int]:
     return found
 
 
-def check(table: Path, images: int, served: Counter[str]) -> dict[str, Any]:
+def fetched_again(images: int, served: Counter[str]) -> float:
+    """The share of the images that was fetched more than once."""
+    return sum(count for path, count in served.items() if path.startswith("/plant/archive/")) / images - 1
+
+
+def check(table: Path, images: int) -> dict[str, Any]:
     """What the table holds in the end."""
     from diffad_ray.table.verify import verify
 
     sql = f"SELECT count(*), count(DISTINCT image_uri) FROM read_parquet('{table}/scores/*/*.parquet')"
     ((rows, distinct),) = duckdb.connect().execute(sql).fetchall()
-    fetched = [count for path, count in served.items() if path.startswith("/plant/archive/")]
     verification = verify(str(table))
     return {
         "rows": rows,
         "lost": images - distinct,
         "double": rows - distinct,
-        "again": sum(fetched) / images - 1,
         "verify": [str(problem) for problem in verification.problems],
         "temporary": [str(path) for path in table.rglob("*") if path.name.endswith(".part")],
     }
@@ -216,6 +245,8 @@ def main() -> None:
         try:
             import boto3
 
+            from diffad_ray.table.compact import compact
+
             boto3.client("s3").create_bucket(Bucket="plant")
             fill_archive(arguments.images)
             make_detector(root / "detector")
@@ -225,25 +256,32 @@ def main() -> None:
                 command = [sys.executable, "-m", "diffad_ray.cli", "score", "s3://plant/archive", "--actors", "2"]
                 command += ["--detector", str(root / "detector"), "--table", str(table)]
                 command += ["--set", f"scoring.shard_images={arguments.shard_images}"]
-                reader = Reader(table)
-                reader.start()
+                readers = [Reader(table), ViewReader(table)]
+                for reader in readers:
+                    reader.start()
                 run = Run(command, root / "driver.log", arguments.seed, arguments.pause)
                 try:
-                    seconds = run.until_finished(arguments.kills, arguments.limit, lambda: reader.rows)
+                    seconds = run.until_finished(arguments.kills, arguments.limit, lambda: readers[0].rows)
+                    readers[0].stop()
+                    again = fetched_again(arguments.images, proxy.served)
+                    run.command += ["--force", "--limit", str(arguments.images // 5)]
+                    run.until_finished(0, arguments.limit, lambda: 0)
+                    compact(table, arguments.shard_images)
                 except RuntimeError:
                     print((root / "driver.log").read_text()[-4000:], file=sys.stderr)
                     raise
                 finally:
-                    reader.ended.set()
-                    reader.join()
+                    for reader in readers:
+                        reader.stop()
                     run.cluster.shutdown()
-            figures = check(table, arguments.images, proxy.served) | {
+            figures = check(table, arguments.images) | {
+                "again": again,
                 "images": arguments.images,
                 "seconds": seconds,
                 "kills": dict(run.kills),
                 "starts": run.starts,
-                "reads": reader.reads,
-                "reader": reader.problems[:3],
+                "reads": [reader.reads for reader in readers],
+                "reader": [problem for reader in readers for problem in reader.problems[:3]],
                 "faults": dict(proxy.faults),
                 "requests": proxy.requests,
             }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -13,7 +13,7 @@ from diffad_ray import storage
 from diffad_ray.errors import UserError
 
 S = TypeVar("S")
-SECTIONS = ("detector", "training", "images", "scoring", "storage", "cluster", "nightly")
+SECTIONS = ("detector", "training", "images", "scoring", "serving", "storage", "cluster", "nightly")
 
 
 def read_settings_file(location: str) -> dict[str, dict[str, Any]]:
@@ -140,7 +140,11 @@ def _refuse_unknown(settings_class: type, values: Mapping[str, Any], section: st
     for key, value in values.items():
         if key not in fields:
             raise UserError(f"[{section}] has no setting {key!r}; it has {', '.join(sorted(fields))}")
-        # The field may be a settings class itself, or an optional one.
+        # The field may be a settings class itself, or an optional one, or hold some by names.
+        is_named = get_origin(types[key]) is Mapping
         for nested in (types[key], *get_args(types[key])):
             if isinstance(value, Mapping) and isinstance(nested, type) and dataclasses.is_dataclass(nested):
-                _refuse_unknown(nested, value, f"{section}.{key}")
+                inner = {f".{name}": one for name, one in value.items()} if is_named else {"": value}
+                for name, one in inner.items():
+                    if isinstance(one, Mapping):
+                        _refuse_unknown(nested, one, f"{section}.{key}{name}")

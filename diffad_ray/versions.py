@@ -11,8 +11,11 @@ VERSION = "0.1.0"
 "The package's; pyproject.toml and the documentation read it here."
 BUNDLE_SCHEMA = 10
 "Of detector bundles; `bundles/bundle.py` says what changed when."
-TABLE_SCHEMA = 1
-"Of the columns, file names, plans and records of tables."
+TABLE_SCHEMA = 2
+"""Of the columns, file names, plans and records of tables. Version 2 writes down which rows a run supersedes, and the
+table's columns; tables of version 1, which no release has written, lack that and are refused."""
+OLDEST_TABLE_SCHEMA = 2
+"That this code reads."
 
 DEPENDENCIES = {
     "torch": "torch",

@@ -21,7 +21,16 @@ from diffad_ray.storage import StorageSettings, retry
 from diffad_ray.training.train import train
 
 SIDE = 32
-LONGEST = ("test_faults", "test_scoring", "test_kinds", "test_package", "test_hostile", "test_train", "test_defective")
+LONGEST = (
+    "test_faults",
+    "test_serving_ray",
+    "test_scoring",
+    "test_kinds",
+    "test_package",
+    "test_hostile",
+    "test_train",
+    "test_defective",
+)
 "Files that take minutes, the longest first: begun last, they would keep one of two processes busy alone at the end."
 # One thread: on cores that others use too, two of them wait for each other a hundred times as long as they compute.
 torch.set_num_threads(1)

@@ -20,7 +20,10 @@ from diffad_ray.table.layout import (
     shard_file,
     to_table,
 )
+from diffad_ray.table.reading import connect
 from diffad_ray.table.runs import Plan, PlannedDetector, RunRecord, write_plan, write_record
+from diffad_ray.table.schema import extend_schema, scores_schema
+from diffad_ray.table.superseded import write_superseded
 
 FINGERPRINT = "f" * 16
 START = datetime(2026, 1, 1, 3, tzinfo=UTC)
@@ -69,11 +72,14 @@ def write_run(
         work=f"work{day}",
         settings={},
     )
-    schema = pa.schema(list(SCORES) + [pa.field(name, pa.string()) for name in extra])
+    columns = pa.schema([(name, pa.string()) for name in extra])
+    _begin(plan, [described(f"{archive}/{name}") for name in images], columns)
+    schema = scores_schema(table)
+    users = [field for field in schema if field.name not in SCORES.names]
     written: list[dict[str, Any]] = []
     for shard, names in enumerate(shards):
         base = [{**extra, **described(f"{archive}/{name}"), "detector_fingerprint": FINGERPRINT} for name in names]
-        manifest = pa.schema(list(MANIFEST) + [pa.field(name, pa.string()) for name in extra])
+        manifest = pa.schema([*MANIFEST, *users])
         storage.write(plan.manifest_file(shard), parquet_bytes(to_table(base, manifest)))
         if done is not None and shard >= done:
             continue
@@ -93,6 +99,17 @@ def write_run(
     if state:
         write_record(plan, record_of(plan, written, state))
     return plan
+
+
+def _begin(plan: Plan, images: list[dict[str, Any]], columns: pa.Schema) -> None:
+    """What scoring writes before the plan, besides manifests."""
+    if storage.exists(plan.plan_file):
+        return  # the run goes on
+    planned = pa.Table.from_pylist([{**image, "detector_fingerprint": FINGERPRINT} for image in images], MANIFEST)
+    with connect(plan.table) as connection:
+        connection.register("planned", planned)
+        write_superseded(connection, "planned", plan.table, plan.run_id)
+    extend_schema(plan.table, columns)
 
 
 def described(uri: str) -> dict[str, Any]:

@@ -16,9 +16,10 @@ import pytest
 from hand_made_table import write_run
 
 from diffad_ray import UserError, query, storage
-from diffad_ray.table.compact import Merger, compact, finish_compactions, pending_mergers
+from diffad_ray.table.compact import compact, finish_compactions
 from diffad_ray.table.documents import document
 from diffad_ray.table.lease import Lease
+from diffad_ray.table.snapshot import Merger, pending_mergers
 from diffad_ray.table.verify import verify
 
 NAMES = [f"line/{k:02d}.png" for k in range(22)]
@@ -69,7 +70,7 @@ def test_few_files_with_the_same_rows(table: str) -> None:
     summary = compact(table)
     assert (summary.files_before, summary.files_after) == (18, 9)
     regions = query(table, "SELECT count(*) AS n FROM regions WHERE run_id NOT LIKE '20260103%'").to_pylist()
-    assert summary.rows == 2 * len(NAMES) + regions[0]["n"]
+    assert (summary.rows, summary.dropped) == (2 * len(NAMES) - 1 + regions[0]["n"], 1)
     assert [len(parquet(table, kind)) for kind in ("scores", "regions", "manifests")] == [3, 3, 3]
     assert rows(table) == before
     assert query(table, "SELECT count(*) FILTER (line = 'press') AS n FROM scores").to_pylist() == [{"n": 13}]
@@ -167,7 +168,7 @@ def test_a_merger_that_was_written_down_alone_is_carried_out(tmp_path: Path) -> 
     expected = rows(table)
     sources = [f"scores/run_date=2026-01-01/{name}" for name in parquet(table, "scores")]
     target = f"scores/run_date=2026-01-01/merged-{'0' * 16}.parquet"
-    merger = Merger("scores", sources, target, 8)
+    merger = Merger("scores", sources, target, 8, [])
     storage.write(f"{table}/{merger.journal}", document(merger))
     assert pending_mergers(table) == [merger]
     finish_compactions(table)
@@ -217,7 +218,7 @@ def test_rows_that_were_deleted_by_hand_are_not_waited_for(tmp_path: Path) -> No
     storage.write(
         f"{tmp_path}/compactions/merged-{'0' * 16}.json",
         b'{"kind": "scores", "sources": ["scores/run_date=2025-01-01/gone.parquet"], '
-        b'"target": "scores/run_date=2025-01-01/merged-0000000000000000.parquet", "rows": 5}',
+        b'"target": "scores/run_date=2025-01-01/merged-0000000000000000.parquet", "rows": 5, "superseded": []}',
     )
     assert len(pending_mergers(str(tmp_path))) == 1
     finish_compactions(str(tmp_path))
@@ -230,7 +231,7 @@ def test_rows_beside_those_that_were_deleted_by_hand_stay(tmp_path: Path) -> Non
     expected = rows(table)
     (left,) = (f"scores/run_date=2026-01-01/{name}" for name in parquet(table, "scores"))
     target = f"scores/run_date=2026-01-01/merged-{'0' * 16}.parquet"
-    merger = Merger("scores", [left, "scores/run_date=2026-01-01/gone.parquet"], target, 10)
+    merger = Merger("scores", [left, "scores/run_date=2026-01-01/gone.parquet"], target, 10, [])
     storage.write(f"{table}/{merger.journal}", document(merger))
     finish_compactions(table)
     assert rows(table) == expected

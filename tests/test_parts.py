@@ -16,13 +16,15 @@ from diffad_ray.analytics.history import runs
 from diffad_ray.analytics.summary import summarise
 from diffad_ray.reports.overlay import original_and_regions
 from diffad_ray.table import parts
-from diffad_ray.table.compact import compact, pending_mergers
+from diffad_ray.table.compact import compact
 from diffad_ray.table.layout import TABLE_SCHEMA_KEY, image_id, mask_file, parquet_bytes, shard_file
 from diffad_ray.table.lease import Lease
-from diffad_ray.table.parts import MANIFESTS, MASKS, REGIONS, RUNS, SCORES, Part, part_of, run_of
-from diffad_ray.table.reading import connect_bounded, create_view, open_table
+from diffad_ray.table.parts import MANIFESTS, MASKS, NO_RUN, REGIONS, RUNS, SCHEMA_FILE, SCORES, Part, part_of, run_of
+from diffad_ray.table.reading import connect_bounded, rows_of
 from diffad_ray.table.runs import read_runs
+from diffad_ray.table.snapshot import pending_mergers
 from diffad_ray.table.verify import verify
+from diffad_ray.table.views import create_view, open_table
 from diffad_ray.versions import TABLE_SCHEMA
 
 NAMES = [f"line/{k:02d}.png" for k in range(12)]
@@ -34,6 +36,13 @@ def without(table: Path, kind: str, columns: Sequence[str]) -> None:
     for path in table.glob(f"{kind}/**/*.parquet"):
         rows = pq.read_table(pa.BufferReader(path.read_bytes()))
         path.write_bytes(parquet_bytes(rows.drop_columns(list(columns))))
+    document = table / SCHEMA_FILE
+    schema = json.loads(document.read_text())
+    if kind == "scores":
+        schema["columns"] = {name: of for name, of in schema["columns"].items() if name not in columns}
+    if kind == "regions":
+        schema["regions"] = [name for name in schema["regions"] if name not in columns]
+    document.write_text(json.dumps(schema))
 
 
 def of_newer_schema(document: Path) -> None:
@@ -93,10 +102,12 @@ def test_every_file_that_is_written_belongs_to_its_part(tmp_path: Path) -> None:
     for file in storage.walk(str(tmp_path)):
         path = file.uri.removeprefix(f"{tmp_path}/")
         part = part_of(path)
+        if path == SCHEMA_FILE:
+            continue
         assert part is not None
         assert part.name == path.partition("/")[0]
         if part.schema is not None:
-            assert run_of(path) == plan.run_id
+            assert run_of(path) == (NO_RUN if part.name == "superseded" else plan.run_id)
             assert pq.read_metadata(file.uri).metadata[TABLE_SCHEMA_KEY] == str(TABLE_SCHEMA).encode()
     assert part_of(mask_file("", FINGERPRINT, -1)[1:]) is MASKS
     assert part_of(f"runs/{plan.run_id}.planning") is RUNS
@@ -185,13 +196,13 @@ def test_leases_and_journals_of_a_newer_schema_are_refused(tmp_path: Path) -> No
         pending_mergers(str(tmp_path))
 
 
-def test_documents_without_a_version_and_damaged_ones_do_not_keep_readers_out(tmp_path: Path) -> None:
+def test_a_table_of_an_unreleased_schema_is_refused_and_a_damaged_plan_keeps_no_reader_out(tmp_path: Path) -> None:
     plan = write_run(str(tmp_path), 1, NAMES)
     document = json.loads(Path(plan.plan_file).read_text())
     del document["table_schema"]
     Path(plan.plan_file).write_text(json.dumps(document))
-    assert len(query(tmp_path, "FROM scores")) == 12
-    assert verify(tmp_path).problems == []
+    with pytest.raises(UserError, match="has the table schema 1, of a version that was never released"):
+        query(tmp_path, "FROM scores")
     for damaged in ("{", "[]", '{"table_schema": "x"}'):
         Path(plan.plan_file).write_text(damaged)
         assert len(query(tmp_path, "FROM scores")) == 12
@@ -223,21 +234,21 @@ def test_a_part_to_come_needs_its_declaration_alone(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(parts.PARTS, "notes", notes)
     monkeypatch.setitem(parts.PARQUET_PARTS, "notes", notes)
     with connect_bounded(table) as connection:
-        create_view(connection, table, notes, "")
+        create_view(connection, "notes", notes.columns, None, "")
         assert connection.execute("SELECT count(*), count(verdict) FROM notes").fetchall() == [(0, 0)]
     for shard in (0, 1):
         rows = [{"image_id": image_id(name, "v"), "run_id": plan.run_id} for name in NAMES[shard::2]]
         file = shard_file(table, "notes", plan.run_date, plan.run_id, shard)
         storage.write(file, parquet_bytes(pa.Table.from_pylist(rows)))
     found = verify(table)
-    assert (found.problems, found.notes, found.files) == ([], [], 3 * 3 + 2)
+    assert (found.problems, found.notes, found.files) == ([], [], 3 * 3 + 2 + 1)
     with connect_bounded(table) as connection:
-        create_view(connection, table, notes, "")
+        create_view(connection, "notes", notes.columns, rows_of(table, "notes"), "")
         assert connection.execute("SELECT count(*), count(verdict) FROM notes").fetchall() == [(12, 0)]
     compact(table)
     (file,) = tmp_path.glob("notes/*/*.parquet")
     merged = pq.read_table(pa.BufferReader(file.read_bytes()))
-    assert merged.column_names == ["image_id", "run_id", "verdict"]
+    assert merged.column_names == ["image_id", "verdict", "run_id"]
     assert merged["image_id"].to_pylist() == sorted(merged["image_id"].to_pylist())
     assert verify(table).problems == []
 
@@ -246,7 +257,7 @@ def test_every_part_is_declared_consistently() -> None:
     assert [name for name, part in parts.PARTS.items() if part.name != name] == []
     for part in parts.PARTS.values():
         assert 1 <= part.since <= TABLE_SCHEMA
-        assert part.divided_by in (("run_date", "run") if part.schema else ("",))
+        assert part.schema is not None or part.divided_by == ""
         if part.schema is not None:
             assert {*part.key, *part.order} <= set(part.columns.names)
             assert part.key

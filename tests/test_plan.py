@@ -183,7 +183,13 @@ def test_a_plan_is_marked_while_it_is_made(
     mark = f"{tmp_path}/table/runs/{plan.run_id}.planning"
     assert calls[0] == mark
     assert sorted(calls[1:3]) == [plan.manifest_file(0), plan.manifest_file(1)]
-    assert calls[3:] == [plan.plan_file, f"delete {mark}"]
+    table = f"{tmp_path}/table"
+    assert calls[3:] == [
+        f"{table}/superseded/none.parquet",
+        f"{table}/schema.json",
+        plan.plan_file,
+        f"delete {mark}",
+    ]
 
 
 def test_what_failed_in_the_run_that_was_just_finished_is_left_to_the_next_call(

@@ -26,6 +26,7 @@ from diffad_ray.cli.tables import picture
 from diffad_ray.demo.surfaces import normal
 from diffad_ray.reports.gallery import draw_gallery, worst_images
 from diffad_ray.table.layout import REGIONS, SCORES, image_id, parquet_bytes, shard_file, to_table
+from diffad_ray.table.parts import SUPERSEDED, run_file
 
 START = datetime(2026, 1, 2, 3, tzinfo=UTC)
 
@@ -59,6 +60,11 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path = Path(shard_file(str(table), kind, *place))
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(parquet_bytes(content))
+    entry = {name: first[9][name] for name in ("image_id", "detector_fingerprint", "run_id", "status")}
+    storage.write(
+        run_file(str(table), "superseded", "run1"),
+        parquet_bytes(to_table([entry | {"superseded_by": "run1"}], SUPERSEDED.columns)),
+    )
     return table
 
 
@@ -99,7 +105,7 @@ def test_wrong_queries_say_what_is_there(table: Path, tmp_path: Path) -> None:
         query(table, "SELECT nothing FROM scores")
     with pytest.raises(UserError, match="empty"):
         query(table, " ; ")
-    with pytest.raises(UserError, match="csv, json, parquet"):
+    with pytest.raises(UserError, match="csv, tsv, json, parquet"):
         query_to_file(table, "SELECT 1", tmp_path / "x", "xlsx")
     with pytest.raises(UserError, match="there is no folder"):
         query_to_file(table, "SELECT 1", tmp_path / "no" / "such" / "folder" / "x.csv", "csv")
@@ -155,7 +161,7 @@ def test_names_that_stdout_cannot_show(table: Path, tmp_path: Path, encoding: st
         path.write_bytes(parquet_bytes(content))
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     command = [sys.executable, "-m", "diffad_ray.cli", "query", str(tmp_path / "Täble")]
-    for more, code in (([], 0), (["SELECT image_uri FROM scores"], 0), (["SELECT ä"], 2)):
+    for more, code in (([], 0), (["SELECT image_uri FROM scores", "--format", "table"], 0), (["SELECT ä"], 2)):
         ended = subprocess.run([*command, *more], capture_output=True, timeout=60, env=environment)
         assert ended.returncode == code, ended.stderr
         assert b"Traceback" not in ended.stderr

@@ -10,19 +10,19 @@ import pytest
 from hand_made_table import write_run
 
 from diffad_ray import UserError, storage
-from diffad_ray.table import reading
+from diffad_ray.table import views
 from diffad_ray.table.reading import (
-    ATTEMPTS,
     bound,
     connect,
     connect_bounded,
     count_rows,
     existing,
     has_rows,
-    read_views,
     rows_in,
     rows_of,
 )
+from diffad_ray.table.snapshot import Merger
+from diffad_ray.table.views import ATTEMPTS, open_table, read_views
 
 NAMES = [f"line/{k:02d}.png" for k in range(12)]
 COUNT = "SELECT count(*), count(DISTINCT image_id) FROM scores"
@@ -48,10 +48,15 @@ def test_views_show_the_last_row_and_its_regions_once(tmp_path: Path) -> None:
     table = str(tmp_path)
     write_run(table, 1, NAMES)
     write_run(table, 2, NAMES[:6])
-    for path in sorted(tmp_path.glob("*/run_date=*/*.parquet")):
-        (path.parent / f"merged-{path.stem[-16:].replace('-', '0')}.parquet").write_bytes(path.read_bytes())
+    for number, path in enumerate(sorted(tmp_path.glob("*/run_date=*/*.parquet"))):
+        source, target = (
+            str(at.relative_to(tmp_path)) for at in (path, path.with_name(f"merged-{number:016x}.parquet"))
+        )
+        (tmp_path / target).write_bytes(path.read_bytes())
+        merger = Merger(source.partition("/")[0], [source], target, 0, [])
+        storage.write(f"{table}/{merger.journal}", merger.to_bytes())
     figures = "SELECT run_id[:8], count(*) FROM {} GROUP BY 1 ORDER BY 1"
-    with reading.open_table(table) as connection:
+    with open_table(table) as connection:
         assert connection.execute(figures.format("scores")).fetchall() == [("20260101", 6), ("20260102", 6)]
         assert connection.execute(figures.format("regions")).fetchall() == [("20260101", 6), ("20260102", 4)]
 
@@ -122,7 +127,7 @@ class Compacting:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses that were made, none of which takes time."""
     made: list[float] = []
-    monkeypatch.setattr(reading.time, "sleep", made.append)
+    monkeypatch.setattr(views.time, "sleep", made.append)
     return made
 
 

@@ -11,12 +11,18 @@ from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.scratch import scratch_folder
 from diffad_ray.table.layout import quoted
-from diffad_ray.table.reading import open_table, read_views, reason_of
+from diffad_ray.table.reading import reason_of
+from diffad_ray.table.views import open_table, read_views
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMATS = {"csv": "FORMAT csv, HEADER", "json": "FORMAT json, ARRAY true", "parquet": "FORMAT parquet"}
+FORMATS = {
+    "csv": "FORMAT csv, HEADER",
+    "tsv": r"FORMAT csv, HEADER, DELIMITER '\t'",
+    "json": "FORMAT json, ARRAY true",
+    "parquet": "FORMAT parquet",
+}
 
 
 def query(table: str | Path, sql: str) -> pa.Table:
@@ -33,7 +39,7 @@ def query(table: str | Path, sql: str) -> pa.Table:
 
 
 def query_to_file(table: str | Path, sql: str, output: str | Path, output_format: str) -> None:
-    """Write a query's result to a file or URI, as `csv`, `json` or `parquet`.
+    """Write a query's result to a file or URI, as `csv`, `tsv`, `json` or `parquet`.
 
     Raises:
         UserError: another format, no table, a wrong query, or no permission to write.

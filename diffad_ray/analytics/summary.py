@@ -9,7 +9,7 @@ from typing import Any
 
 import duckdb
 
-from diffad_ray.table.reading import ask_views
+from diffad_ray.table.views import ask_views
 
 WORST = 10
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)

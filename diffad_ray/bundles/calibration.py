@@ -31,7 +31,8 @@ class Calibration:
         images: number n of images in the calibration split.
         scores, ranks: ascending scores and their ranks in 1 to n; with many images, all of the highest scores and an
             evenly spaced selection of the others.
-        tail_scale, tail_count: mean and number k of the excesses over the quantile where the tail begins.
+        tail_scale, tail_count: mean and number k of the excesses over the quantile where the tail begins. The relative
+            standard error of the mean is about 1 / sqrt(k).
 
     Example:
         >>> calibration = Calibration.from_scores(np.arange(199.0), false_alarm_rate=0.01)

@@ -15,9 +15,12 @@ from rich.text import Text
 from diffad_ray.cli.capacity import capacity
 from diffad_ray.cli.demo import demo
 from diffad_ray.cli.detectors import ablate, contact_sheet, evaluate, import_checkpoint, train
+from diffad_ray.cli.engines import ddl, export, views
 from diffad_ray.cli.nightly import nightly
+from diffad_ray.cli.scoring import score
+from diffad_ray.cli.serving import serve
 from diffad_ray.cli.shared import stderr
-from diffad_ray.cli.tables import compact, overlay, picture, prune, query, runs, score, verify
+from diffad_ray.cli.tables import compact, overlay, picture, prune, query, runs, verify
 from diffad_ray.errors import Fault, TryLater, UserError
 from diffad_ray.storage import Unavailable
 from diffad_ray.versions import version_lines
@@ -60,6 +63,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     score,
     nightly,
     capacity,
+    serve,
     evaluate,
     ablate,
     query,
@@ -68,6 +72,9 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     runs,
     verify,
     compact,
+    ddl,
+    views,
+    export,
     prune,
     demo,
     import_checkpoint,

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-console = Console()
+WIDE = 1000
+"Characters of a line where nobody looks at a terminal: a pipe and a file get whole values."
+
+
+def _console() -> Console:
+    is_narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console() if is_narrow else Console(width=WIDE)
+
+
+console = _console()
 stderr = Console(stderr=True)
 
 Settings = Annotated[str | None, typer.Option("--settings", help="TOML settings file; options win over it.")]

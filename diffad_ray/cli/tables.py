@@ -1,137 +1,30 @@
-"""Commands around a table: written, asked, drawn, checked and compacted."""
+"""Commands around a table: asked, drawn, checked, compacted and pruned."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from diffad_ray.cli.check import check_first
 from diffad_ray.cli.shared import (
     AsJson,
-    CheckAlone,
-    Cpus,
-    Gpus,
-    Overrides,
-    Settings,
     console,
     print_json,
     say,
     stderr,
 )
-from diffad_ray.cli.unfold import unfold
 from diffad_ray.errors import UserError
-
-
-@dataclass
-class ChoiceOptions:
-    """Which images of the archive are scored, and by which detector."""
-
-    detector: Annotated[str | None, typer.Option(help="Folder or URI of the detector.")] = None
-    route: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB=DETECTOR", help="Another detector for paths that match. Repeatable."),
-    ] = None
-    include: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Only these paths. Repeatable.")] = None
-    exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Not these paths. Repeatable.")] = None
-    since: Annotated[str | None, typer.Option(help="Only images changed since: 2026-11-20, 36h, 7d.")] = None
-    sample: Annotated[float | None, typer.Option(help="A random share of the images, such as 0.05.")] = None
-    limit: Annotated[int | None, typer.Option(help="Only the first so many images of the archive.")] = None
-    force: Annotated[bool, typer.Option(help="Score images again that the table has.")] = False
-
-    def settings(self) -> dict[str, Any]:
-        """As `make_task` takes them."""
-        own = {name: value for name, value in asdict(self).items() if name not in ("detector", "route", "force")}
-        return own | {"routes": _routes(self.route or ())}
-
-
-@dataclass
-class RowOptions:
-    """What becomes of an image."""
-
-    template: Annotated[
-        str | None, typer.Option(help="Columns from paths: '{line}/{camera}/{date:%Y-%m-%d}/{name}'.")
-    ] = None
-    retry: Annotated[
-        str | None, typer.Option(metavar="STATUS,...", help="Try images again that ended so: missing,failed.")
-    ] = None
-    masks: Annotated[str | None, typer.Option(help="PNG masks of: all, anomalous, none. [default: anomalous]")] = None
-    threshold: Annotated[float | None, typer.Option(help="Replaces the detector's threshold.")] = None
-
-    def settings(self) -> dict[str, Any]:
-        """As `make_task` takes them."""
-        retry = [status.strip() for status in self.retry.split(",")] if self.retry else None
-        return asdict(self) | {"retry": retry}
-
-
-@dataclass
-class ClusterOptions:
-    """What a run asks of the cluster."""
-
-    gpus: Gpus = None
-    cpus: Cpus = None
-    actors: Annotated[int | None, typer.Option(min=1, help="Processes that hold the detector.")] = None
-    check: CheckAlone = False
-
-    def settings(self) -> dict[str, Any]:
-        """As `make_task` takes them."""
-        return {"gpus": self.gpus, "cpus": self.cpus, "actors": self.actors}
-
-
-@unfold
-def score(
-    archive: Annotated[str, typer.Argument(help="Folder or URI of images, manifest of URIs, or S3 inventory.")],
-    table: Annotated[str, typer.Option(help="Folder or URI of the table to write to.")],
-    choice: ChoiceOptions,
-    rows: RowOptions,
-    cluster: ClusterOptions,
-    settings: Settings = None,
-    override: Overrides = None,
-    as_json: AsJson = False,
-) -> None:
-    """Score an archive into a table, a row an image. An interrupted run is finished by the same command.
-
-    Copy: `diffad-ray score s3://plant/line1 --detector s3://plant/detectors/part --table s3://plant/scores`
-    """
-    from diffad_ray.preflight.check import check_scoring
-    from diffad_ray.reports.terminal import print_run
-    from diffad_ray.scoring.pipeline import run_task
-    from diffad_ray.scoring.task import make_task
-
-    task = make_task(
-        archive,
-        table,
-        choice.detector,
-        force=choice.force,
-        settings={**choice.settings(), **rows.settings(), **cluster.settings()},
-        settings_file=settings,
-        overrides=override or (),
-    )
-    if check_first(cluster.check, as_json, lambda tell: check_scoring(task, tell)):
-        return
-    finished = run_task(task, show_progress=True)
-    if as_json:
-        assert finished.record is not None, "a run that ended without an error has a record"
-        print_json({"plan": asdict(finished.plan), "record": asdict(finished.record)})
-    else:
-        print_run(finished, console)
-
-
-def _routes(texts: Sequence[str]) -> dict[str, str]:
-    """Detectors by the globs that lead to them."""
-    pairs = [text.rpartition("=") for text in texts]
-    if wrong := ["".join(pair) for pair in pairs if not all(pair)]:
-        raise UserError(f"--route {wrong[0]!r} is not of the form GLOB=DETECTOR, as in 'line1/**=detectors/line1'")
-    return {pattern: place for pattern, _, place in pairs}
 
 
 def query(
     table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
     sql: Annotated[str | None, typer.Argument(help="Query over the views scores and regions; none: a summary.")] = None,
-    output_format: Annotated[str, typer.Option("--format", help="table, csv, json or parquet.")] = "table",
+    output_format: Annotated[
+        str | None,
+        typer.Option("--format", help="table, tsv, csv, json or parquet. [default: table; tsv in a pipe]"),
+    ] = None,
     output: Annotated[str | None, typer.Option(help="File to write to; its ending may choose the format.")] = None,
 ) -> None:
     """Query a table of scores with SQL (DuckDB), or show its summary.
@@ -141,7 +34,8 @@ def query(
     from diffad_ray.analytics.query import query as run
     from diffad_ray.analytics.query import query_to_file
     from diffad_ray.analytics.summary import summarise
-    from diffad_ray.reports.terminal import print_rows, print_summary
+    from diffad_ray.reports.rows import print_rows
+    from diffad_ray.reports.terminal import print_summary
 
     if sql is None:
         summaries = summarise(table)
@@ -150,8 +44,9 @@ def query(
         else:
             print_summary(summaries, console)
         return
-    if output is not None and output_format == "table":
-        output_format = Path(output).suffix.removeprefix(".")
+    if output_format is None:
+        in_terminal = "table" if console.is_terminal else "tsv"
+        output_format = in_terminal if output is None else Path(output).suffix.removeprefix(".")
     if output is not None or output_format != "table":
         query_to_file(table, sql, output or "/dev/stdout", output_format)
     else:

@@ -25,7 +25,7 @@ from diffad_ray.reports.terminal import print_summary
 from diffad_ray.scoring.pipeline import score
 from diffad_ray.training.train import train
 
-STEPS = 400
+STEPS = 200
 BATCH = 8
 NETWORK_SIDE = 64
 SHOWN = 6

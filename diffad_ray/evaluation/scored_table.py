@@ -17,7 +17,7 @@ from diffad_ray.evaluation.figures import ScoredImage
 from diffad_ray.evaluation.result import Evaluation, Subject, conclude
 from diffad_ray.labels.tables import Label, read_labels
 from diffad_ray.labels.words import check_kinds
-from diffad_ray.table.reading import ask_views
+from diffad_ray.table.views import ask_views
 
 NO_MAPS = "a table keeps scores and no anomaly maps: figures of pixels need the detector and a dataset with masks"
 

@@ -19,8 +19,8 @@ class NightlySettings:
         archive: folder or URI of images, manifest of URIs, or S3 inventory.
         table: folder or URI of the table.
         detector: folder or URI of the detector for what no route of `[scoring]` matches; None leaves that unrouted.
-        compact_files: the table is compacted once this many of its Parquet files could be merged; a query opens each
-            of them.
+        compact_files: the table is compacted once this many of its Parquet files could be merged, because a query opens
+            each of them. It is also compacted if it has superseded rows, or files that lack columns.
         verify_masks: masks that are opened, spread evenly over all.
         keep_masks_days: days after which a run's masks are deleted; None keeps them. Scores and regions stay.
         keep_manifests_days: days after which a run's manifests are deleted; None keeps them.

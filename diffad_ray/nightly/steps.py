@@ -14,6 +14,7 @@ from diffad_ray.scoring.task import Task
 from diffad_ray.table.compact import compact, mergeable_files
 from diffad_ray.table.prune import PruneSummary, prune
 from diffad_ray.table.reading import has_rows
+from diffad_ray.table.upkeep import reasons_to_compact
 from diffad_ray.table.verify import verify
 
 
@@ -86,16 +87,25 @@ def _would_score(night: Night) -> Outcome:
 
 
 def _compact(night: Night) -> Outcome:
-    if (files := mergeable_files(night.table)) < night.settings.compact_files:
+    files, reasons = mergeable_files(night.table), _reasons(night)
+    if files < night.settings.compact_files and not reasons:
         return Outcome(f"not yet: {_few(files, night)}", {"mergeable_files": files})
     summary = compact(night.table)
-    return Outcome(f"{summary.files_before} files became {summary.files_after}", asdict(summary))
+    text = f"{summary.files_before} files became {summary.files_after}"
+    return Outcome(text, asdict(summary), [f"before, the table had {reason}" for reason in reasons])
 
 
 def _would_compact(night: Night) -> Outcome:
     files = mergeable_files(night.table) if has_rows(night.table) else 0
-    text = f"would merge {files} files" if files >= night.settings.compact_files else f"would not: {_few(files, night)}"
-    return Outcome(text + ", beside those of the new run", {"mergeable_files": files})
+    reasons = _reasons(night) if has_rows(night.table) else []
+    is_due = files >= night.settings.compact_files or reasons
+    text = f"would merge {files} files" if is_due else f"would not: {_few(files, night)}"
+    notes = [f"the table has {reason}" for reason in reasons]
+    return Outcome(text + ", beside those of the new run", {"mergeable_files": files}, notes)
+
+
+def _reasons(night: Night) -> list[str]:
+    return reasons_to_compact(night.table, night.settings.compact_files)
 
 
 def _few(files: int, night: Night) -> str:

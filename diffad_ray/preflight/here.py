@@ -18,7 +18,7 @@ from diffad_ray.scoring.archive import INVENTORY_NAME, open_archive
 from diffad_ray.scratch import scratch_folder
 from diffad_ray.sql import connect
 from diffad_ray.table.lease import holder_of
-from diffad_ray.table.runs import refuse_newer_table
+from diffad_ray.table.runs import refuse_other_table
 
 FILES_LOOKED_AT, IMAGES_READ = 10_000, 3
 HERE = "driver"
@@ -30,7 +30,7 @@ DANGLING = "dangling"
 def table_problems(table: str) -> Iterator[Problem]:
     """Whether another run writes to the table, or a newer version has."""
     try:
-        refuse_newer_table(table)
+        refuse_other_table(table)
         holder = holder_of(table)
     except UserError as error:
         yield Problem(HERE, str(error))

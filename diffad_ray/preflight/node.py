@@ -138,10 +138,10 @@ def _read(questions: Questions) -> None:
 def _write(questions: Questions) -> None:
     """See what the driver wrote, create an object, fail to create it again, and remove it."""
     place = f"{questions.writes}/{questions.token or f'.check-{secrets.token_hex(8)}'}"
-    if questions.token and not storage.exists(place):
-        raise UserError(f"{questions.writes} is another folder here than where the job starts. {_share(place)}")
     mine = f"{place}-{secrets.token_hex(4)}"
     try:
+        if questions.token and not storage.exists(place):
+            raise UserError(f"{questions.writes} is another folder here than where the job starts. {_share(place)}")
         if not storage.create(mine, b"first") or storage.create(mine, b"second") or storage.read(mine) != b"first":
             raise UserError(
                 f"{questions.writes} lets two writers create the same object, so two runs could write the same rows: "

@@ -18,7 +18,7 @@ from diffad_ray.inference.engine import Engine, default_device
 from diffad_ray.inference.verdict import verdict
 from diffad_ray.reports.drawing import at_picture_size, heat, marked_by
 from diffad_ray.reports.originals import read_original
-from diffad_ray.table.reading import ask_views
+from diffad_ray.table.views import ask_views
 
 SPARE = 20
 "So many images may be left out before the picture gets shorter: a table may have outlived all its images."

@@ -11,7 +11,7 @@ from diffad_ray import storage
 from diffad_ray.detectors.base import DetectorSettings
 from diffad_ray.errors import UserError
 from diffad_ray.images import DEFAULT_MAX_PIXELS, ImageError, read_stored, shown, usual_white
-from diffad_ray.table.reading import ask_views
+from diffad_ray.table.views import ask_views
 
 Size: TypeAlias = tuple[int, int]
 "Width and height in pixels."

@@ -15,7 +15,7 @@ from diffad_ray.images import IMAGE_SUFFIXES, for_display
 from diffad_ray.inference.regions import mask_from_runs
 from diffad_ray.reports.drawing import FOUND
 from diffad_ray.reports.originals import read_original
-from diffad_ray.table.reading import ask_views
+from diffad_ray.table.views import ask_views
 
 LONGEST_SIDE = 2000
 "Larger images are reduced to this, in pixels."

@@ -15,8 +15,6 @@ from diffad_ray.errors import counted
 from diffad_ray.evaluation.figures import METRICS
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from diffad_ray.analytics.history import RunState
     from diffad_ray.analytics.summary import DetectorSummary
     from diffad_ray.bundles.bundle import Bundle
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from diffad_ray.table.runs import Run
     from diffad_ray.table.verify import Verification
 
-MOST_ROWS = 100
 MOST_REASONS = 10
 WIDE = 1000
 
@@ -242,7 +239,8 @@ def print_runs(states: Sequence[RunState], console: Console) -> None:
 def print_compaction(summary: CompactSummary, console: Console) -> None:
     """What a compaction did."""
     console.print(
-        f"{summary.files_before} files are {summary.files_after} now, {summary.rows} rows were copied; "
+        f"{summary.files_before} files are {summary.files_after} now, {summary.rows} rows were copied, "
+        f"{summary.dropped} superseded ones removed; "
         f"{summary.left} files of unfinished runs were left as they are",
         highlight=False,
         soft_wrap=True,
@@ -286,13 +284,3 @@ def print_verification(found: Verification, console: Console) -> None:
     lines += [f"  [red]{problem.kind}[/]: {escape(problem.message)}" for problem in found.problems]
     lines += [f"  note, {note.kind}: {escape(note.message)}" for note in found.notes]
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
-
-
-def print_rows(rows: pa.Table, console: Console) -> None:
-    """A query's result; at most the first 100 rows."""
-    table = Table(*map(escape, rows.column_names), box=None)
-    for row in rows.slice(0, MOST_ROWS).to_pylist():
-        table.add_row(*(f"{v:.6g}" if isinstance(v, float) else escape(str(v)) for v in row.values()))
-    console.print(table)
-    if len(rows) > MOST_ROWS:
-        console.print(f"... {len(rows) - MOST_ROWS} rows more: add a LIMIT, or write them all with --output rows.csv")

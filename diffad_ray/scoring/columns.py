@@ -14,7 +14,10 @@ import pyarrow as pa
 
 from diffad_ray.errors import UserError
 from diffad_ray.sql import identifier
-from diffad_ray.table.reading import has_rows, rows_of
+from diffad_ray.table.layout import SCORES
+from diffad_ray.table.parts import completed
+from diffad_ray.table.reading import sql_types
+from diffad_ray.table.schema import scores_schema
 
 
 class _Kind(NamedTuple):
@@ -110,9 +113,10 @@ def fit_columns(
     Raises:
         UserError: a column would need two types.
     """
+    known = scores_schema(table)
     if not columns.names:
-        return Fitted(rows, columns, [])
-    before = _schema(connection, rows_of(table, "scores")) if has_rows(table) else {}
+        return _with_all(Fitted(rows, columns, []), known, connection)
+    before = _schema(connection, known.empty_table())
     now = _schema(connection, rows)
     counted = ", ".join(f"count({_value(name, now[name].sql)})" for name in columns.names)
     counts = dict(zip(columns.names, connection.execute(f"SELECT {counted} FROM {rows}").fetchone() or (), strict=True))
@@ -126,7 +130,7 @@ def fit_columns(
             changes[name] = _change(name, now[name].sql, before[name].sql, bool(counts[name]), name in untyped)
     _refuse_lost(connection, rows, changes, before, now, table)
     if not changes and not dropped:
-        return Fitted(rows, columns, [])
+        return _with_all(Fitted(rows, columns, []), known, connection)
     replaced = ", ".join(f"{change.value} AS {identifier(name)}" for name, change in changes.items() if change)
     excluded = ", ".join(map(identifier, dropped))
     fitted = (
@@ -138,11 +142,21 @@ def fit_columns(
         if field.name not in dropped
     ]
     notes = [f"the column {name} has no values and is left out" for name in dropped]
-    return Fitted(f"{fitted} FROM {rows})", pa.schema(fields), notes)
+    return _with_all(Fitted(f"{fitted} FROM {rows})", pa.schema(fields), notes), known, connection)
 
 
-def _schema(connection: duckdb.DuckDBPyConnection, rows: str) -> dict[str, _Kind]:
-    found = connection.sql(f"SELECT * FROM {rows} LIMIT 0")
+def _with_all(fitted: Fitted, known: pa.Schema, connection: duckdb.DuckDBPyConnection) -> Fitted:
+    """The rows with all columns of the table, null where this run brings no values; new ones are the last."""
+    users = [field for field in known if field.name not in SCORES.names]
+    lacking = pa.schema([field for field in users if field.name not in fitted.columns.names])
+    new = [field for field in fitted.columns if field.name not in known.names]
+    types = sql_types(connection, lacking) if lacking.names else {}
+    return fitted._replace(rows=completed(fitted.rows, [], types), columns=pa.schema([*users, *new]))
+
+
+def _schema(connection: duckdb.DuckDBPyConnection, rows: str | pa.Table) -> dict[str, _Kind]:
+    """The types of the columns of some rows."""
+    found = connection.sql(f"SELECT * FROM {rows} LIMIT 0") if isinstance(rows, str) else connection.from_arrow(rows)
     arrow = found.to_arrow_table().schema
     return {
         name: _Kind(str(kind), field.type) for name, kind, field in zip(found.columns, found.types, arrow, strict=True)

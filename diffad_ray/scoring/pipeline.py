@@ -30,10 +30,12 @@ from diffad_ray.scoring.task import Task, make_task
 from diffad_ray.scratch import scratch_folder
 from diffad_ray.table.compact import finish_compactions
 from diffad_ray.table.findings import findings
-from diffad_ray.table.layout import REGIONS, SCORES, parquet_bytes, quoted, shard_file
+from diffad_ray.table.layout import REGIONS, parquet_bytes, quoted, shard_file
 from diffad_ray.table.lease import Lease
 from diffad_ray.table.reading import RowCounts, connect, count_rows
 from diffad_ray.table.runs import Plan, Run, RunRecord, read_runs, write_record
+from diffad_ray.table.schema import scores_schema
+from diffad_ray.table.superseded import settle_superseded
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +143,7 @@ def foresee(task: Task) -> Forecast:
     left = 0
     if same:
         has_begun = len(pending_shards(same[-1])) < same[-1].shards
-        left = same[-1].images - (_count(same[-1], "abandoned").images if has_begun else 0)
+        left = same[-1].images - (count_run(same[-1], "abandoned").images if has_begun else 0)
     skipped = selection.images - sum(new.values())
     return Forecast(new, skipped, same[-1].run_id if same else "", left, found.selection.notes)
 
@@ -155,7 +157,7 @@ def _go_through(plan: Plan, task: Task, lease: Lease, resumed: bool, show_progre
     summaries, size = _scored(plan, pending, task, lease, show_progress) if pending else ([], Size(0, 0, 0))
     lease.confirm()
     record = replace(
-        _count(plan, "finished"),
+        count_run(plan, "finished"),
         modes=sorted({summary.network_mode for summary in summaries if summary.network_mode}),
         seconds=round(time.monotonic() - started, 2),
         resumed=resumed,
@@ -219,26 +221,28 @@ def _interrupted(table: str, work: str) -> Plan | None:
     same = [plan for plan in unfinished if plan.work == work]
     for plan in unfinished:
         if plan not in same[-1:]:
-            _abandon(plan)
+            abandon(plan)
     return same[-1] if same else None
 
 
-def _abandon(plan: Plan) -> None:
+def abandon(plan: Plan) -> None:
     """Take the names of a plan's missing shards by empty files, then write its record."""
 
     def close(shard: int) -> None:
         place = (plan.run_date, plan.run_id, shard)
-        if storage.create(shard_file(plan.table, "scores", *place), parquet_bytes(SCORES.empty_table())):
+        if storage.create(shard_file(plan.table, "scores", *place), nothing):
             storage.write(shard_file(plan.table, "regions", *place), parquet_bytes(REGIONS.empty_table()))
 
+    nothing = parquet_bytes(scores_schema(plan.table).empty_table())
     pending = pending_shards(plan)
     log.warning("run %s was interrupted; its %d missing shards are given up for this run", plan.run_id, len(pending))
     with ThreadPoolExecutor(WRITERS) as pool:
         list(pool.map(close, pending))
-    write_record(plan, _count(plan, "abandoned"))
+    settle_superseded(plan)
+    write_record(plan, count_run(plan, "abandoned"))
 
 
-def _count(plan: Plan, state: Literal["finished", "abandoned"]) -> RunRecord:
+def count_run(plan: Plan, state: Literal["finished", "abandoned"]) -> RunRecord:
     """Count the run's rows in the table."""
     counts, found = RowCounts(), list[str]()
     if plan.shards:

@@ -24,8 +24,11 @@ from diffad_ray.scoring.selection import Routed, Selection
 from diffad_ray.scoring.settings import PASSING, ScoringSettings
 from diffad_ray.sql import quoted, why
 from diffad_ray.table.layout import MANIFEST, parquet_bytes, shard_file
+from diffad_ray.table.parts import SUPERSEDED, run_file
 from diffad_ray.table.reading import has_rows, rows_of
 from diffad_ray.table.runs import PLAN_SUFFIX, PLANNING_SUFFIX, Plan, PlannedDetector, run_files, write_plan
+from diffad_ray.table.schema import extend_schema, new_columns
+from diffad_ray.table.superseded import write_superseded
 
 READ_ROWS = 50_000
 SHARD_BYTES = 48_000_000
@@ -52,9 +55,9 @@ def make_plan(
 
     Args:
         archive: its location.
-        work: hash of what was asked for.
-        force: score everything, whatever the table has.
-        finished: a run that this call has just brought to its end; what failed in it is left to the next call.
+        work: hash of the task.
+        force: score all images, whatever the table has.
+        finished: a run that this call has just finished; its failures are left to the next call.
 
     Raises:
         UserError: the table can't be read or written, or has other types.
@@ -87,12 +90,14 @@ def make_plan(
             settings=asdict(settings),
         )
         if total:
+            # Before the plan, because a run that exists may be finished by another process, which writes neither.
+            write_superseded(selection.connection, pending, table, run_id)
+            extend_schema(table, selection.columns)
             write_plan(plan)
         storage.delete(f"{table}/runs/{run_id}{PLANNING_SUFFIX}")
-    except OSError as error:
-        raise UserError(f"the plan can't be written to the table {table}: {error}") from error
-    except duckdb.Error as error:
-        raise UserError(f"the plan can't be written to the table {table}: {why(error)}") from error
+    except (OSError, duckdb.Error) as error:
+        reason = why(error) if isinstance(error, duckdb.Error) else error
+        raise UserError(f"the plan can't be written to the table {table}: {reason}") from error
     return plan
 
 
@@ -155,6 +160,13 @@ def _fitted(selection: Selection, table: str) -> Selection:
     rows, columns, notes = fit_columns(
         selection.connection, selection.rows, selection.columns, archive.columns.keys(), archive.untyped, table
     )
+    if new := new_columns(table, columns):
+        names = f"the column {new[0]} is" if len(new) == 1 else f"the columns {', '.join(new)} are"
+        notes = [
+            *notes,
+            f"{names} new, and older files of the table lack what is new: engines that read the files overlook or "
+            f"refuse it until `diffad-ray compact {table}` has added it to them",
+        ]
     return selection._replace(rows=rows, columns=columns, notes=[*selection.notes, *notes])
 
 
@@ -252,6 +264,7 @@ def remove_half_plans(table: str) -> None:
             with suppress(FileNotFoundError):  # it had none yet
                 for file in list(storage.walk(f"{table}/manifests/{run.rsplit('/', 1)[-1]}")):
                     storage.delete(file.uri)
+            storage.delete(run_file(table, SUPERSEDED.name, run.rsplit("/", 1)[-1]))
         storage.delete(mark)
 
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffad_ray import storage
-from diffad_ray.table.compact import Merger
 from diffad_ray.table.layout import TABLE_SCHEMA_KEY
-from diffad_ray.table.parts import MANIFESTS, MASKS, PARQUET_PARTS, part_of, run_of
+from diffad_ray.table.parts import MASKS, NO_RUN, PARQUET_PARTS, SCHEMA_FILE, part_of, run_of
 from diffad_ray.table.runs import PLAN_SUFFIX
+from diffad_ray.table.snapshot import Merger
 from diffad_ray.versions import TABLE_SCHEMA
 
 READERS = 8
@@ -54,6 +54,8 @@ def list_contents(table: str, runs: set[str], mergers: list[Merger], connection:
     for file in storage.walk(table):
         path = file.uri.removeprefix(f"{table}/")
         part = part_of(path)
+        if path == SCHEMA_FILE:
+            continue
         if part is None:
             contents.foreign.append(path)
         elif part is MASKS:
@@ -62,10 +64,10 @@ def list_contents(table: str, runs: set[str], mergers: list[Merger], connection:
                 _add_masks(masks, connection)
         elif part.name in contents.parquet and path not in moved:
             run = run_of(path)
-            if run is None or run in runs:
+            if run is None or run in runs or (run == NO_RUN and not part.divided_by):
                 contents.parquet[part.name].append(path)
             elif not storage.exists(f"{table}/runs/{run}{PLAN_SUFFIX}"):
-                (contents.foreign if part is MANIFESTS else contents.unknown).append(path)
+                (contents.unknown if part.divided_by == "run_date" else contents.foreign).append(path)
     _add_masks(masks, connection)
     return contents
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffad_ray.errors import UserError
-from diffad_ray.versions import TABLE_SCHEMA
+from diffad_ray.versions import OLDEST_TABLE_SCHEMA, TABLE_SCHEMA
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -54,9 +54,18 @@ def refuse_newer(schema: int, location: str) -> None:
         )
 
 
+def refuse_unreleased(schema: int, location: str) -> None:
+    """Raise UserError if something of a table was written by a version before the first release."""
+    if schema < OLDEST_TABLE_SCHEMA:
+        raise UserError(
+            f"{location} has the table schema {schema}, of a version that was never released; this diffad-ray reads "
+            f"{OLDEST_TABLE_SCHEMA} and newer ones: score the archive into a new table"
+        )
+
+
 def schema_of(data: bytes) -> int:
-    """The schema version of a document, whatever else it holds; 1 where it is damaged."""
+    """The schema version of a document, whatever else it holds; this code's where it is damaged."""
     try:
         return int(json.loads(data).get(_SCHEMA, 1))
     except (ValueError, TypeError, AttributeError):
-        return 1
+        return TABLE_SCHEMA

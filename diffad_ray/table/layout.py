@@ -4,9 +4,13 @@
     TABLE/regions/run_date=2026-11-21/<run>-00012.parquet    a row a connected region
     TABLE/masks/<fingerprint>/<xx>/<image_id>.png            masks, by policy
     TABLE/manifests/<run>/00012.parquet                      what a run set out to score
+    TABLE/superseded/<run>.parquet                           rows of earlier runs that this run replaces
+    TABLE/dropped/<run>.parquet                              such rows that compaction has removed
+    TABLE/schema.json                                        the columns of all rows
     TABLE/runs/<run>.planning                                while its manifests are written
     TABLE/runs/<run>.plan.json                               its plan
     TABLE/runs/<run>.json                                    its record, written last
+    TABLE/requests/<fingerprint>/<request>.parquet           rows that `serve` has yet to append
     TABLE/leases/00000007.json                               who writes, or wrote last
     TABLE/retention/rule.json                                days before which masks and manifests are not kept
 
@@ -31,6 +35,8 @@ SCORES, REGIONS, MANIFEST = (part.columns for part in (parts.SCORES, parts.REGIO
 "Columns of the Parquet files; those from path templates and manifests follow in `SCORES` and `MANIFEST`."
 TABLE_SCHEMA_KEY = b"diffad_ray.table_schema"
 "In the metadata of a Parquet file: the version of the code that wrote it."
+TABLE_METADATA = f"KV_METADATA {{{quoted(TABLE_SCHEMA_KEY.decode())}: '{TABLE_SCHEMA}'}}"
+"The same as an option of DuckDB's COPY."
 
 
 def image_id(uri: str, version: str) -> int:

@@ -32,7 +32,7 @@ class Part:
         schema: the columns of its Parquet files, to which `scores` and `manifests` add the user's; None where its
             files are of another kind.
         divided_by: the folders of its Parquet files. `run_date`: one a day, with files `<run>-<shard>.parquet`;
-            `run`: one a run, with files `<shard>.parquet`.
+            `run`: one a run, with files `<shard>.parquet`; empty: no folders, and a file `<run>.parquet` a run.
         key: columns that tell a row from all others. A part that is divided by run does not repeat the run in it.
         order: compaction sorts by these, so that a search for an image skips most rows of a file; empty: it leaves the
             part as it is.
@@ -55,6 +55,7 @@ class Part:
 
 
 _BY_RUN_DATE, _BY_RUN = r"run_date=\d{4}-\d\d-\d\d/[^/]+\.parquet", r"[^/]+/[^/]+\.parquet"
+_FILE_A_RUN = r"[^/]+\.parquet"
 
 SCORES = Part(
     "scores",
@@ -123,13 +124,38 @@ MANIFESTS = Part(
     key=("image_id", "detector_fingerprint"),
     order=("image_uri",),
 )
+SUPERSEDED = Part(
+    "superseded",
+    _FILE_A_RUN,
+    pa.schema(
+        [
+            *(SCORES.columns.field(name) for name in (*SCORES.key, "status", "is_anomalous")),
+            pa.field("superseded_by", pa.string()),
+        ]
+    ),
+    key=SCORES.key,
+    since=2,
+)
+"""Rows of earlier runs that a run replaces: an image that was tried again, or scored again by `force`. `run_id` is the
+run of the old row, `superseded_by` the run of the new one."""
+DROPPED = Part("dropped", _FILE_A_RUN, SUPERSEDED.columns, key=SCORES.key, since=2)
+"Superseded rows that compaction has removed from `scores`. Only verification reads them."
+NO_RUN = "none"
+"The name of an empty file in `superseded`. Engines whose patterns must match some file find this one."
+
 MASKS = Part("masks", r"[^/]+/[0-9a-f]{2}/[0-9a-f]{16}\.png")
 RUNS = Part("runs", r"[^/]+\.(json|planning)")
+REQUESTS = Part("requests", r"[0-9a-f]{16}/([0-9a-f]{32}\.parquet|detector\.json)")
+"Rows of requests to a server, until a run of the server appends them."
 LEASES = Part("leases", r"\d{8,}\.json")
 COMPACTIONS = Part("compactions", r"merged-[0-9a-f]{16}\.json")
 RETENTION = Part("retention", r"rule\.json")
 
-PARTS = {part.name: part for part in (SCORES, REGIONS, MANIFESTS, MASKS, RUNS, LEASES, COMPACTIONS, RETENTION)}
+SCHEMA_FILE = "schema.json"
+"The columns of all rows, beside the parts."
+
+_ALL = (SCORES, REGIONS, MANIFESTS, SUPERSEDED, DROPPED, MASKS, RUNS, REQUESTS, LEASES, COMPACTIONS, RETENTION)
+PARTS = {part.name: part for part in _ALL}
 PARQUET_PARTS = {name: part for name, part in PARTS.items() if part.schema is not None}
 
 _SHARD = re.compile(r"(?P<run>.+)-\d{5,}\.parquet")
@@ -147,9 +173,11 @@ def part_of(path: str) -> Part | None:
 def run_of(path: str) -> str | None:
     """The run of a Parquet file of a part, as its path within the table tells, rightly or not; None: it has rows of
     several runs."""
-    name, folder, file = path.split("/")[-3:]
+    name, *folders, file = path.split("/")
+    if not PARTS[name].divided_by:
+        return file.removesuffix(".parquet")
     if PARTS[name].divided_by == "run":
-        return folder
+        return folders[0]
     if _MERGED.fullmatch(file):
         return None
     shard = _SHARD.fullmatch(file)
@@ -163,15 +191,20 @@ def shard_file(table: str, part: str, run_date: str, run_id: str, shard: int) ->
     return f"{table}/{part}/run_date={run_date}/{run_id}-{shard:05d}.parquet"
 
 
-def completed(rows: str, part: Part, present: Iterable[str], types: dict[str, str]) -> str:
-    """SQL for rows of a part with all the columns that it declares: null where a table was written before the column
-    existed. Rows that lack none are left as they are, so that a scan stays one.
+def run_file(table: str, part: str, run_id: str) -> str:
+    """Location of a run's file of a part that has one a run."""
+    return f"{table}/{part}/{run_id}.parquet"
+
+
+def completed(rows: str, present: Iterable[str], types: dict[str, str]) -> str:
+    """SQL for rows with all columns that they should have: null where they were written before the column existed. Rows
+    that lack none are left as they are, so that a scan stays one.
 
     Args:
         rows: what follows FROM.
         present: names of the columns that the rows have.
-        types: DuckDB's types of the declared columns.
+        types: DuckDB's types of the columns that they should have.
     """
     has = set(present)
-    nulls = [f"NULL::{types[name]} AS {identifier(name)}" for name in part.columns.names if name not in has]
+    nulls = [f"NULL::{kind} AS {identifier(name)}" for name, kind in types.items() if name not in has]
     return f"(SELECT *, {', '.join(nulls)} FROM {rows})" if nulls else rows

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
-from diffad_ray.table.documents import document, parsed, refuse_newer, schema_of
+from diffad_ray.table.documents import document, parsed, refuse_newer, refuse_unreleased, schema_of
 from diffad_ray.table.parts import shard_file
 
 PLAN_SUFFIX, PLANNING_SUFFIX = ".plan.json", ".planning"
@@ -149,14 +149,22 @@ def read_runs(table: str) -> list[Run]:
     return [run(uri) for uri in files if uri.endswith(PLAN_SUFFIX)]
 
 
-def refuse_newer_table(table: str) -> None:
-    """Raise UserError if the newest run of a table was planned by code of a newer schema version.
+def refuse_other_table(table: str) -> None:
+    """Raise UserError if the newest run of a table was planned by code of a schema version that this code knows not.
 
     The newest one is enough: who writes to a table reads all of its runs first, so no older code follows newer code.
     """
     plans = [uri for uri in run_files(table) if uri.endswith(PLAN_SUFFIX)]
     if plans:
-        refuse_newer(schema_of(storage.read(plans[-1])), f"the table {table}")
+        schema = schema_of(storage.read(plans[-1]))
+        refuse_newer(schema, f"the table {table}")
+        refuse_unreleased(schema, f"the table {table}")
+
+
+def ended_runs(table: str) -> set[str]:
+    """Names of the runs that have a record."""
+    names = [uri.rpartition("/")[2] for uri in run_files(table)]
+    return {name.removesuffix(".json") for name in names if not name.endswith((PLAN_SUFFIX, PLANNING_SUFFIX))}
 
 
 def write_plan(plan: Plan) -> None:

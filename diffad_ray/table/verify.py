@@ -16,56 +16,21 @@ import pyarrow as pa
 from diffad_ray import storage
 from diffad_ray.errors import TryLater
 from diffad_ray.images import ImageError, decode_image
-from diffad_ray.table.compact import pending_mergers
+from diffad_ray.table.checks import CHECKS, ENTRIES, IMAGE_OF_RUN, SHOWN, UNUSED_MASKS
 from diffad_ray.table.contents import READERS, list_contents, unreadable
 from diffad_ray.table.layout import quoted
 from diffad_ray.table.lease import holder_of
-from diffad_ray.table.parts import PARQUET_PARTS, SCORES
-from diffad_ray.table.reading import connect_bounded, count_rows, declared_rows, existing, lacks_file, rows_in
+from diffad_ray.table.parts import PARQUET_PARTS, REGIONS, SCORES
+from diffad_ray.table.reading import connect_bounded, count_rows, declared_rows, existing, file_list, rows_in
 from diffad_ray.table.retention import Rule, first_run_of, read_rule
 from diffad_ray.table.runs import Run, read_runs
+from diffad_ray.table.schema import read_schema
+from diffad_ray.table.snapshot import pending_mergers
+from diffad_ray.table.views import lacks_file
 
 MASKS = 1000
 "Masks that are opened, unless more are asked for; whether it is there is looked up for every one."
 DOING = {"compact": "compacted", "prune": "pruned"}
-IMAGE_OF_RUN = ", ".join(SCORES.key)
-EXAMPLE = "image_uri || ' (run ' || run_id || ')' AS example"
-CHECKS = {
-    "missing row": (
-        "images that a finished run planned have no row of it",
-        f"SELECT {EXAMPLE} FROM manifests SEMI JOIN finished USING (run_id) ANTI JOIN scores USING ({IMAGE_OF_RUN})",
-    ),
-    "double row": (
-        "images have more than one row of a run",
-        f"SELECT any_value(image_uri) || ' (run ' || run_id || ')' AS example FROM scores GROUP BY {IMAGE_OF_RUN} "
-        "HAVING count(*) > 1",
-    ),
-    "unplanned row": (
-        "rows are of images that their run did not plan",
-        f"SELECT {EXAMPLE} FROM scores SEMI JOIN with_manifests USING (run_id) "
-        f"ANTI JOIN manifests USING ({IMAGE_OF_RUN})",
-    ),
-    "region count": (
-        "images have another number of regions than their row says",
-        f"SELECT {EXAMPLE} FROM scores LEFT JOIN (SELECT {IMAGE_OF_RUN}, count(*) AS found FROM regions GROUP BY ALL) "
-        f"USING ({IMAGE_OF_RUN}) WHERE coalesce(region_count, 0) <> coalesce(found, 0)",
-    ),
-    "region without image": (
-        "regions belong to no row of their finished run",
-        "SELECT 'image_id ' || image_id || ' (run ' || run_id || ')' AS example FROM regions "
-        f"SEMI JOIN finished USING (run_id) ANTI JOIN scores USING ({IMAGE_OF_RUN})",
-    ),
-    "mask elsewhere": (
-        "masks lie outside the table",
-        "SELECT DISTINCT mask_uri AS example FROM scores WHERE NOT starts_with(mask_uri, getvariable('masks'))",
-    ),
-    "mask missing": (
-        "masks are not there",
-        "SELECT DISTINCT mask_uri AS example FROM scores ANTI JOIN mask_files USING (mask_uri) "
-        "WHERE starts_with(mask_uri, getvariable('masks')) AND run_id >= getvariable('masks_kept_since')",
-    ),
-}
-UNUSED_MASKS = "SELECT mask_uri AS example FROM mask_files ANTI JOIN scores USING (mask_uri)"
 
 
 @dataclass(frozen=True)
@@ -131,6 +96,7 @@ def verify(table: str | Path, masks: int | None = MASKS) -> Verification:
             files = _look_through(location, still, connection, found)
             pruned = _pruned(rule, still)
             _fill(location, files, still, connection)
+            _compare_columns(location, files, connection, found)
             kept = [run.plan.run_id for run in still if run.plan.run_id not in pruned]
             connection.register("with_manifests", pa.table({"run_id": pa.array(kept, pa.string())}))
             connection.execute(f"SET VARIABLE masks_kept_since = {quoted(first_run_of(rule.masks_before))}")
@@ -195,15 +161,39 @@ def _fill(table: str, files: dict[str, list[str]], runs: list[Run], connection: 
         if not files[name]:
             source = f"no_{name}"
             connection.register(source, schema.empty_table())
-        source = declared_rows(connection, part, source)
+        source = declared_rows(connection, schema, source)
         columns = "*"
         if "detector_fingerprint" in part.columns.names:
             # Equal where no detector was found for an image, so that such rows join too.
             columns = "* REPLACE (coalesce(detector_fingerprint, '') AS detector_fingerprint)"
         connection.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM {source}")
-    finished = [run.plan.run_id for run in runs if run.record and run.record.state == "finished"]
-    connection.register("finished", pa.table({"run_id": pa.array(finished, pa.string())}))
+    for name, states in (("finished", {"finished"}), ("ended", {"finished", "abandoned"})):
+        of_state = [run.plan.run_id for run in runs if run.record and run.record.state in states]
+        connection.register(name, pa.table({"run_id": pa.array(of_state, pa.string())}))
+    connection.execute(f"CREATE VIEW entries AS {ENTRIES}")
+    connection.execute(f"CREATE VIEW shown AS {SHOWN}")
     connection.execute(f"SET VARIABLE masks = {quoted(f'{table}/masks/')}")
+
+
+def _compare_columns(
+    table: str, files: dict[str, list[str]], connection: duckdb.DuckDBPyConnection, found: Verification
+) -> None:
+    """Columns of the files, against those of the table; views rely on a table that calls itself uniform."""
+    schema = read_schema(table)
+    if schema is None:
+        return
+    wanted = {SCORES.name: list(schema.columns), REGIONS.name: schema.regions}
+    for name, columns in wanted.items():
+        if not files[name]:
+            continue
+        listed = file_list(f"{table}/{path}" for path in files[name])
+        lacking = (
+            f"SELECT file_name AS example FROM parquet_schema({listed}) GROUP BY 1 "
+            f"HAVING NOT list_has_all(list(name), {columns})"
+        )
+        count, example = _count(lacking, connection)
+        message = f"files of {name} lack columns of the table; `diffad-ray compact {table}` adds them"
+        _note(found.problems if schema.is_uniform else found.notes, "lacking columns", message, count, example)
 
 
 def _pruned(rule: Rule, runs: list[Run]) -> set[str]:
@@ -216,8 +206,10 @@ def _compare_records(
 ) -> None:
     """Numbers that plans and records tell, against the rows themselves."""
     planned = dict(connection.execute("SELECT run_id, count(*) FROM manifests GROUP BY 1").fetchall())
-    counts = count_rows(connection, "scores")
-    found.rows = sum(of_run.rows for of_run in counts.values())
+    ((found.rows,),) = connection.execute("SELECT count(*) FROM scores").fetchall()
+    # As the run wrote them: with the rows that compaction has removed since.
+    removed = f"FROM entries ANTI JOIN scores USING ({IMAGE_OF_RUN})"
+    counts = count_rows(connection, f"(FROM scores UNION ALL BY NAME {removed})")
     for plan, record in runs:
         run_id, of_run = plan.run_id, counts[plan.run_id]
         figures: list[tuple[str, str, object, object]] = []

@@ -1,0 +1,138 @@
+"""Which files of a table are read together, so that each row is read once, whoever writes or compacts meanwhile.
+
+The order of the listings matters, and each step says why. What goes away between listing and reading makes a query
+fail; `reading.read_views` makes it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from diffad_ray import storage
+from diffad_ray.table.documents import document, parsed
+from diffad_ray.table.parts import NO_RUN, PARQUET_PARTS, REGIONS, SCORES, SUPERSEDED, part_of, run_of
+from diffad_ray.table.runs import ended_runs
+
+READERS = 8
+"Journals that are read at the same time."
+
+
+@dataclass(frozen=True)
+class Merger:
+    """Which files become which one: paths within the table, because tables are moved.
+
+    Attributes:
+        kind: the part.
+        rows: of the target.
+        superseded: files with the rows that the target leaves out.
+    """
+
+    kind: str
+    sources: list[str]
+    target: str
+    rows: int
+    superseded: list[str]
+
+    @property
+    def journal(self) -> str:
+        return f"compactions/{self.target.rpartition('/')[2].removesuffix('.parquet')}.json"
+
+    def to_bytes(self) -> bytes:
+        return document(self)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Files of a table that agree with each other; paths within the table.
+
+    Attributes:
+        files: by part, of those parts that are divided by date.
+        superseded: of ended runs, whose entries all are in force; `perhaps_superseded`: of runs without a record, whose
+            entries are in force as far as the new row is there.
+        unended: files of scores of the runs without a record.
+    """
+
+    table: str
+    files: dict[str, list[str]]
+    superseded: list[str]
+    perhaps_superseded: list[str]
+    unended: list[str]
+
+
+def take_snapshot(table: str) -> Snapshot:
+    """List the files that are to be read together.
+
+    Raises:
+        UserError: the table can't be read.
+        FileNotFoundError: files were merged while they were listed.
+    """
+    # Before the files: of a run that has ended by now, all files will be listed.
+    ended = ended_runs(table)
+
+    def has_ended(path: str) -> bool:
+        return (run := run_of(path)) is None or run in ended
+
+    listed = {SCORES.name: _paths(table, SCORES.name)}
+    # After the scores, because a shard's scores are written last: what belongs to them is there.
+    listed |= {
+        name: _paths(table, name)
+        for name, part in PARQUET_PARTS.items()
+        if part.divided_by == "run_date" and part is not SCORES
+    }
+    superseded = [path for path in _paths(table, SUPERSEDED.name) if run_of(path) != NO_RUN]
+    # Last, because a journal is deleted after the files that it names: where a source was listed and its journal is
+    # gone, the source is gone too.
+    moved = _moved(table, {path for paths in listed.values() for path in paths})
+    files = {name: [path for path in paths if path not in moved] for name, paths in listed.items()}
+    done = {path.removeprefix(SCORES.name) for path in files[SCORES.name]}
+    files[REGIONS.name] = [
+        path for path in files[REGIONS.name] if has_ended(path) or path.removeprefix(REGIONS.name) in done
+    ]
+    return Snapshot(
+        table,
+        files,
+        superseded=[path for path in superseded if has_ended(path)],
+        perhaps_superseded=[path for path in superseded if not has_ended(path)],
+        unended=[path for path in files[SCORES.name] if not has_ended(path)],
+    )
+
+
+def pending_mergers(table: str) -> list[Merger]:
+    """What a compaction has still to do, be it under way or killed."""
+
+    def read(path: str) -> Merger | None:
+        try:
+            return parsed(Merger, storage.read(f"{table}/{path}"), f"{table}/{path}")
+        except FileNotFoundError:
+            return None  # done since it was listed
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return [merger for merger in pool.map(read, paths_below(table, "compactions")) if merger]
+
+
+def paths_below(table: str, folder: str) -> list[str]:
+    """Paths within the table of the files below a folder, sorted."""
+    try:
+        return sorted(file.uri.removeprefix(f"{table}/") for file in storage.walk(f"{table}/{folder}"))
+    except FileNotFoundError:
+        return []
+
+
+def _paths(table: str, name: str) -> list[str]:
+    return [path for path in paths_below(table, name) if part_of(path) is PARQUET_PARTS[name]]
+
+
+def _moved(table: str, listed: Iterable[str]) -> set[str]:
+    """The listed files whose rows are in another listed file."""
+    moved: set[str] = set()
+    there = set(listed)
+    for merger in pending_mergers(table):
+        if PARQUET_PARTS[merger.kind].divided_by != "run_date":
+            continue
+        if merger.target in there:
+            moved |= there & set(merger.sources)
+        elif set(merger.sources) - there and storage.exists(f"{table}/{merger.target}"):
+            raise FileNotFoundError(f"files of {table} were merged into {merger.target} while they were listed")
+    return moved
