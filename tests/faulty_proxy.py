@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -22,28 +22,38 @@ SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please r
 class FaultyProxy:
     """Passes requests on as they are, Host and signature included, and spoils the answers to a seeded share of them.
 
-    `slow_down`: 503 instead of the request. `reset`: the server does the request, but its answer is lost with the
-    connection. `slow`: the answer comes `slow` seconds late. `truncated`: half the body, or none where it is empty.
+    Only answers to paths that begin with `only` are spoilt. `slow_down`: 503 instead of the request. `reset`: the
+    server does the request, but its answer is lost with the connection. `slow`: the answer comes `slow` seconds late.
+    `truncated`: half the body, or none where it is empty.
 
     Attributes:
         url: where clients find the proxy.
         faults: how often each fault was injected.
         served: how often each path was read and answered in full.
+        readers: how often each path was read in full, by the address of the client.
         requests: how many requests came.
         most_at_once: how many were under way at the same time.
     """
 
     def __init__(
-        self, upstream: str, share: float = 0.2, seed: int = 0, slow: float = 0.2, kinds: Sequence[str] = FAULTS
+        self,
+        upstream: str,
+        share: float = 0.2,
+        seed: int = 0,
+        slow: float = 0.2,
+        kinds: Sequence[str] = FAULTS,
+        only: str = "",
+        host: str = "127.0.0.1",
     ):
         self.upstream = urlsplit(upstream).netloc
-        self.share, self.slow, self.kinds = share, slow, kinds
+        self.share, self.slow, self.kinds, self.only = share, slow, kinds, only
         self.faults: Counter[str] = Counter()
         self.served: Counter[str] = Counter()
+        self.readers: dict[str, Counter[str]] = defaultdict(Counter)
         self.requests = self.at_once = self.most_at_once = 0
         self._random, self._lock = random.Random(seed), threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._server = _Server((host, 0), type("Handler", (_Handler,), {"proxy": self}))
+        self.url = f"http://{host}:{self._server.server_port}"
 
     def __enter__(self) -> FaultyProxy:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -54,7 +64,7 @@ class FaultyProxy:
         self._server.server_close()
 
     @contextmanager
-    def under_way(self) -> Iterator[str | None]:
+    def under_way(self, path: str) -> Iterator[str | None]:
         """Count a request while its answer is made; the fault that it gets, if any.
 
         What is being sent counts no more: who has an answer may ask again before the sender knows that it has arrived.
@@ -63,7 +73,8 @@ class FaultyProxy:
             self.requests += 1
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
-            fault = self._random.choice(self.kinds) if self._random.random() < self.share else None
+            is_spoilt = path.startswith(self.only) and self._random.random() < self.share
+            fault = self._random.choice(self.kinds) if is_spoilt else None
             self.faults.update([fault] if fault else [])
         try:
             yield fault
@@ -116,7 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         body = self._request_body()
-        with self.proxy.under_way() as fault:
+        path = urlsplit(self.path).path
+        with self.proxy.under_way(path) as fault:
             if fault == "slow_down":
                 answer = 503, [("Content-Length", str(len(SLOW_DOWN)))], b"" if self.command == "HEAD" else SLOW_DOWN
             else:
@@ -131,7 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if self.command == "GET" and status == 200 and fault != "truncated":
-            self.proxy.served[urlsplit(self.path).path] += 1
+            self.proxy.served[path] += 1
+            self.proxy.readers[self.client_address[0]][path] += 1
         self._send(status, headers, content[: len(content) // 2] if fault == "truncated" else content)
         self.close_connection |= fault == "truncated"
 

@@ -10,9 +10,11 @@ from functools import partial
 import pytest
 from faulty_proxy import FaultyProxy
 from object_store import in_threads, through
+from obstore.exceptions import GenericError
 
 from diffad_ray import storage
 from diffad_ray.storage import objects, retry
+from diffad_ray.storage.failures import from_obstore
 
 pytestmark = pytest.mark.usefixtures("default_storage")
 
@@ -138,3 +140,13 @@ def test_prefixes_are_split_and_markers_of_folders_left_out(s3: str, monkeypatch
         asked[threads] = proxy.requests
     assert asked[1] == 1
     assert asked[1] < asked[2] < asked[16], "more threads, more prefixes"
+
+
+def test_missing_credentials_are_not_told_as_a_broken_connection() -> None:
+    """Where the environment has none, obstore asks the cloud, and most machines are in none."""
+    asked = "Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token in 1ms"
+    broken = f"{asked} - HTTP error: error sending request\n\nDebug source:\nHttpError {{ kind: Connect }}"
+    for text in (broken, f"{asked} - Server returned non-2xx status code: 404 Not Found"):
+        found = from_obstore(GenericError(text), "s3://plant/a.png")
+        assert isinstance(found, PermissionError)
+        assert "no credentials" in str(found)

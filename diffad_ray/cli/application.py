@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from diffad_ray.cli.capacity import capacity
 from diffad_ray.cli.demo import demo
 from diffad_ray.cli.detectors import ablate, contact_sheet, evaluate, import_checkpoint, train
 from diffad_ray.cli.engines import ddl, export, views
@@ -61,6 +62,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     train,
     score,
     nightly,
+    capacity,
     serve,
     evaluate,
     ablate,

@@ -159,6 +159,13 @@ class LoadShard:
         self.pending, self.wanted, self.attempts = pending, wanted, attempts
 
     def run(self, block: pa.Table) -> pa.Table:
+        spent = Spent()
+        loaded = self.loaded(block, spent)
+        spent.report()
+        return loaded
+
+    def loaded(self, block: pa.Table, spent: Spent) -> pa.Table:
+        """The shard of a block, with its images; what it took is added to `spent`."""
         started = time.process_time()
         storage.configure(self.storage_settings)
         # There are as many processes as cores; OpenCV's threads would only get in their way.
@@ -166,7 +173,7 @@ class LoadShard:
         (place,) = block["id"].to_pylist()
         shard = int(self.pending[place])
         manifest = pq.read_table(pa.BufferReader(storage.read(self.plan.manifest_file(shard))))
-        images, data = self._load_all(manifest, shard)
+        images, data = self._load_all(manifest, shard, spent)
         rows = len(manifest)
         loaded = manifest.append_column("shard", pa.array(np.full(rows, shard, np.int32)))
         for field in FOUND:
@@ -175,7 +182,7 @@ class LoadShard:
         del images, data  # to free them is part of the work
         return loaded.append_column("seconds", pa.array(np.full(rows, time.process_time() - started)))
 
-    def _load_all(self, manifest: pa.Table, shard: int) -> tuple[list[LoadedImage], list[bytes | None]]:
+    def _load_all(self, manifest: pa.Table, shard: int, spent: Spent) -> tuple[list[LoadedImage], list[bytes | None]]:
         fingerprint = manifest["detector_fingerprint"][0].as_py()
         if not fingerprint:
             unrouted = LoadedImage("unrouted", "no route leads it to a detector")
@@ -183,12 +190,10 @@ class LoadShard:
         (side, white), max_pixels = self.wanted[fingerprint], self.settings.max_pixels
         images: list[LoadedImage] = []
         data: list[bytes | None] = []
-        spent = Spent()
         if side is None:
             for group in self._fetched(manifest, spent):
                 images += [file if isinstance(file, LoadedImage) else LoadedImage("ok") for file in group]
                 data += [None if isinstance(file, LoadedImage) else file for file in group]
-            spent.report()
             return images, data
         with decoder_for(self.attempts, shard, max_pixels) as isolated:
             for group in self._fetched(manifest, spent):
@@ -200,7 +205,6 @@ class LoadShard:
                         images.append(image)
                         data.append(pixels)
                 spent.decode += time.perf_counter() - began
-        spent.report()
         return images, data
 
     def _fetched(self, manifest: pa.Table, spent: Spent) -> Iterator[list[bytes | LoadedImage]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 import ray.data
+from ray.data._internal.datasource.range_datasource import RangeDatasource
 
 from diffad_ray.cluster_size import Size
 from diffad_ray.scoring.attempts import Attempts
@@ -37,12 +38,14 @@ def run_shards(plan: Plan, pending: Sequence[int], task: Task, size: Size) -> It
     settings, storage_settings = task.settings, task.storage
     count = size.actors(task.cluster.actors, len(pending))
     attempts = Attempts()
-    judges, wanted = _judges(task), _wanted(task)
+    judges, wanted = judges_of(task), wanted_of(task)
     locations = {detector.bundle.fingerprint: detector.location for detector in task.detectors}
     thresholds = {fingerprint: judge.threshold for fingerprint, judge in judges.items()}
 
     numbers = np.asarray(pending, np.int32)
-    stages = ray.data.range(len(pending), override_num_blocks=len(pending))
+    # As `ray.data.range`, which asks for a whole CPU a block, and never gets it on nodes of one CPU with an actor each.
+    places = RangeDatasource(n=len(pending), block_format="arrow", column_name="id")
+    stages = ray.data.read_datasource(places, num_cpus=CPUS_A_STAGE, override_num_blocks=len(pending))
     # Without GPUs, Ray fuses loading into the actors that detect: the cores are busy then, and nothing is copied.
     # With GPUs, loading runs on the CPUs of all nodes, ahead of them.
     load = LoadShard(plan, settings, storage_settings, numbers, wanted, attempts)
@@ -86,7 +89,7 @@ def _set_context(plan: Plan, task: Task) -> None:
     context.execution_no_progress_timeout_s = max(NO_PROGRESS_SECONDS, slowest)
 
 
-def _judges(task: Task) -> dict[str, Judge]:
+def judges_of(task: Task) -> dict[str, Judge]:
     """What judges the scores of each detector, by fingerprint."""
     judges = {}
     for _, bundle, _ in task.detectors:
@@ -95,7 +98,7 @@ def _judges(task: Task) -> dict[str, Judge]:
     return judges
 
 
-def _wanted(task: Task) -> dict[str, WantedImage]:
+def wanted_of(task: Task) -> dict[str, WantedImage]:
     """What each detector wants of an image, by fingerprint."""
     wanted = {}
     for _, bundle, _ in task.detectors:

@@ -29,6 +29,12 @@ CAUSE = re.compile(r'(?:message|error): "?([\w ]{4,})')
 BAD_CHARACTER = "Got invalid list response: invalid character reference"
 "obstore's error for a key with a character that XML can't contain, such as NUL."
 NAMED_PATH = re.compile(r'Path "(.*?)"(?:: | contained )', re.DOTALL)
+METADATA = re.compile(r"http://(169\.254\.\d+\.\d+|metadata\.google\.internal)\b")
+"""Where clouds give machines credentials, which clients ask when neither environment nor files have any. That it fails
+is no matter of the store: most machines are in no cloud."""
+NO_CREDENTIALS = (
+    "the store refuses access: there are no credentials for it in the environment, in files or from the cloud"
+)
 BAD_URL = re.compile(r"URL error|invalid .*domain|empty host|invalid port|relative URL")
 URL = re.compile(r"(https?://)(?:[^/\s@]*@)?([^/\s?]+)[^\s\"']*")
 
@@ -107,6 +113,8 @@ def from_obstore(error: Exception, location: str) -> OSError:
     if isinstance(error, exceptions.InvalidPathError) or BAD_CHARACTER in summary:
         named = NAMED_PATH.search(str(error))
         return refused_key(location, named[1] if named else "what is there")
+    if METADATA.search(summary):
+        return PermissionError(described(location, NO_CREDENTIALS))
     status, code, message = (pattern.search(summary) for pattern in (STATUS, CODE, MESSAGE))
     if isinstance(error, exceptions.AlreadyExistsError | exceptions.PreconditionError) and not (
         code and code[1] in ARCHIVED_CODES
