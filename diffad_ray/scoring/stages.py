@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 import ray.data
-from ray.data._internal.datasource.range_datasource import RangeDatasource
 
 from diffad_ray.cluster_size import Size
 from diffad_ray.scoring.attempts import Attempts
 from diffad_ray.scoring.commit import CommitShard, Judge, ShardSummary
 from diffad_ray.scoring.detect import DetectShard
 from diffad_ray.scoring.load import LoadShard, WantedImage
+from diffad_ray.scoring.places import Places
 from diffad_ray.scoring.task import Task
 from diffad_ray.table.runs import Plan
 
@@ -43,8 +43,7 @@ def run_shards(plan: Plan, pending: Sequence[int], task: Task, size: Size) -> It
     thresholds = {fingerprint: judge.threshold for fingerprint, judge in judges.items()}
 
     numbers = np.asarray(pending, np.int32)
-    # As `ray.data.range`, which asks for a whole CPU a block, and never gets it on nodes of one CPU with an actor each.
-    places = RangeDatasource(n=len(pending), block_format="arrow", column_name="id")
+    places = Places(len(pending))
     stages = ray.data.read_datasource(places, num_cpus=CPUS_A_STAGE, override_num_blocks=len(pending))
     # Without GPUs, Ray fuses loading into the actors that detect: the cores are busy then, and nothing is copied.
     # With GPUs, loading runs on the CPUs of all nodes, ahead of them.
