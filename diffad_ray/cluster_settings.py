@@ -1,4 +1,4 @@
-"""What a run asks of a cluster: the section `[cluster]` of a settings file."""
+"""The size of the cluster that a run asks for: the section `[cluster]`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSettings:
-    """What a run asks of a cluster.
+    """The size of the cluster that a run asks for.
 
     Attributes:
-        gpus: GPUs to score on. The run waits until the cluster has them; 0 scores on CPUs although there are GPUs; None
-            takes the GPUs that are there when the run begins.
-        cpus: CPUs to score on where `gpus` is 0 or there are none. The run waits for them; None takes those that are
-            there.
-        actors: processes that hold the detector; None takes one a GPU, or one a CPU where there is no GPU.
-        wait_minutes: how long the run waits for its GPUs and CPUs before it ends with exit code 75.
-        free_disk_gb, free_memory_gb: gigabytes (10^9 bytes) that `--check` wants free on each node: of the disk with
-            Ray's files, and of memory.
+        gpus: number of GPUs. The run waits until the cluster has them. 0 scores on CPUs although there are GPUs; None
+            takes the GPUs that exist when the run begins.
+        cpus: number of CPUs, if no GPUs are used. The run waits until the cluster has them; None takes those that
+            exist when the run begins.
+        actors: number of processes that hold the detector; None takes one for each GPU, or one for each CPU.
+        wait_minutes: longest wait for GPUs and CPUs; after it the run ends with exit code 75.
+        free_disk_gb, free_memory_gb: gigabytes (10^9 bytes) that must be free on each node: on the disk of Ray's files,
+            and of memory.
     """
 
     gpus: int | None = None

@@ -1,4 +1,4 @@
-"""The nodes of the cluster: what they have, and the wait for as many as a run asks for."""
+"""The nodes of the cluster and their resources, and the wait for the size that a run asks for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class Size(NamedTuple):
-    """What a run works on: `gpus`, or where they are 0, `cpus`; on `machines`."""
+    """The resources of a run: `gpus`, or `cpus` if there are no GPUs, on `machines`."""
 
     gpus: int
     cpus: int
@@ -32,23 +32,23 @@ class Size(NamedTuple):
         return f"{of} of {counted(self.machines, 'machine')}"
 
     def actors(self, wanted: int | None, shards: int) -> int:
-        """Processes that hold the detector: as many as wanted, else one a GPU, else one a CPU as far as shards go."""
+        """Return the number of actors: as wanted, else one for each GPU, else one for each CPU, at most one a shard."""
         return wanted or self.gpus or max(1, min(shards, self.cpus))
 
 
 def alive_nodes() -> list[dict[str, Any]]:
-    """The nodes of the cluster that are alive, as Ray describes them, the first one first."""
+    """Return the nodes that are alive, as Ray describes them."""
     return [node for node in ray.nodes() if node["Alive"]]
 
 
 def name_of(node: dict[str, Any]) -> str:
-    """A node as its owner knows it: its host, and its address where the host does not say it."""
+    """Return the host name of a node, with its address if the name differs from it."""
     host, address = node["NodeManagerHostname"], node["NodeManagerAddress"]
     return address if host == address else f"{host} ({address})"
 
 
 def has(node: dict[str, Any]) -> str:
-    """What a node brings.
+    """Return the resources of a node as text.
 
     Example:
         >>> has({"Resources": {"CPU": 8.0, "GPU": 1.0}})
@@ -59,11 +59,11 @@ def has(node: dict[str, Any]) -> str:
 
 
 def size_now(settings: ClusterSettings) -> Size:
-    """What a run with these settings works on if it begins now."""
+    """Return the resources of a run with these settings if it began now."""
     nodes = alive_nodes()
     gpus, cpus = (int(sum(node["Resources"].get(kind, 0) for node in nodes)) for kind in ("GPU", "CPU"))
     if cluster.is_started_here():
-        # It was told of more, so that all stages find a place.
+        # Ray was told of more CPUs than there are, so that all stages are scheduled.
         cpus = cluster.cores()
     return Size(
         gpus=gpus if settings.gpus is None else min(settings.gpus, gpus),
@@ -77,12 +77,12 @@ def wait_for(settings: ClusterSettings, say: Callable[[str], None]) -> Iterator[
     """Join the cluster, wait until it has what the settings ask for, and keep it from shrinking in the `with` block.
 
     Args:
-        settings: what is asked for.
-        say: is given a line for each node that comes, and one on what the run works on.
+        settings: the requested size.
+        say: receives a line for each node that joins, and one about the resources of the run.
 
     Raises:
         TryLater: the cluster did not get its size in time.
-        UserError: there is no cluster, or this machine alone can't have what is asked for.
+        UserError: there is no cluster, or this machine is smaller than the requested size.
     """
     cluster.connect()
     if cluster.is_started_here():
@@ -94,7 +94,7 @@ def wait_for(settings: ClusterSettings, say: Callable[[str], None]) -> Iterator[
     bundles = [{"GPU": 1}] * (settings.gpus or 0)
     is_asked = bool(settings.gpus or settings.cpus)
     if is_asked:
-        # Without it, a cluster that grows when tasks wait for it would never begin to grow.
+        # A cluster that grows with waiting tasks would not grow without this request.
         request_resources(num_cpus=settings.cpus, bundles=bundles)
     try:
         _wait(settings, say)
@@ -103,20 +103,20 @@ def wait_for(settings: ClusterSettings, say: Callable[[str], None]) -> Iterator[
         yield size
     finally:
         if is_asked and ray.is_initialized():
-            # It would stay in force for as long as the cluster lives, and keep its nodes. One that is gone keeps none.
+            # The request would otherwise keep the nodes for as long as the cluster lives.
             with suppress(RayError):
                 request_resources(num_cpus=0, bundles=[])
 
 
 def _not_asked(settings: ClusterSettings) -> str:
-    """What is said of a run that takes what it finds."""
+    """Return what is said of a run that asks for no size."""
     if settings.gpus is not None or settings.cpus is not None:
         return ""
     return ", which is what the cluster has now; --gpus N or --cpus N waits for more"
 
 
 def _refuse_impossible(settings: ClusterSettings) -> None:
-    """Raise UserError where the cluster is this machine, which does not grow."""
+    """Raise UserError if the requested size is larger than this machine."""
     for kind, wanted, there in (
         ("gpus", settings.gpus or 0, int(ray.cluster_resources().get("GPU", 0))),
         ("cpus", settings.cpus or 0, cluster.cores()),
@@ -129,7 +129,7 @@ def _refuse_impossible(settings: ClusterSettings) -> None:
 
 
 def _wait(settings: ClusterSettings, say: Callable[[str], None]) -> None:
-    """Return once the nodes that are alive have what is asked for; each one that comes is told."""
+    """Return as soon as the nodes have the requested size; report each node that joins."""
     start = time.monotonic()
     told: set[str] = set()
     while True:

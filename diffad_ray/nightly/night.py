@@ -1,4 +1,4 @@
-"""`nightly`: the steps of a night in their order, each told in a line as it ends."""
+"""`nightly`: runs the steps of a night in order, and reports each one as it ends."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ from diffad_ray.settings import build, merged, parse_overrides, read_settings_fi
 
 @dataclass(frozen=True)
 class StepResult:
-    """A step that ended well: `run`, the run that it was about, empty where none was begun; `text`, what it did, and
-    the same as `figures`; `notes`, what the user should know."""
+    """The result of a step that succeeded.
+
+    Attributes:
+        run: ID of the run; empty if none was begun.
+        text: what the step did; `figures`: the same as numbers.
+        notes: sentences for the user.
+    """
 
     step: str
     run: str
@@ -33,7 +38,7 @@ def prepare(settings_file: str, overrides: Sequence[str], say: Callable[[str], N
     Args:
         settings_file: TOML with the sections `[nightly]`, `[scoring]`, `[cluster]`, `[images]` and `[storage]`.
         overrides: `section.key=value` of these sections, which win over the file.
-        say: is given what happens within a step, in lines.
+        say: receives lines about the progress of a step.
 
     Raises:
         UserError: a setting is invalid, a detector can't be loaded, or no cluster is where `RAY_ADDRESS` says.
@@ -50,12 +55,12 @@ def prepare(settings_file: str, overrides: Sequence[str], say: Callable[[str], N
 
 
 def nightly(night: Night, tell: Callable[[StepResult], None], dry_run: bool = False) -> list[StepResult]:
-    """Go through the steps: check, score what is new, compact, verify, prune. The first that fails ends the night.
+    """Run the steps: check, score new images, compact, verify, prune. The first step that fails ends the night.
 
     Args:
-        night: as `prepare` makes it.
-        tell: is given each step's result as the step ends, so that a later failure hides nothing.
-        dry_run: do nothing, and tell what would be done.
+        night: the night that `prepare` returns.
+        tell: receives the result of each step as the step ends, so that a later failure hides nothing.
+        dry_run: change nothing, and report what would be done.
 
     Returns:
         The results of all steps.

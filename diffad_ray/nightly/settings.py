@@ -13,15 +13,16 @@ TEMPLATE = Path(__file__).parent / "template.toml"
 
 @dataclass(frozen=True, kw_only=True)
 class NightlySettings:
-    """What a night does. How images are chosen and scored is in `[scoring]`, with what in `[cluster]`.
+    """What a night does. `[scoring]` has the choice of images and how they are scored, `[cluster]` the resources.
 
     Attributes:
         archive: folder or URI of images, manifest of URIs, or S3 inventory.
         table: folder or URI of the table.
-        detector: folder or URI of the detector for what no route of `[scoring]` matches; None leaves that unrouted.
+        detector: folder or URI of the detector for images that no route of `[scoring]` matches; without it they get the
+            status `unrouted`.
         compact_files: the table is compacted once this many of its Parquet files could be merged, because a query opens
             each of them. It is also compacted if it has superseded rows, or files that lack columns.
-        verify_masks: masks that are opened, spread evenly over all.
+        verify_masks: number of masks that are opened, spread evenly over all masks.
         keep_masks_days: days after which a run's masks are deleted; None keeps them. Scores and regions stay.
         keep_manifests_days: days after which a run's manifests are deleted; None keeps them.
     """
@@ -44,10 +45,10 @@ class NightlySettings:
 
 
 def write_template(location: str) -> None:
-    """Write the commented settings file of a night to a location where there is none.
+    """Write a commented settings file of a night.
 
     Raises:
-        UserError: something is there already.
+        UserError: the location exists already.
     """
     if not storage.create(location, TEMPLATE.read_bytes()):
         raise UserError(f"{location} exists already: choose another name, or move it away")

@@ -1,4 +1,4 @@
-"""The steps of a night: what each does, and what it says it would do. A new step is an entry in `STEPS`."""
+"""The steps of a night, and their forecasts for `--dry-run`. A new step is an entry in `STEPS`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ from diffad_ray.table.verify import verify
 
 @dataclass
 class Night:
-    """What the steps of a night share: `say` is given what happens within a step; `run_id` is that of the run of this
-    night, empty before it is known, and where nothing was new."""
+    """The state that the steps of a night share.
+
+    Attributes:
+        say: receives lines about the progress of a step.
+        run_id: the run of this night; empty before it is known, and if nothing was new.
+    """
 
     settings: NightlySettings
     task: Task
@@ -35,7 +39,7 @@ class Night:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step did, in words, in figures, and what the user should know."""
+    """The result of a step in words and figures, and sentences for the user."""
 
     text: str
     figures: dict[str, Any] = field(default_factory=dict)
@@ -43,7 +47,7 @@ class Outcome:
 
 
 class Step(NamedTuple):
-    """A step: what it does, and what it would do."""
+    """A step, and its forecast."""
 
     name: str
     do: Callable[[Night], Outcome]

@@ -1,1 +1,1 @@
-"""The check before a job: whether every node of the cluster can do its part, told before an image is scored."""
+"""The check before a job: tests on every node of the cluster whether the job can run there."""

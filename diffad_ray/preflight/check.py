@@ -1,4 +1,4 @@
-"""`check`: asks every node of the cluster, and tells all that is wrong, not only the first."""
+"""Checks all nodes of the cluster, and reports all problems, not only the first."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from diffad_ray.preflight.versions import versions_reader
 from diffad_ray.scoring.task import Task
 
 PATIENCE = 120.0
-"Seconds for the answer of a node; the first worker of a node imports torch, which takes some of them."
+"Seconds for the answer of a node. The first worker of a node spends some of them on importing torch."
 
 
 @dataclass
 class NodeCheck:
-    """A node with what it has, and what it answered; None if it did not."""
+    """A node, its resources, and its answers; None if it gave no answer."""
 
     name: str
     has: str
@@ -36,12 +36,12 @@ class NodeCheck:
 
 @dataclass
 class Checkup:
-    """What a check found; the job can begin if there are no problems.
+    """The result of a check. The job can begin if there are no problems.
 
     Attributes:
-        nodes: those that were asked.
-        problems: of all nodes, each with what to do.
-        seconds: that the check took.
+        nodes: the checked nodes.
+        problems: the problems of all nodes, each with what to do.
+        seconds: duration of the check.
     """
 
     nodes: list[NodeCheck] = field(default_factory=list)
@@ -66,8 +66,8 @@ def check_scoring(task: Task, say: Callable[[str], None]) -> Checkup:
     """Check whether all nodes can score a task: read the archive, load the detectors, write the table, and so on.
 
     Args:
-        task: what is to be scored.
-        say: is given a line for each node that the check waits for.
+        task: the task.
+        say: receives a line for each node that joins while the check waits.
 
     Raises:
         TryLater: the cluster did not get its size in time.
@@ -79,7 +79,7 @@ def check_scoring(task: Task, say: Callable[[str], None]) -> Checkup:
 
 
 def check_training(normals: str, detector: str, cluster: ClusterSettings, say: Callable[[str], None]) -> Checkup:
-    """Check whether all nodes can train: read the normal images, and write the detector; raises as `check_scoring`."""
+    """Check whether all nodes can read the normal images and write the detector; raises as `check_scoring`."""
     return _check(normals, detector, (), cluster, [], say)
 
 
@@ -110,8 +110,10 @@ def _check(
 
 
 def _working_nodes(size: Size) -> list[dict[str, Any]]:
-    """The nodes on which workers run; a head without CPUs and GPUs only keeps the books. All of them are asked: of two
-    nodes with the same resources one may have another version, or no credentials."""
+    """Return the nodes on which workers run, without a head that has neither CPUs nor GPUs.
+
+    All of them are checked, because one of two nodes with equal resources may have another version or no credentials.
+    """
     nodes = alive_nodes()
     return [node for node in nodes if node["Resources"].get("CPU", 0) or (size.gpus and _has_gpu(node))]
 
@@ -121,7 +123,7 @@ def _has_gpu(node: dict[str, Any]) -> bool:
 
 
 def _ask_nodes(nodes: Sequence[dict[str, Any]], questions: Questions, found: Checkup) -> None:
-    """Ask all nodes for their versions, and those with ours the questions."""
+    """Compare the versions of all nodes with those of the driver, and check the nodes that have the same."""
     read_versions = versions_reader()
     ours = read_versions()
     versions = _on_nodes(read_versions, [(node, (), 0) for node in nodes], found.problems)
@@ -138,7 +140,7 @@ def _ask_nodes(nodes: Sequence[dict[str, Any]], questions: Questions, found: Che
             able.append(node)
     asked = []
     for node in able:
-        # Where there are GPUs, a node without one only loads images.
+        # If there are GPUs, a node without one loads images only.
         gpus = int(questions.needs_gpu and _has_gpu(node))
         detectors = () if questions.needs_gpu and not gpus else questions.detectors
         asked.append((node, (replace(questions, needs_gpu=gpus > 0, detectors=detectors),), gpus))
@@ -158,7 +160,9 @@ def _ask_nodes(nodes: Sequence[dict[str, Any]], questions: Questions, found: Che
 
 
 def clock_apart(theirs: float, begun: float, ended: float) -> float:
-    """Seconds by which a node's clock is ahead of ours, if they are too many; its time is one between two of ours.
+    """Return the seconds by which a node's clock is ahead, or 0 if they are few.
+
+    The node read its clock between the times `begun` and `ended` of the driver.
 
     Example:
         >>> clock_apart(1000.0, 990.0, 1010.0), clock_apart(1100.0, 990.0, 1010.0)
@@ -173,10 +177,10 @@ def _on_nodes(
     calls: Sequence[tuple[dict[str, Any], tuple[Any, ...], int]],
     problems: list[Problem],
 ) -> dict[str, Any]:
-    """What a function returns on each node, by the node's ID; what is the matter where it returns nothing is noted.
+    """Call a function on each node, and return the results by node ID; add a problem for each node without a result.
 
     Args:
-        calls: nodes, with arguments and GPUs.
+        calls: nodes with arguments and numbers of GPUs.
     """
     remote = ray.remote(max_retries=0, num_cpus=0)(function)
     asked = {}

@@ -1,5 +1,4 @@
-"""The part of the check that needs no node: the archive's first images, the table's other writers, and a file that the
-nodes are to see."""
+"""The part of the check on the driver: the first images of the archive, other writers of the table, and a test file."""
 
 from __future__ import annotations
 
@@ -22,13 +21,13 @@ from diffad_ray.table.runs import refuse_other_table
 
 FILES_LOOKED_AT, IMAGES_READ = 10_000, 3
 HERE = "driver"
-"Where what concerns no single node is found: the process that starts the job."
+"Name of the process that starts the job, for problems that concern no single node."
 DANGLING = "dangling"
-"The version of a broken link in a listing."
+"Version of a broken link in a listing."
 
 
 def table_problems(table: str) -> Iterator[Problem]:
-    """Whether another run writes to the table, or a newer version has."""
+    """Yield a problem if another run writes to the table, or if newer code has written to it."""
     try:
         refuse_other_table(table)
         holder = holder_of(table)
@@ -46,8 +45,10 @@ def table_problems(table: str) -> Iterator[Problem]:
 
 @contextmanager
 def witness(location: str, problems: list[Problem]) -> Iterator[str]:
-    """Write a file for the nodes to see, and remove it, with the folders that were made for it; gives its name, empty
-    where it can't be written."""
+    """Write a test file that the nodes must see, and yield its name; the name is empty if it can't be written.
+
+    The file and the folders that were created for it are removed at the end.
+    """
     name = f".check-{secrets.token_hex(8)}"
     missing = [folder for folder in _folders(location) if not folder.exists()]
     try:
@@ -68,12 +69,12 @@ def witness(location: str, problems: list[Problem]) -> Iterator[str]:
 
 
 def _folders(location: str) -> list[Path]:
-    """The folder at a local location and those above it, from the innermost on."""
+    """Return the folder at a local location and the folders above it, the innermost first."""
     return [Path(location), *Path(location).parents] if storage.is_local(location) else []
 
 
 def sample(archive: str, problems: list[Problem]) -> tuple[str, ...]:
-    """The first images of an archive; of a folder, only as many files are listed as it takes."""
+    """Return the first images of an archive. The listing of a folder ends as soon as they are found."""
     try:
         if archive.endswith(INVENTORY_NAME) or is_list_name(archive):
             with scratch_folder() as scratch, connect(archive) as connection:

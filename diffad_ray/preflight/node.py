@@ -1,4 +1,4 @@
-"""The check on one node, run by a worker there: what it reads, writes, computes on, and has room for."""
+"""The check on one node, run by a worker there: reads, writes, detects, and measures disk and memory."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from diffad_ray.inference.engine import Engine
 
 GIGABYTE = 10**9
 MOST_SECONDS_APART = 60.0
-"""By which the clocks of node, driver and store may differ. S3 refuses requests from 15 minutes on. Which row of an
-image is the last one, and the ages of runs, come from these clocks."""
+"""Largest difference of the clocks of node, driver and store. S3 refuses requests from 15 minutes on. The order of rows
+and the ages of runs depend on these clocks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Questions:
-    """What each node is asked.
+    """The input of the check on each node.
 
     Attributes:
-        images: files of the archive, one of which must be readable; none: the driver found none.
-        detectors: locations of detectors, with the fingerprints that the driver saw; none for a node that only loads.
+        images: files of the archive, one of which must be readable; empty if the driver found none.
+        detectors: locations and expected fingerprints of detectors; empty for a node that loads images only.
         writes: the location that the job writes to.
-        token: begins the names of files written there; the driver wrote one called so, with the token as its content.
-            Empty: the driver could not.
-        storage: with which to read and write.
+        token: prefix of the names of test files there. The driver has written a file of this name with the token as its
+            content; the token is empty if that failed.
+        storage: settings of reading and writing.
         needs_gpu: whether the detectors run on a GPU.
         disk, memory: bytes that must be free.
     """
@@ -51,8 +51,13 @@ class Questions:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that would make the job fail: `where` it was found, `what` it is with what to do, and whether it may
-    pass by itself (`passes`)."""
+    """A reason for which the job would fail.
+
+    Attributes:
+        where: name of the node, or `driver`.
+        what: the problem and what to do.
+        passes: whether it may pass by itself.
+    """
 
     where: str
     what: str
@@ -61,13 +66,14 @@ class Problem:
 
 @dataclass
 class Answers:
-    """What a node found.
+    """The result of the check on a node.
 
     Attributes:
-        seconds: that each part of the check took, by its name.
-        device: that the detectors run on; `disk` and `memory`: free bytes.
-        time: of the node's clock, in seconds since 1970.
-        problems: what is wrong there, and whether it may pass by itself.
+        seconds: duration of each part of the check, by name.
+        device: device of the detectors.
+        disk, memory: free bytes.
+        time: the clock of the node, in seconds since 1970.
+        problems: each problem, and whether it may pass by itself.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -79,7 +85,7 @@ class Answers:
 
 
 def check_node(questions: Questions) -> Answers:
-    """Answer the questions on the node that this runs on. Nothing is left behind."""
+    """Check the node that this function runs on. All test files are removed."""
     storage.configure(questions.storage)
     found = Answers(time=time.time())
     _check_room(questions, found)
@@ -93,12 +99,12 @@ def check_node(questions: Questions) -> Answers:
 
 
 def _answer(name: str, part: Callable[[], None], found: Answers) -> None:
-    """Do a part of the check; note how long it took, and what went wrong."""
+    """Run a part of the check, and add its duration or its problem."""
     started = time.monotonic()
     try:
         part()
         found.seconds[name] = round(time.monotonic() - started, 3)
-    # torch raises RuntimeError for whatever happens on a GPU.
+    # torch raises RuntimeError for all faults of a GPU.
     except (UserError, OSError, RuntimeError) as error:
         passes = isinstance(error, storage.Unavailable | TimeoutError)
         found.problems.append((" ".join(str(error).split()), passes))
@@ -119,7 +125,7 @@ def _check_room(questions: Questions, found: Answers) -> None:
 
 
 def _read(questions: Questions) -> None:
-    """Read images of the archive until one can be read: a single bad one is no fault of the node's."""
+    """Read images of the archive until one can be read, because a single image may be bad."""
     failure: OSError | None = None
     for image in questions.images:
         try:
@@ -136,7 +142,7 @@ def _read(questions: Questions) -> None:
 
 
 def _write(questions: Questions) -> None:
-    """See what the driver wrote, create an object, fail to create it again, and remove it."""
+    """Look for the test file of the driver; create an object, check that creating it again fails, and remove it."""
     place = f"{questions.writes}/{questions.token or f'.check-{secrets.token_hex(8)}'}"
     mine = f"{place}-{secrets.token_hex(4)}"
     try:
@@ -165,12 +171,12 @@ def _remove(location: str) -> None:
     try:
         storage.delete(location)
     except OSError:
-        # It could not be written either, which is told.
+        # It could not be written either, which is reported already.
         return
 
 
 def _apart(written: storage.FileInfo, now: float) -> float:
-    """Seconds by which the clock here is ahead of the store's, by an object that was just written."""
+    """Return the seconds by which this clock is ahead of the store's, from an object that was just written."""
     return now - written.modified.timestamp() if written.modified else 0.0
 
 
@@ -206,13 +212,13 @@ def _credentials(location: str) -> str:
 
 
 def free_memory() -> int:
-    """Bytes of memory that processes can still take, of the machine or of the container's limit."""
+    """Return the free memory in bytes, of the machine or within the limit of the container."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             free = int(line.split()[1]) * 1024
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.exists() and (most := limit.read_text().strip()) != "max":
-        # Pages of files count as used, but give way.
+        # Cached pages of files count as used, but can be reclaimed.
         pages = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
         free = min(free, int(most) - int(used.read_text()) + int(pages.get("inactive_file", 0)))
     return free

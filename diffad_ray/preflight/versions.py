@@ -1,4 +1,4 @@
-"""The versions on each node. A node of another version may lack any function of ours, so this one travels as code."""
+"""Reads the versions on each node. A node of another version may lack this module, so the function is sent as code."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 
 def versions_reader() -> Callable[[], dict[str, str]]:
-    """A function that tells the versions of what it runs on, by name.
+    """Return a function that returns the versions of Python, Ray, torch and diffad_ray by name.
 
-    It is made here, within a function, so that it is sent to nodes as code and not by its name.
+    The function is local, so it is pickled as code and not by its name.
     """
 
     def versions() -> dict[str, str]:
@@ -22,7 +22,7 @@ def versions_reader() -> Callable[[], dict[str, str]]:
         found = {"Python": python_version()}
         for name in ("ray", "torch"):
             try:
-                # Builds for CUDA and for CPUs may stand side by side: 2.9.0+cpu is 2.9.0.
+                # Nodes may have builds for CUDA and for CPUs: 2.9.0+cpu is 2.9.0.
                 found[name] = version(name).partition("+")[0]
             except PackageNotFoundError:
                 found[name] = "not installed"
@@ -30,7 +30,7 @@ def versions_reader() -> Callable[[], dict[str, str]]:
         if spec is None or not spec.submodule_search_locations:
             found["diffad_ray"] = "not installed"
             return found
-        # A checkout may have the number of a release and the code of another day.
+        # Two checkouts may have the same version and different code.
         folder, digest = Path(next(iter(spec.submodule_search_locations))), hashlib.sha256()
         for path in sorted(folder.rglob("*.py")):
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
