@@ -11,7 +11,7 @@ import pytest
 import ray
 from test_cli import run as command_line
 
-from diffad_ray.capacity.capacity import capacity, hours_until, parse_prices
+from diffad_ray.capacity.capacity import Window, capacity, hours_until, parse_prices
 from diffad_ray.capacity.formulas import HEAD_CPUS, SHARE_OF_LINEAR, START_HOURS, Costs, Node, forecast, node_rate
 from diffad_ray.errors import UserError
 
@@ -88,8 +88,8 @@ def test_prices() -> None:
 
 def test_trial_on_an_archive(archive: Path, detector: Path, tmp_path: Path) -> None:
     was_there = ray.is_initialized()
-    settings = {"detector": detector, "by": "06:00", "start": "22:00", "prices": {"cpu": 0.04}}
-    found = capacity(archive, table=tmp_path / "table", minutes=5, **settings)  # type: ignore[arg-type]
+    window = Window("06:00", "22:00", {"cpu": 0.04})
+    found = capacity(archive, detector, window, table=tmp_path / "table", minutes=5)
     assert ray.is_initialized() == was_there, "the trial needs no cluster"
     assert not (tmp_path / "table").exists()
     assert (found.listed, found.new, found.hours) == (42, 42, 8.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -30,14 +30,14 @@ class Capacity:
     """What scoring an archive takes, on nodes like this machine.
 
     Attributes:
-        archive: its location; `listed`: its images; `new`: those that the table lacks.
-        list_seconds: that listing and comparing took.
-        node: what each worker node has.
+        archive: location of the archive; `listed`: number of its images; `new`: images that the table lacks.
+        list_seconds: duration of listing and comparing.
+        node: resources of each worker node.
         node_rate: images a second of one node.
-        hours: from the start of the cluster to the end of the run.
-        trial: what was measured.
-        forecasts: of the new images first, then of 1, 10 and 100 million.
-        notes: what the user should know of the archive, in sentences.
+        hours: time from the start of the cluster to the end of the run.
+        trial: the measurements.
+        forecasts: for the new images first, then for 1, 10 and 100 million.
+        notes: sentences about the archive for the user.
     """
 
     archive: str
@@ -52,36 +52,49 @@ class Capacity:
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class Window:
+    """The time in which a run must begin and end, and what the hour of a processor costs.
+
+    Attributes:
+        by: time of day of the end, such as `06:00`, of this machine's clock.
+        start: time of day at which the cluster starts, such as `22:00`; None means now.
+        prices: price of an hour of a `cpu` and of a `gpu`; empty if costs do not matter.
+    """
+
+    by: str
+    start: str | None = None
+    prices: dict[str, float] = field(default_factory=dict)
+
+
 def capacity(
     archive: str | Path,
-    *,
     detector: str | Path,
-    by: str,
-    start: str | None = None,
+    window: Window,
+    *,
     table: str | Path | None = None,
-    prices: dict[str, float] | None = None,
     minutes: float = 2.0,
     settings_file: str | None = None,
     overrides: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> Capacity:
-    """Say what scoring an archive takes, from a trial on images of it. The table is not changed.
+    """Return what scoring an archive takes, from a trial on images of it. The table is not changed.
 
     Args:
-        archive, detector, settings_file, overrides: as `score` takes them.
-        by: when the run must have ended, as `06:00` of this machine's clock.
-        start: when the cluster starts, as `22:00`; None: now.
-        table: only images that it lacks are scored; None: all.
-        prices: of a `cpu` and a `gpu` for an hour.
-        minutes: of the trial.
-        say: is given a line on how it goes on.
+        archive, detector, settings_file, overrides: see `score`.
+        window: when the run begins and ends.
+        table, minutes: only images that this table lacks are scored, if it is given; duration of the trial.
+        say: receives lines about the progress.
 
     Raises:
-        UserError: an input is not as it must be, there are several detectors, or no image could be scored.
+        UserError: an input is invalid, there are several detectors, or no image could be scored.
+
+    Example:
+        >>> capacity("s3://plant/line1", "detectors/part", Window("06:00")).forecasts[0].nodes  # doctest: +SKIP
     """
-    hours = hours_until(by, start, datetime.now())
+    hours = hours_until(window.by, window.start, datetime.now())
     node = Node(cpus=cores(), gpus=torch.cuda.device_count())
-    if prices and node.gpus and "gpu" not in prices:
+    if window.prices and node.gpus and "gpu" not in window.prices:
         raise UserError("nodes like this machine have GPUs, and the price of one is missing: add gpu=2.5")
     with scratch_folder() as scratch:
         place = str(scratch / "none") if table is None else table
@@ -100,7 +113,7 @@ def capacity(
     def foreseen(images: int, listed: int) -> Forecast:
         limits = shard_limits(images, bundle, task.settings.shard_images)
         most = limits.file_bytes / max(1.0, trial.costs.file_bytes) if limits.file_bytes else limits.images
-        return forecast(images, listed, trial.costs, node, hours, max(1, int(min(limits.images, most))), prices or {})
+        return forecast(images, listed, trial.costs, node, hours, max(1, int(min(limits.images, most))), window.prices)
 
     return Capacity(
         archive=task.archive,

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
 
 from diffad_ray.cli.shared import AsJson, Overrides, Settings, console, print_json, say, stderr
+from diffad_ray.cli.unfold import unfold
 
 
+@dataclass
+class WindowOptions:
+    """When the run begins and ends, and what the hour of a processor costs."""
+
+    by: Annotated[str, typer.Option(metavar="HH:MM", help="When the run must have ended.")]
+    start: Annotated[str | None, typer.Option(metavar="HH:MM", help="When the cluster starts. [default: now]")] = None
+    price: Annotated[
+        str | None, typer.Option(metavar="cpu=P,gpu=P", help="Price of a CPU and a GPU for an hour: cpu=0.04,gpu=2.5.")
+    ] = None
+
+
+@unfold
 def capacity(
     archive: Annotated[str, typer.Argument(help="Folder or URI of images, manifest of URIs, or S3 inventory.")],
     detector: Annotated[str, typer.Option(help="Folder or URI of the detector.")],
-    by: Annotated[str, typer.Option(metavar="HH:MM", help="When the run must have ended.")],
-    start: Annotated[str | None, typer.Option(metavar="HH:MM", help="When the cluster starts. [default: now]")] = None,
+    window: WindowOptions,
     table: Annotated[str | None, typer.Option(help="Plan for the images that this table lacks. Only read.")] = None,
-    price: Annotated[
-        str | None, typer.Option(metavar="cpu=P,gpu=P", help="Price of a CPU and a GPU for an hour: cpu=0.04,gpu=2.5.")
-    ] = None,
     minutes: Annotated[float, typer.Option(min=0.0, help="Minutes of the trial.")] = 2.0,
     settings: Settings = None,
     override: Overrides = None,
@@ -28,17 +37,15 @@ def capacity(
 
     Copy: `diffad-ray capacity s3://plant/line1 --detector s3://plant/detectors/part --by 06:00 --price cpu=0.04`
     """
+    from diffad_ray.capacity.capacity import Window, parse_prices
     from diffad_ray.capacity.capacity import capacity as run
-    from diffad_ray.capacity.capacity import parse_prices
     from diffad_ray.reports.capacity_text import print_capacity
 
     found = run(
         archive,
-        detector=detector,
-        by=by,
-        start=start,
+        detector,
+        Window(window.by, window.start, parse_prices(window.price) if window.price else {}),
         table=table,
-        prices=parse_prices(price) if price else None,
         minutes=minutes,
         settings_file=settings,
         overrides=override or (),
