@@ -25,14 +25,14 @@ from diffad_ray.table.retention import Rule, first_run_of, read_rule, write_rule
 from diffad_ray.table.runs import Run, read_runs
 
 DELETIONS = 16
-"At the same time: on object stores each one waits for an answer."
+"Number of deletions at the same time, because each one waits for an object store."
 CHUNK = 10_000
-"Masks that are held in memory."
+"Number of mask locations in memory."
 
 
 @dataclass(frozen=True)
 class PruneSummary:
-    """What was deleted, or would be: numbers of files, and the days before which runs lose them (empty: none does)."""
+    """Numbers of deleted files, and the days before which runs lose them; an empty day keeps all."""
 
     masks: int
     manifests: int
@@ -48,18 +48,17 @@ def prune(
     dry_run: bool = False,
     today: date | None = None,
 ) -> PruneSummary:
-    """Delete masks and manifests of runs that began more than so many days ago; never scores or regions.
+    """Delete masks and manifests of old runs; scores and regions are never deleted.
 
-    A mask that a row of a younger run names as well is kept. Manifests of interrupted runs are kept, as they say what
-    is still to be scored. Killed at any moment, the next call goes on.
+    A mask that a row of a younger run also names is kept. Manifests of interrupted runs are kept, because they list the
+    images that are still to be scored. If the process is killed, the next call continues.
 
     Args:
         table: folder or URI.
-        masks_days: days for which masks are kept; None leaves them as they are.
-        manifests_days: days for which manifests are kept, without which `verify` can't tell whether a run lacks rows;
-            None leaves them as they are.
-        dry_run: count only.
-        today: the day from which ages count; by default that of the clock, in UTC.
+        masks_days: masks of runs that began more days ago are deleted; None deletes none.
+        manifests_days: the same for manifests. Without the manifests of a run, `verify` can't detect missing rows.
+        dry_run: count the files, and delete nothing.
+        today: the day from which ages count; by default the current day in UTC.
 
     Raises:
         TryLater: another process writes to the table.
@@ -80,7 +79,7 @@ def prune(
         rule = _next_rule(read_rule(location), today, masks_days, manifests_days)
         runs = read_runs(location)
         manifests = _old_manifests(location, rule, runs)
-        # Before the first deletion, so that nobody misses what is gone.
+        # The rule is written before the first deletion, so that no reader expects a deleted file.
         write_rule(location, rule)
         masks = 0
         for chunk in _old_masks(location, rule):
@@ -90,14 +89,14 @@ def prune(
         lease.check()
         _delete(manifests)
         _remove_empty_folders(location, manifests)
-        # An interrupted run that goes on some day may still write masks.
+        # An interrupted run that continues later may still write masks.
         open_days = [run.plan.run_date for run in runs if run.record is None]
         write_rule(location, replace(rule, masks_deleted_before=min([rule.masks_before, *open_days])))
     return PruneSummary(masks, len(manifests), rule.masks_before, rule.manifests_before)
 
 
 def _next_rule(rule: Rule, today: date, masks_days: int | None, manifests_days: int | None) -> Rule:
-    """The rule from today on. What is gone does not come back, so its days never move backwards."""
+    """Return the rule from today on. Its days never move backwards, because deleted files do not come back."""
 
     def day(before: str, days: int | None) -> str:
         return before if days is None else max(before, (today - timedelta(days=days)).isoformat())
@@ -110,12 +109,12 @@ def _next_rule(rule: Rule, today: date, masks_days: int | None, manifests_days: 
 
 
 def _old_masks(table: str, rule: Rule) -> Iterator[list[str]]:
-    """Locations of the masks that are no longer kept and may not be deleted yet, some at a time."""
+    """Yield chunks of locations of the masks that are no longer kept and may still exist."""
     if rule.masks_before <= rule.masks_deleted_before:
         return
     rows, before = rows_of(table, "scores"), quoted(first_run_of(rule.masks_before))
     since = quoted(first_run_of(rule.masks_deleted_before))
-    # Rows of the same image by the same detector name the same mask. A table that was moved has masks elsewhere.
+    # Rows of the same image and detector name the same mask. The masks of a moved table have other locations.
     old = (
         f"SELECT DISTINCT mask_uri FROM {rows} WHERE run_id < {before} AND run_id >= {since} "
         f"AND starts_with(mask_uri, {quoted(f'{table}/masks/')})"
@@ -133,7 +132,7 @@ def _old_masks(table: str, rule: Rule) -> Iterator[list[str]]:
 
 
 def _old_manifests(table: str, rule: Rule, runs: Iterable[Run]) -> list[str]:
-    """Locations of the manifests that are no longer kept, of runs that are over."""
+    """Return locations of the manifests of ended runs that are no longer kept."""
     over = {run.plan.run_id for run in runs if run.record and run.plan.run_date < rule.manifests_before}
     if not over:
         return []
@@ -151,8 +150,8 @@ def _delete(locations: list[str]) -> None:
 
 
 def _remove_empty_folders(table: str, manifests: list[str]) -> None:
-    """Remove the folders of local manifests that were deleted; a store has none."""
+    """Remove the empty folders of deleted local manifests; object stores have no folders."""
     if storage.is_local(table):
         for folder in {Path(location).parent for location in manifests}:
-            with suppress(OSError):  # a file is left in it that is not ours
+            with suppress(OSError):  # the folder has another file
                 folder.rmdir()

@@ -1,7 +1,7 @@
-"""What a table no longer keeps: masks and manifests of runs before a day, as the file `TABLE/retention/rule.json` says.
+"""The retention rule of a table, `TABLE/retention/rule.json`: masks and manifests of older runs are not kept.
 
-The rule is written before anything is deleted. From then on the views show no mask for rows of such runs, and `verify`
-does not miss what is gone, whether the deletion was interrupted or not.
+The rule is written before anything is deleted. From then on, the views have null as the mask of such rows, and `verify`
+does not expect the files, whether the deletion was interrupted or not.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from diffad_ray.table.documents import document, parsed
 
 @dataclass(frozen=True)
 class Rule:
-    """Days such as `2026-08-30`, in UTC; an empty one keeps everything.
+    """Days in UTC, such as `2026-08-30`; an empty day keeps everything.
 
     Attributes:
-        masks_before: masks of rows whose run began before this day are no longer kept.
-        masks_deleted_before: of runs before this day, all such masks have been deleted.
-        manifests_before: manifests of runs that are over and began before this day are no longer kept.
+        masks_before: masks of runs that began before this day are not kept.
+        masks_deleted_before: all such masks of runs before this day are deleted.
+        manifests_before: manifests of ended runs that began before this day are not kept.
     """
 
     masks_before: str = ""
@@ -29,10 +29,10 @@ class Rule:
 
 
 def read_rule(table: str) -> Rule:
-    """The rule of a table that exists.
+    """Return the rule of a table; an empty rule if it has none.
 
     Raises:
-        UserError: it is damaged, or of a newer schema version.
+        UserError: the file is damaged, or of a newer schema version.
     """
     location = _location(table)
     try:
@@ -50,7 +50,7 @@ def _location(table: str) -> str:
 
 
 def first_run_of(day: str) -> str:
-    """What the names of the runs that began on a day or later do not sort before; `""` for no day.
+    """Return a text that sorts before the IDs of all runs of a day and later; `""` for no day.
 
     Example:
         >>> first_run_of("2026-08-30") <= "20260830T220000-ab12cd"
@@ -60,7 +60,7 @@ def first_run_of(day: str) -> str:
 
 
 def kept_columns(rule: Rule) -> str:
-    """SQL for all columns of `scores`, with a null as the place of a mask that is not kept."""
+    """Return SQL for all columns of `scores`, with null as `mask_uri` of masks that are not kept."""
     if not rule.masks_before:
         return "*"
     is_kept = f"run_id >= {quoted(first_run_of(rule.masks_before))}"

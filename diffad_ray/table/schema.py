@@ -1,7 +1,7 @@
-"""The columns of a table's rows: one list for all runs, so that every engine sees the same columns in every file.
+"""The columns of a table, equal for all runs, so that every engine finds the same columns in every file.
 
-`TABLE/schema.json` keeps the union of all columns that runs have brought along. A run writes all of them, null where it
-has no values. Compaction adds to older files what they lack.
+`TABLE/schema.json` has the union of the columns of all runs. A run writes all of them, with nulls for columns that it
+has no values for. Compaction adds missing columns to older files.
 """
 
 from __future__ import annotations
@@ -30,18 +30,17 @@ _TYPES = {
         pa.binary(),
     )
 }
-"Of columns, by the names that the document has for them; those that users bring along are among them."
+"Types of columns by their names in the document."
 
 
 @dataclass(frozen=True)
 class TableSchema:
-    """The document.
+    """The content of `schema.json`.
 
     Attributes:
-        columns: names and types of all columns of `scores`, in their order; `run_date` is no column of the files.
+        columns: names and types of all columns of `scores` in order, without `run_date`, which the files lack.
         regions: names of the columns of `regions`.
-        is_uniform: whether each file that a reader may meet has all of its columns. Then an engine needs to read the
-            end of one file only to know the columns.
+        is_uniform: whether all files have all columns. An engine then needs the footer of one file only.
     """
 
     columns: dict[str, str]
@@ -54,7 +53,7 @@ class TableSchema:
 
 
 def read_schema(table: str) -> TableSchema | None:
-    """The columns of a table; None where no run has written any.
+    """Return the columns of a table; None if it has no `schema.json`.
 
     Raises:
         UserError: the document is damaged, or of a newer schema version.
@@ -70,14 +69,14 @@ def read_schema(table: str) -> TableSchema | None:
 
 
 def scores_schema(table: str) -> pa.Schema:
-    """The columns of `scores`: those that this code declares, then those that users brought along."""
+    """Return the columns of `scores`: the declared ones, then those of users."""
     found = read_schema(table)
     known = found.arrow if found else _columns_of_files(table)
     return pa.schema([*SCORES.columns, *(field for field in known if field.name not in SCORES.columns.names)])
 
 
 def _columns_of_files(table: str) -> pa.Schema:
-    """The columns that files have; for tables that have lost their document."""
+    """Return the columns of the files, for a table that has lost its `schema.json`."""
     if not has_rows(table):
         return pa.schema([])
     with connect(table) as connection:
@@ -87,7 +86,7 @@ def _columns_of_files(table: str) -> pa.Schema:
 
 
 def write_schema(table: str, columns: pa.Schema, is_uniform: bool) -> None:
-    """Keep the columns of `scores`; for the holder of the table's lease."""
+    """Write the columns of `scores`. The caller must hold the lease of the table."""
     kinds = {field.name: str(field.type) for field in columns}
     data = document(TableSchema(kinds, REGIONS.columns.names, is_uniform))
     location = f"{table}/{SCHEMA_FILE}"
@@ -96,7 +95,7 @@ def write_schema(table: str, columns: pa.Schema, is_uniform: bool) -> None:
 
 
 def new_columns(table: str, brought: pa.Schema) -> list[str]:
-    """Names of the columns of a run that files of earlier runs lack."""
+    """Return the names of a run's columns that the files of earlier runs lack."""
     if not brought.names or not has_rows(table):
         return []
     known = scores_schema(table).names
@@ -104,9 +103,9 @@ def new_columns(table: str, brought: pa.Schema) -> list[str]:
 
 
 def extend_schema(table: str, brought: pa.Schema) -> None:
-    """Add the columns of a run that is being planned; for the holder of the table's lease.
+    """Add the columns of a run that is being planned. The caller must hold the lease of the table.
 
-    The table gets its first document by its first run.
+    The first run creates the document.
     """
     found = read_schema(table)
     columns = scores_schema(table)
@@ -115,7 +114,7 @@ def extend_schema(table: str, brought: pa.Schema) -> None:
         storage.write(run_file(table, SUPERSEDED.name, NO_RUN), parquet_bytes(SUPERSEDED.columns.empty_table()))
     is_begun = has_rows(table)
     was_uniform = found is not None and found.is_uniform
-    # Newer code may declare more columns than older code wrote.
+    # This code may declare more columns than the code that wrote the files.
     has_all = (
         found is not None and {*columns.names} <= {*found.columns} and {*REGIONS.columns.names} <= {*found.regions}
     )

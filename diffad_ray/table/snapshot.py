@@ -1,7 +1,7 @@
-"""Which files of a table are read together, so that each row is read once, whoever writes or compacts meanwhile.
+"""The files of a table that are read together, so that each row is read once while others write and compact.
 
-The order of the listings matters, and each step says why. What goes away between listing and reading makes a query
-fail; `reading.read_views` makes it again.
+The order of the listings matters, and each step says why. If a file is removed between listing and reading, the query
+fails and `views.read_views` repeats it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from diffad_ray.table.parts import NO_RUN, PARQUET_PARTS, REGIONS, SCORES, SUPER
 from diffad_ray.table.runs import ended_runs
 
 READERS = 8
-"Journals that are read at the same time."
+"Number of journals that are read at the same time."
 
 
 @dataclass(frozen=True)
 class Merger:
-    """Which files become which one: paths within the table, because tables are moved.
+    """A merger of files. Paths are relative to the table, because tables are moved.
 
     Attributes:
-        kind: the part.
-        rows: of the target.
+        kind: name of the part.
+        sources, target: the merged files and the file that replaces them.
+        rows: number of rows of the target.
         superseded: files with the rows that the target leaves out.
     """
 
@@ -45,13 +46,13 @@ class Merger:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Files of a table that agree with each other; paths within the table.
+    """Files of a table that are consistent with each other. Paths are relative to the table.
 
     Attributes:
-        files: by part, of those parts that are divided by date.
-        superseded: of ended runs, whose entries all are in force; `perhaps_superseded`: of runs without a record, whose
-            entries are in force as far as the new row is there.
-        unended: files of scores of the runs without a record.
+        files: by part, for the parts that are divided by date.
+        superseded: entries of ended runs, which are all in force.
+        perhaps_superseded: entries of runs without a record, which are in force if the new row exists.
+        unended: files of scores of runs without a record.
     """
 
     table: str
@@ -62,28 +63,28 @@ class Snapshot:
 
 
 def take_snapshot(table: str) -> Snapshot:
-    """List the files that are to be read together.
+    """List the files of a table that are to be read together.
 
     Raises:
         UserError: the table can't be read.
         FileNotFoundError: files were merged while they were listed.
     """
-    # Before the files: of a run that has ended by now, all files will be listed.
+    # Records are listed before the files, so all files of an ended run are listed.
     ended = ended_runs(table)
 
     def has_ended(path: str) -> bool:
         return (run := run_of(path)) is None or run in ended
 
     listed = {SCORES.name: _paths(table, SCORES.name)}
-    # After the scores, because a shard's scores are written last: what belongs to them is there.
+    # The other parts are listed after the scores, because the scores of a shard are written last.
     listed |= {
         name: _paths(table, name)
         for name, part in PARQUET_PARTS.items()
         if part.divided_by == "run_date" and part is not SCORES
     }
     superseded = [path for path in _paths(table, SUPERSEDED.name) if run_of(path) != NO_RUN]
-    # Last, because a journal is deleted after the files that it names: where a source was listed and its journal is
-    # gone, the source is gone too.
+    # Journals are listed last, because a journal is deleted after the files that it names. If a source was listed and
+    # its journal is deleted, the source is deleted too.
     moved = _moved(table, {path for paths in listed.values() for path in paths})
     files = {name: [path for path in paths if path not in moved] for name, paths in listed.items()}
     done = {path.removeprefix(SCORES.name) for path in files[SCORES.name]}
@@ -100,20 +101,20 @@ def take_snapshot(table: str) -> Snapshot:
 
 
 def pending_mergers(table: str) -> list[Merger]:
-    """What a compaction has still to do, be it under way or killed."""
+    """Return the mergers that a running or killed compaction has not finished."""
 
     def read(path: str) -> Merger | None:
         try:
             return parsed(Merger, storage.read(f"{table}/{path}"), f"{table}/{path}")
         except FileNotFoundError:
-            return None  # done since it was listed
+            return None  # it was finished after the listing
 
     with ThreadPoolExecutor(READERS) as pool:
         return [merger for merger in pool.map(read, paths_below(table, "compactions")) if merger]
 
 
 def paths_below(table: str, folder: str) -> list[str]:
-    """Paths within the table of the files below a folder, sorted."""
+    """Return the sorted paths, relative to the table, of the files below a folder."""
     try:
         return sorted(file.uri.removeprefix(f"{table}/") for file in storage.walk(f"{table}/{folder}"))
     except FileNotFoundError:
@@ -125,7 +126,7 @@ def _paths(table: str, name: str) -> list[str]:
 
 
 def _moved(table: str, listed: Iterable[str]) -> set[str]:
-    """The listed files whose rows are in another listed file."""
+    """Return the listed files whose rows are in another listed file."""
     moved: set[str] = set()
     there = set(listed)
     for merger in pending_mergers(table):

@@ -1,8 +1,9 @@
 """Superseded rows: rows of earlier runs for images that a later run scores again.
 
-A run knows when it plans which rows it replaces, and writes them into `superseded/<run>.parquet` before its plan. Such
-an entry is in force as soon as the new row is there: of an ended run at once, of another one as far as it got. Readers
-leave these rows out, and compaction removes them and moves the entries to `dropped/`.
+When a run is planned, it is known which rows it will replace. They are written to `superseded/<run>.parquet` before
+the plan. An entry is in force as soon as the new row exists. All entries of an ended run are in force; of another run,
+those whose new rows are written. Readers leave these rows out. Compaction removes them and moves the entries to
+`dropped/`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ KEY = ", ".join(SUPERSEDED.key)
 
 
 def write_superseded(connection: duckdb.DuckDBPyConnection, images: str, table: str, run_id: str) -> int:
-    """Write down which rows of a table a run will supersede, and return how many; before the run's plan is written.
+    """Write the rows of a table that a run will supersede, before its plan is written; return their number.
 
     Args:
         images: SQL of the images that the run is going to score, with `image_id` and `detector_fingerprint`.
@@ -37,8 +38,10 @@ def write_superseded(connection: duckdb.DuckDBPyConnection, images: str, table: 
 
 
 def settle_superseded(plan: Plan) -> None:
-    """Keep the entries of a run that is being abandoned only as far as the run has new rows; before its record is
-    written, and after its missing shards were closed."""
+    """Keep only those entries of an abandoned run whose new rows exist.
+
+    This must happen after the missing shards of the run were closed and before its record is written.
+    """
     file = run_file(plan.table, SUPERSEDED.name, plan.run_id)
     if not storage.exists(file):
         return
@@ -50,7 +53,7 @@ def settle_superseded(plan: Plan) -> None:
 
 
 def entries_in_force(snapshot: Snapshot) -> str | None:
-    """SQL of the rows that are superseded, by the columns of `KEY`; None where there can't be any."""
+    """Return SQL of the superseded rows with the columns of `KEY`; None if there are none."""
 
     def located(paths: list[str]) -> list[str]:
         return [f"{snapshot.table}/{path}" for path in paths]
@@ -66,14 +69,14 @@ def entries_in_force(snapshot: Snapshot) -> str | None:
 
 
 def mark_dropped(table: str, paths: list[str]) -> None:
-    """Move files of entries whose rows compaction has removed; whoever dies in between leaves both."""
+    """Move entries whose rows compaction has removed to `dropped/`. A process that dies meanwhile leaves both files."""
     for path in paths:
         storage.write(f"{table}/{DROPPED.name}/{path.rpartition('/')[2]}", storage.read(f"{table}/{path}"))
         storage.delete(f"{table}/{path}")
 
 
 def _write(connection: duckdb.DuckDBPyConnection, rows: str, file: str) -> int:
-    """Write entries, sorted; nothing where there are none."""
+    """Write entries in sorted order and return their number; write no file if there are none."""
     with scratch_folder() as scratch:
         local = scratch / "entries.parquet"
         copied = f"COPY (SELECT * FROM ({rows}) ORDER BY {KEY}) TO {quoted(str(local))}"

@@ -11,9 +11,9 @@ from diffad_ray.table.schema import read_schema
 from diffad_ray.table.snapshot import take_snapshot
 
 SMALL_BYTES = 2_000_000
-"Of a file of some 50,000 rows: queries over files that are smaller spend their time on opening them."
+"Size of a file with about 50,000 rows. Queries over smaller files spend most of their time on opening them."
 MANY_FILES = 64
-"Small files that queries over an object store take a third of a second to open."
+"Number of small files that take a third of a second to open on an object store."
 
 
 def reasons_to_compact(table: str, many_files: int = MANY_FILES) -> list[str]:

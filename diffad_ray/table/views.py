@@ -1,8 +1,7 @@
-"""The views `scores` and `regions`: what queries see of a table.
+"""The views `scores` and `regions` of a table.
 
-Each image is there once, with its last row: the files are those of a snapshot, and superseded rows are left out by an
-anti-join with the few that there are. Where there are none, a view is a plain scan, so that filters and projections
-reach the files.
+They have each image once, with its last row. They read the files of a snapshot, and leave out superseded rows by an
+anti-join. If there are no superseded rows, a view is a plain scan, so that filters and projections reach the files.
 """
 
 from __future__ import annotations
@@ -24,22 +23,22 @@ from diffad_ray.table.snapshot import take_snapshot
 from diffad_ray.table.superseded import KEY, entries_in_force
 
 ATTEMPTS = 6
-"At reading a table whose files are being compacted."
+"Number of attempts to read a table while its files are compacted."
 REGION_DATE = "region_date"
-"The partition of a region in its view: with the name of the scores' column, joins of both would be ambiguous."
+"Name of the partition column in the view `regions`. With the name `run_date`, joins with `scores` would be ambiguous."
 
 Result = TypeVar("Result")
 
 
 def open_table(table: str) -> duckdb.DuckDBPyConnection:
-    """Connect, with the views `scores` and `regions`: the last row of each image, and that row's regions.
+    """Open a connection with the views `scores`, the last row of each image, and `regions`, the regions of these rows.
 
     Raises:
-        UserError: there is no table.
-        duckdb.Error: a file can't be read, or went away after it was listed.
+        UserError: the table does not exist.
+        duckdb.Error: a file can't be read, or was removed after it was listed.
     """
     table = existing(table)
-    # Before the files are listed: those that come later may have more columns, and never fewer.
+    # The schema is read before the files are listed. Later files may have more columns, but never fewer.
     found = read_schema(table)
     is_uniform = found is not None and found.is_uniform
     columns = {SCORES.name: scores_schema(table), REGIONS.name: REGIONS.columns}
@@ -69,12 +68,13 @@ def create_view(
     chosen: str = "",
     shown: str = "*",
 ) -> None:
-    """Create the view of a part with all columns that it should have.
+    """Create the view of a part with all its columns.
 
     Args:
-        columns: of its files.
-        rows: what follows FROM; None where there are no files, and the view has no rows.
-        chosen: what follows the rows in SQL; `shown`: what follows SELECT.
+        columns: columns of its files.
+        rows: SQL after FROM; None if there are no files, which gives a view without rows.
+        chosen: SQL after the rows.
+        shown: SQL after SELECT.
     """
     if rows is None:
         connection.register(f"no_{name}", columns.append(pa.field("run_date", pa.date32())).empty_table())
@@ -84,7 +84,7 @@ def create_view(
         connection.execute(f"CREATE OR REPLACE VIEW {name} AS SELECT {shown} FROM {rows} {chosen}")
 
     create(rows)
-    # The catalogue knows the columns of a view; to ask for those of the rows would read the ends of all files again.
+    # The catalogue has the columns of the view. DESCRIBE on the rows would read the footers of all files again.
     present = "SELECT column_name FROM duckdb_columns() WHERE table_name = ?"
     names = [name for (name,) in connection.execute(present, [name]).fetchall()]
     whole = completed(rows, names, sql_types(connection, columns))
@@ -93,16 +93,16 @@ def create_view(
 
 
 def lacks_file(table: str, error: duckdb.Error) -> bool:
-    """Whether a query may have failed because a file of the table went away after it was listed."""
-    # Of a file on an object store, the error has no class of its own, and does not say which one.
+    """Return whether a query may have failed because a file was removed after it was listed."""
+    # For a file on an object store, the error has no class of its own and does not name the file.
     return (isinstance(error, duckdb.IOException) and table in str(error)) or "FileNotFoundError" in str(error)
 
 
 def read_views(table: str, use: Callable[[duckdb.DuckDBPyConnection], Result]) -> Result:
-    """What `use` makes of a table's views; it is called again if it did not get to its end.
+    """Return the result of `use` on the views of a table; repeat it if a file was removed meanwhile.
 
-    A query lists the files first and reads them then. A compaction may delete one in between, having put its rows into
-    a larger file, which a new connection lists.
+    A query lists the files and then reads them. A compaction may delete a file in between, after it has written the
+    rows to a larger file. A new connection lists the larger file.
 
     Raises:
         UserError: there is no table.
@@ -121,7 +121,7 @@ def read_views(table: str, use: Callable[[duckdb.DuckDBPyConnection], Result]) -
 
 
 def ask_views(table: str, use: Callable[[duckdb.DuckDBPyConnection], Result]) -> Result:
-    """`read_views` for queries of ours, which can't be wrong.
+    """Do what `read_views` does, for queries of this package: DuckDB's errors become a UserError.
 
     Raises:
         UserError: there is no table, or it can't be read.
