@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Workers of Ray are separate processes; none may take the time of the others' threads.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test lint bench docs mutants clean
+.PHONY: install demo test test-long lint bench docs mutants clean
 
 install: .venv/installed
 
@@ -29,7 +29,11 @@ lint: install
 
 test: lint
 	# Files side by side; the tests of a file share its cluster and servers.
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long" --durations=40
+
+test-long: install
+	# Clusters of many nodes, which take minutes each.
+	$(BIN)/pytest -m long
 
 mutants: install
 	$(BIN)/python benchmarks/mutants.py

@@ -74,7 +74,7 @@ def check_rows(table: Path | str, expected: dict[str, str]) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_every_file_of_the_corpus_is_one_row(detector: Path, tmp_path: Path) -> None:
     expected = write_corpus(tmp_path / "archive")
-    score(tmp_path / "archive", detector=detector, table=tmp_path / "table")
+    score(tmp_path / "archive", detector=detector, table=tmp_path / "table", actors=1)
     check_rows(tmp_path / "table", expected)
 
 
@@ -94,7 +94,7 @@ def test_every_object_of_the_corpus_is_one_row(s3: str, detector: Path, tmp_path
     for name, data in (("folder.jpg/", b""), ("folder.jpg/inside.png", PNG)):  # consoles make folders so
         bucket.put_object(Bucket="plant", Key=f"hostile/{name}", Body=data)
     statuses[f"{s3}/hostile/folder.jpg/inside.png"] = "ok"
-    score(f"{s3}/hostile", detector=detector, table=tmp_path / "table")
+    score(f"{s3}/hostile", detector=detector, table=tmp_path / "table", actors=1)
     check_rows(tmp_path / "table", statuses)
 
 

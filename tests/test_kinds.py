@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images of good weave and of defective weave."""
     folder, rng = tmp_path_factory.mktemp("parts"), np.random.default_rng(0)
-    for k in range(80):
+    for k in range(40):
         write_image(folder / "good" / f"{k:02d}.png", normal("weave", rng, 64).image)
     for k in range(6):
         write_image(folder / "bad" / f"{k}.png", defective("weave", "hole", rng, 64).image)

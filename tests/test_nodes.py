@@ -29,7 +29,7 @@ URIS = "SELECT list(image_uri ORDER BY image_uri) FROM scores"
 ROOT = Path(diffad_ray.__file__).parents[1]
 LACKING = missing()
 # Six nodes start one after another, and the machine may have other work.
-pytestmark = [pytest.mark.timeout(900), pytest.mark.skipif(bool(LACKING), reason=LACKING)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900), pytest.mark.skipif(bool(LACKING), reason=LACKING)]
 
 
 @dataclass

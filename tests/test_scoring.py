@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from conftest import write_image
 from tiny_detector import tiny_training
 
 from diffad_ray import query, score, storage, train
-from diffad_ray.bundles.bundle import Bundle, load_bundle
+from diffad_ray.bundles.bundle import Bundle, load_bundle, save_bundle
 from diffad_ray.errors import UserError
 from diffad_ray.images import decode_image, network_input
 from diffad_ray.inference.engine import Engine
@@ -94,9 +95,11 @@ def test_only_new_and_changed_images_are_scored(archive: Path, detector: Path, t
     assert (plan.images, plan.skipped) == (2, len(some) - 1)
 
 
-def test_routes_columns_and_a_manifest_in_one_run(archive: Path, detector: Path, normals: Path, tmp_path: Path) -> None:
+def test_routes_columns_and_a_manifest_in_one_run(archive: Path, detector: Path, tmp_path: Path) -> None:
     other = tmp_path / "tiled"
-    train(normals, other, settings=tiny_training("detector.view=tiles"), workers=0)
+    tiled = load_bundle(str(detector))
+    tiled.detector.settings = dataclasses.replace(tiled.detector.settings, view="tiles")
+    save_bundle(tiled, str(other))
     run = score(
         archive,
         table=tmp_path / "table",
@@ -213,7 +216,7 @@ def test_a_detector_keeps_the_white_of_its_normal_images(tmp_path: Path) -> None
     )
     assert trained.detector.settings.white == 4095
     write_image(normals / "beyond.png", numbers[..., None] * 16)
-    score(normals, table=tmp_path / "table", detector=tmp_path / "detector")
+    score(normals, table=tmp_path / "table", detector=tmp_path / "detector", actors=1)
     rows = query(
         tmp_path / "table", "SELECT status, count(*) n, min(error) e FROM scores GROUP BY 1 ORDER BY 1"
     ).to_pylist()

@@ -102,7 +102,7 @@ def test_answers_are_the_rows_of_the_archive(command: Command, archive: Path, de
     for name, data in files.items():
         (tmp_path / "archive" / f"{name}.png").write_bytes(data)
     table = tmp_path / "table"
-    score(tmp_path / "archive", detector=detector, table=table, masks="all")
+    score(tmp_path / "archive", detector=detector, table=table, masks="all", actors=1)
     regions: dict[int, list[dict[str, Any]]] = {}
     columns = "x, y, width, height, area, peak, mean, centroid_x, centroid_y, mask_runs"
     for row in query(table, f"SELECT image_id, {columns} FROM regions ORDER BY image_id, region").to_pylist():
