@@ -23,7 +23,7 @@ from diffad_ray.table.layout import (
 from diffad_ray.table.reading import connect
 from diffad_ray.table.runs import Plan, PlannedDetector, RunRecord, write_plan, write_record
 from diffad_ray.table.schema import extend_schema, scores_schema
-from diffad_ray.table.superseded import write_superseded
+from diffad_ray.table.superseded import settle_superseded, write_superseded
 
 FINGERPRINT = "f" * 16
 START = datetime(2026, 1, 1, 3, tzinfo=UTC)
@@ -96,6 +96,8 @@ def write_run(
         storage.create(shard_file(table, "scores", *place), parquet_bytes(to_table(rows, schema)))
         written += rows
     write_plan(plan)
+    if state == "abandoned":
+        settle_superseded(plan)
     if state:
         write_record(plan, record_of(plan, written, state))
     return plan

@@ -52,7 +52,7 @@ def test_a_row_is_superseded_from_the_moment_on_when_the_new_one_is_there(tmp_pa
 
 def abandon(plan: Plan, shard: int) -> None:
     """Give a shard up as scoring does, and look at the table after each step."""
-    from diffad_ray.scoring.pipeline import _count
+    from diffad_ray.scoring.pipeline import count_run
 
     table = Path(plan.table)
     place = (plan.run_date, plan.run_id, shard)
@@ -61,7 +61,7 @@ def abandon(plan: Plan, shard: int) -> None:
     assert list(days(table).values()) == ["02"] * 5 + ["01"] * 5
     settle_superseded(plan)
     assert list(days(table).values()) == ["02"] * 5 + ["01"] * 5
-    write_record(plan, replace(_count(plan, "abandoned"), state="abandoned"))
+    write_record(plan, replace(count_run(plan, "abandoned"), state="abandoned"))
 
 
 def test_compaction_removes_superseded_rows_so_that_a_plain_read_is_right(tmp_path: Path) -> None:

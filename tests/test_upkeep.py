@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from hand_made_table import write_run
 
 from diffad_ray import query
-from diffad_ray.table import upkeep
 from diffad_ray.table.compact import compact
 from diffad_ray.table.upkeep import reasons_to_compact
 
 NAMES = [f"{k:02d}.png" for k in range(10)]
 
 
-def test_reasons_to_compact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reasons_to_compact(tmp_path: Path) -> None:
     table = str(tmp_path)
     write_run(table, 1, NAMES, shard_rows=2)
     assert reasons_to_compact(table) == []
-    monkeypatch.setattr(upkeep, "MANY_FILES", 5)
-    assert reasons_to_compact(table) == ["5 small files"]
+    assert reasons_to_compact(table, 6) == []
+    assert reasons_to_compact(table, 5) == ["5 small files"]
     write_run(table, 2, NAMES[:1], columns={"serial": "7"})
-    assert [reason.split()[0] for reason in reasons_to_compact(table)] == ["5", "rows", "files"]
+    assert [reason.split()[0] for reason in reasons_to_compact(table, 5)] == ["5", "rows", "files"]
     compact(table)
-    assert reasons_to_compact(table) == []
+    assert reasons_to_compact(table, 2) == []
 
 
 def test_a_join_of_regions_and_scores_has_one_run_date(tmp_path: Path) -> None:
