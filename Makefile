@@ -32,7 +32,7 @@ test: lint
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long" --durations=40
 
 test-long: install
-	# Clusters of many nodes, which take minutes each.
+	# Servers and clusters of many nodes, which take minutes each.
 	$(BIN)/pytest -m long
 
 mutants: install

@@ -23,7 +23,6 @@ from diffad_ray.training.train import train
 SIDE = 32
 LONGEST = (
     "test_faults",
-    "test_serving_ray",
     "test_scoring",
     "test_kinds",
     "test_package",

@@ -131,6 +131,7 @@ def problems(checkup: dict[str, Any]) -> list[str]:
     return [problem["what"] for problem in checkup["problems"]]
 
 
+@pytest.mark.long
 def test_the_run_waits_for_what_it_asks_for(found: dict[str, Any]) -> None:
     assert found["on"] == "3 CPUs of 2 machines"
     came = [line for line in found["told"] if line.startswith("node ")]
@@ -138,6 +139,7 @@ def test_the_run_waits_for_what_it_asks_for(found: dict[str, Any]) -> None:
     assert "the cluster has 0 of 1 GPUs and 3 of 100 CPUs after 0.02 minutes" in found["late"]
 
 
+@pytest.mark.long
 def test_room_is_asked_for_and_all_else_is_done_on_each_node(found: dict[str, Any]) -> None:
     nodes = found["room"]["nodes"]
     assert [node["has"] for node in nodes] == ["2 CPUs, 0 GPUs", "1 CPU, 0 GPUs"]
@@ -148,6 +150,7 @@ def test_room_is_asked_for_and_all_else_is_done_on_each_node(found: dict[str, An
     assert all("GB are wanted: free space in" in what for what in problems(found["room"]))
 
 
+@pytest.mark.long
 def test_each_fault_is_told_with_what_to_do(found: dict[str, Any]) -> None:
     said = problems(found["bad"])
     (other,) = [what for what in said if "diffad_ray" in what and "install the same" in what]
@@ -160,6 +163,7 @@ def test_each_fault_is_told_with_what_to_do(found: dict[str, Any]) -> None:
     assert len(found["bad"]["nodes"]) == 5
 
 
+@pytest.mark.long
 def test_nothing_is_left_behind(found: dict[str, Any], s3: str) -> None:
     assert found
     import boto3

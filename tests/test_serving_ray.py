@@ -26,7 +26,7 @@ from served import parts_of
 from diffad_ray import query, score
 from diffad_ray.images import decode_image
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore::UserWarning:PIL")]
 TOKEN = "a-token-of-the-tests"
 
 
