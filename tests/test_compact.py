@@ -273,6 +273,7 @@ class Reader(threading.Thread):
         self.join()
 
 
+@pytest.mark.long
 def test_killed_at_every_call_while_others_read(tmp_path: Path) -> None:
     """Whatever instant it dies at, readers see each row once, and the next compaction ends the work."""
     processes = multiprocessing.get_context("forkserver")

@@ -87,6 +87,7 @@ def exported(
     raise AssertionError(f"not exported within {PATIENCE:.0f} s: {sorted(name for name, _ in seen.series)}")
 
 
+@pytest.mark.long
 def test_a_run_exports_what_it_did(exported: Exported, archive: Path) -> None:
     for stage in ("fetch", "decode", "detect", "commit"):
         assert exported.total("ray_diffad_ray_stage_seconds_total", stage=stage) > 0
@@ -96,6 +97,7 @@ def test_a_run_exports_what_it_did(exported: Exported, archive: Path) -> None:
     assert 0 < exported.total("ray_diffad_ray_slow_downs_total") <= exported.total(RETRIES)
 
 
+@pytest.mark.long
 def test_the_dashboard_asks_for_what_is_exported(exported: Exported) -> None:
     dashboard = json.loads(DASHBOARD.read_text())
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]

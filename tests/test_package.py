@@ -89,6 +89,7 @@ def test_completion_is_offered(installed: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.long
 def test_installed_wheel_trains_and_scores(installed: Path, normals: Path, tmp_path: Path) -> None:
     for k in range(6):
         (tmp_path / "archive").mkdir(exist_ok=True)

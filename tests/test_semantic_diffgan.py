@@ -177,6 +177,7 @@ def test_the_critic_learns_to_tell_defective_images_and_stays_finite() -> None:
     assert max(distances) > 0.1
 
 
+@pytest.mark.long
 def test_learned_noise_removes_a_defect_that_drawn_noise_leaves() -> None:
     # From so small a step a large defect comes back, unless the noise has taken it away.
     trained, _, _ = run(tiny(t=40, denoiser_share=0.5, gan_learning_rate=5e-3, critic_steps=1), steps=160)
@@ -199,6 +200,7 @@ def on_rank(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.long
 def test_two_ranks_take_turns_together(tmp_path: Path) -> None:
     mp.spawn(on_rank, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
