@@ -98,6 +98,7 @@ def wait_for(table: Path, pattern: str) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.long
 def test_random_kills_and_a_faulty_store() -> None:
     """`benchmarks/faults.py`, short: an S3 server that spoils a fifth of its answers, a cluster of three nodes."""
     options = [

@@ -23,6 +23,7 @@ from diffad_ray.training.normals import find_normals
 from diffad_ray.training.sources import Sources
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cluster")
 def test_two_workers_train_and_a_killed_training_goes_on(normals: Path, tmp_path: Path) -> None:
     location = tmp_path / "detector"
