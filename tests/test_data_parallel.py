@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -62,6 +63,7 @@ def on_rank(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.long
 def test_two_ranks_compute_what_one_does(tmp_path: Path) -> None:
     mp.spawn(on_rank, (str(tmp_path),), nprocs=RANKS)
     alone = train(0, 1)

@@ -62,6 +62,7 @@ def test_an_image_that_kills_its_worker_is_found(archive: Path, detector: Path, 
     assert {row["status"] for row in rows if row["name"] not in failed} == {"ok"}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cluster")
 def test_two_runs_on_one_table(archive: Path, detector: Path, tmp_path: Path) -> None:
     """The second is refused while the first lives, and brings it to an end once it is dead."""

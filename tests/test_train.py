@@ -84,6 +84,7 @@ def test_the_bundle_tells_how_it_came_about(normals: Path, detector: Path) -> No
     assert facts["losses"]["step"] == 4
 
 
+@pytest.mark.long
 def test_images_apart_set_the_threshold_and_are_not_learnt_from(normals: Path, tmp_path: Path) -> None:
     good = tmp_path / "good"
     shutil.copytree(normals, good)
