@@ -16,8 +16,8 @@ from namespaces import Nodes, fill_bucket, missing, start_store, wait_until
 
 import diffad_ray
 from diffad_ray.preflight.here import IMAGES_READ
-from diffad_ray.table.reading import ask_views
 from diffad_ray.table.verify import Verification, verify
+from diffad_ray.table.views import ask_views
 from diffad_ray.versions import VERSION
 
 IMAGES, SHARD_IMAGES = 200, 4
