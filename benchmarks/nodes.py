@@ -32,8 +32,9 @@ from faulty_proxy import FaultyProxy
 from namespaces import Nodes, fill_bucket, missing, start_store, wait_until
 
 from diffad_ray import storage
-from diffad_ray.table.reading import ask_views, has_rows
+from diffad_ray.table.reading import has_rows
 from diffad_ray.table.verify import verify
+from diffad_ray.table.views import ask_views
 
 ARCHIVE, TABLE, DETECTOR = "s3://plant/archive", "s3://plant/table", "s3://plant/trained"
 NORMALS = 200
