@@ -11,7 +11,7 @@ from diffad_ray.cluster import check_address
 from diffad_ray.nightly.settings import NightlySettings
 from diffad_ray.nightly.steps import STEPS, Night
 from diffad_ray.scoring.task import make_task
-from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
+from diffad_ray.settings import build, read_settings
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def prepare(settings_file: str, overrides: Sequence[str], say: Callable[[str], N
     """
     check_address()
     sections = ("nightly", "scoring", "cluster", "images", "storage")
-    values = merged(read_settings_file(settings_file), parse_overrides(overrides, sections))
+    values = read_settings(settings_file, overrides, sections=sections)
     settings = build(NightlySettings, values.get("nightly", {}), "nightly")
     of_task = [pair for pair in overrides if not pair.strip().startswith("nightly.")]
     task = make_task(

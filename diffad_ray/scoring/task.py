@@ -16,7 +16,7 @@ from diffad_ray.errors import UserError
 from diffad_ray.images.settings import ImageSettings
 from diffad_ray.scoring.selection import Routed
 from diffad_ray.scoring.settings import ScoringSettings
-from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
+from diffad_ray.settings import build, read_settings
 
 _OF_CLUSTER = {field.name for field in fields(ClusterSettings)}
 
@@ -74,18 +74,14 @@ def make_task(
         pairs = [{"pattern": pattern, "detector": str(location)} for pattern, location in routes.items()]
         given["routes"] = pairs or None
     of_cluster = {name: given.pop(name) for name in _OF_CLUSTER & given.keys()}
-    tables = read_settings_file(settings_file) if settings_file else {}
-    override = parse_overrides(overrides, ("scoring", "storage", "images", "cluster"))
-
-    def section(name: str, arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        return merged(tables.get(name, {}), arguments or {}, override.get(name, {}))
-
-    in_force = build(storage.StorageSettings, section("storage"), "storage")
+    arguments = {"scoring": given, "cluster": of_cluster}
+    tables = read_settings(settings_file, overrides, arguments, ("scoring", "storage", "images", "cluster"))
+    in_force = build(storage.StorageSettings, tables.get("storage", {}), "storage")
     storage.configure(in_force)
-    scoring = build(ScoringSettings, section("scoring", given), "scoring")
-    cluster = build(ClusterSettings, section("cluster", of_cluster), "cluster")
+    scoring = build(ScoringSettings, tables["scoring"], "scoring")
+    cluster = build(ClusterSettings, tables["cluster"], "cluster")
     detectors = _detectors(scoring, detector)
-    _check_white(build(ImageSettings, section("images"), "images").white, detectors)
+    _check_white(build(ImageSettings, tables.get("images", {}), "images").white, detectors)
     return Task(
         archive=storage.normalised(archive),
         table=storage.normalised(table),

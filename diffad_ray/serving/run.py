@@ -26,7 +26,7 @@ from diffad_ray.serving.places import checked_prefixes
 from diffad_ray.serving.punctual import CALLBACK, CALLBACK_VARIABLE
 from diffad_ray.serving.settings import ServingSettings
 from diffad_ray.serving.tokens import VARIABLE, read_tokens
-from diffad_ray.settings import build, merged, parse_overrides, read_settings_file
+from diffad_ray.settings import build, read_settings
 
 APPLICATION = "diffad-ray"
 KEEP_ALIVE_SECONDS = 15
@@ -62,12 +62,10 @@ def serve(
         raise UserError(
             "RAY_ADDRESS names a cluster: deploy there with `serve deploy`, see docs/serving.md, or unset it"
         )
-    from_file = read_settings_file(settings_file) if settings_file else {}
-    override = parse_overrides(overrides, ("serving", "storage"))
     named = {"detectors": named_detectors(detectors, routes), "loopback_only": host in LOOPBACK}
-    values = merged(from_file.get("serving", {}), serving, named, override.get("serving", {}))
-    of_storage = merged(from_file.get("storage", {}), override.get("storage", {}))
-    settings = absolute(build(ServingSettings, values, "serving"))
+    tables = read_settings(settings_file, overrides, {"serving": {**serving, **named}}, ("serving", "storage"))
+    of_storage = tables.get("storage", {})
+    settings = absolute(build(ServingSettings, tables["serving"], "serving"))
     storage.configure(build(storage.StorageSettings, of_storage, "storage"))
     _check(settings, host, port)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
