@@ -23,6 +23,7 @@ from diffad_ray.table.parts import MANIFESTS, MASKS, part_of, run_of
 from diffad_ray.table.reading import connect_bounded, existing, reason_of, rows_of
 from diffad_ray.table.retention import Rule, first_run_of, read_rule, write_rule
 from diffad_ray.table.runs import Run, read_runs
+from diffad_ray.table.snapshot import paths_below
 
 DELETIONS = 16
 "Number of deletions at the same time, because each one waits for an object store."
@@ -136,11 +137,7 @@ def _old_manifests(table: str, rule: Rule, runs: Iterable[Run]) -> list[str]:
     over = {run.plan.run_id for run in runs if run.record and run.plan.run_date < rule.manifests_before}
     if not over:
         return []
-    try:
-        files = [file.uri for file in storage.walk(f"{table}/{MANIFESTS.name}")]
-    except FileNotFoundError:
-        return []
-    paths = [uri.removeprefix(f"{table}/") for uri in files]
+    paths = paths_below(table, MANIFESTS.name)
     return [f"{table}/{path}" for path in paths if part_of(path) is MANIFESTS and run_of(path) in over]
 
 

@@ -70,7 +70,11 @@ def read_schema(table: str) -> TableSchema | None:
 
 def scores_schema(table: str) -> pa.Schema:
     """Return the columns of `scores`: the declared ones, then those of users."""
-    found = read_schema(table)
+    return columns_of(table, read_schema(table))
+
+
+def columns_of(table: str, found: TableSchema | None) -> pa.Schema:
+    """Return what `scores_schema` does, from a document that was read already."""
     known = found.arrow if found else _columns_of_files(table)
     return pa.schema([*SCORES.columns, *(field for field in known if field.name not in SCORES.columns.names)])
 

@@ -18,7 +18,7 @@ from diffad_ray.errors import UserError
 from diffad_ray.table.parts import REGIONS, SCORES, completed
 from diffad_ray.table.reading import connect, dated_rows, existing, reason_of, sql_types
 from diffad_ray.table.retention import kept_columns, read_rule
-from diffad_ray.table.schema import read_schema, scores_schema
+from diffad_ray.table.schema import columns_of, read_schema
 from diffad_ray.table.snapshot import take_snapshot
 from diffad_ray.table.superseded import KEY, entries_in_force
 
@@ -41,7 +41,7 @@ def open_table(table: str) -> duckdb.DuckDBPyConnection:
     # The schema is read before the files are listed. Later files may have more columns, but never fewer.
     found = read_schema(table)
     is_uniform = found is not None and found.is_uniform
-    columns = {SCORES.name: scores_schema(table), REGIONS.name: REGIONS.columns}
+    columns = {SCORES.name: columns_of(table, found), REGIONS.name: REGIONS.columns}
     try:
         snapshot = take_snapshot(table)
     except FileNotFoundError as error:
