@@ -86,7 +86,7 @@ def test_killed_at_any_moment_it_leaves_a_sound_table(table: str, monkeypatch: p
         left -= "/masks/" in location
         delete(location)
 
-    monkeypatch.setattr(pruning, "DELETIONS", 1)
+    monkeypatch.setattr(storage, "DELETIONS", 1)
     monkeypatch.setattr(storage, "delete", killed)
     with pytest.raises(KeyboardInterrupt):
         prune(table, masks_days=10, manifests_days=10, today=TODAY)

@@ -47,6 +47,16 @@ class SlowDown(Unavailable):
     """The store asks for fewer requests."""
 
 
+def may_pass(error: BaseException) -> bool:
+    """Return whether a store failed in a way that may pass by itself, so that the same request can succeed later.
+
+    Example:
+        >>> may_pass(TimeoutError("no answer")), may_pass(PermissionError("refused"))
+        (True, False)
+    """
+    return isinstance(error, Unavailable | TimeoutError)
+
+
 class Impossible(OSError):
     """The location can't be read, and retries won't help: it is invalid, or no client can read it."""
 
