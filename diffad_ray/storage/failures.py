@@ -174,7 +174,10 @@ def from_botocore(error: Exception, location: str) -> OSError:
 
 
 def from_fsspec(error: Exception, location: str) -> OSError:
-    """Convert an exception of an fsspec file system or its client to an OSError; HTTP errors have a status."""
+    """Convert an exception of an fsspec file system or its client to an OSError.
+
+    HTTP errors are known by an integer attribute `status`. What is not known is `Unavailable`, and is tried again.
+    """
     reason = f"{type(error).__name__}: {without_secrets(str(error))}"
     status = getattr(error, "status", None)
     if isinstance(status, int):
