@@ -11,7 +11,6 @@ from hand_made_table import write_run
 from test_cli import run
 
 from diffad_ray import UserError, query, storage
-from diffad_ray.table import prune as pruning
 from diffad_ray.table.compact import compact
 from diffad_ray.table.lease import Lease
 from diffad_ray.table.prune import prune
