@@ -66,7 +66,7 @@ def test_two_who_apply_at_once_both_stay(tmp_path: Path) -> None:
 
 def test_a_threshold_must_be_usable() -> None:
     for reject, review in ((float("nan"), None), (float("inf"), None), (1.0, 1.0), (1.0, 2.0), (1.0, float("-inf"))):
-        with pytest.raises(UserError, match="finite|below reject"):
+        with pytest.raises(UserError, match=r"finite|below reject"):
             replace(APPLIED, reject=reject, review=review)
 
 
@@ -121,7 +121,7 @@ def test_other_engines_judge_by_the_threshold_in_force(tmp_path: Path, engine: s
     write_run(str(tmp_path), 1, NAMES)
     apply_threshold(str(tmp_path), replace(APPLIED, reject=-1.5, review=-2.25))
     sql = ddl(tmp_path, engine)
-    assert "print this again after new ones" in sql
+    assert "print this again after others are applied" in sql
     double = ENGINES[engine].types["double"]
     assert f"row.score >= CAST(-1.5 AS {double}) THEN 'reject'" in sql
     assert f"row.score >= CAST(-2.25 AS {double}) THEN 'review'" in sql

@@ -18,7 +18,7 @@ from diffad_ray.table.views import REGION_DATE
 
 _IMAGE = "image_id, detector_fingerprint"
 _OPTIONS = "hive_partitioning = true, hive_types = {'run_date': DATE}, union_by_name = true, filename = 'file'"
-JUDGED = "-- `threshold`, `is_anomalous` and `decision` are by the thresholds in force now: print this again after new ones.\n"
+JUDGED = "-- Decisions are by the thresholds that are in force now: print this again after others are applied.\n"
 MACROS = """
 CREATE OR REPLACE MACRO worst(night, most) AS TABLE
     SELECT image_uri, score, tail_probability, region_count, mask_uri FROM scores

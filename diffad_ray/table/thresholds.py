@@ -1,7 +1,8 @@
 """The applied thresholds of a table, `TABLE/thresholds/<moment>-<8 hex>.json`: the newest of each detector is in force.
 
 A file is written once and never changed, so that the table says who changed what, when and why. Two people who apply
-thresholds at the same time both leave a file. Rows keep what they were scored with; the views judge by what is in force.
+thresholds at the same time both leave a file. Rows keep what they were scored with, and the views judge by what is in
+force.
 """
 
 from __future__ import annotations
