@@ -1,7 +1,8 @@
-"""The views `scores` and `regions` of a table.
+"""The views `scores`, `regions` and `verdicts` of a table.
 
-They have each image once, with its last row. They read the files of a snapshot, and leave out superseded rows by an
-anti-join. If there are no superseded rows, a view is a plain scan, so that filters and projections reach the files.
+`scores` and `regions` have each image once, with its last row. They read the files of a snapshot, and leave out
+superseded rows by an anti-join. If there are no superseded rows, a view is a plain scan, so that filters and
+projections reach the files.
 `scores` judges by the thresholds in force, and has a column more than the files: `decision`.
 """
 
@@ -24,6 +25,7 @@ from diffad_ray.table.schema import columns_of, read_schema
 from diffad_ray.table.snapshot import take_snapshot
 from diffad_ray.table.superseded import KEY, entries_in_force
 from diffad_ray.table.thresholds import in_force
+from diffad_ray.table.verdicts import create_verdicts
 
 ATTEMPTS = 6
 "Number of attempts to read a table while its files are compacted."
@@ -34,7 +36,8 @@ Result = TypeVar("Result")
 
 
 def open_table(table: str) -> duckdb.DuckDBPyConnection:
-    """Open a connection with the views `scores`, the last row of each image, and `regions`, the regions of these rows.
+    """Open a connection with the views `scores`, the last row of each image, `regions`, the regions of these rows, and
+    `verdicts`, the last verdict of each image that people have judged.
 
     Raises:
         UserError: the table does not exist.
@@ -60,6 +63,7 @@ def open_table(table: str) -> duckdb.DuckDBPyConnection:
         files = snapshot.files[part.name]
         rows = dated_rows(table, files, is_uniform) if files else None
         create_view(connection, part.name, columns[part.name], rows, chosen, shown[part.name])
+    create_verdicts(connection, table)
     return connection
 
 
