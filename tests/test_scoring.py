@@ -107,7 +107,8 @@ def test_alerts_of_a_lower_threshold_get_masks_and_nothing_else_is_scored_again(
     for reject, moment in ((-1e6, "2026-01-01T00:00:00Z"), (middle, "2026-01-02T00:00:00Z")):
         applied = AppliedThreshold(bundle.fingerprint, reject, None, "a test", "ada", "a test", moment)
         apply_threshold(str(tmp_path / "table"), applied)
-    counts = "SELECT decision, count(*) AS n, count(mask_uri) AS masks, sum(region_count) > 0 AS found FROM scores GROUP BY 1"
+    counts = "SELECT decision, count(*) AS n, count(mask_uri) AS masks, sum(region_count) > 0 AS found FROM scores"
+    counts += " GROUP BY 1"
     before = {row.pop("decision"): row for row in rows(tmp_path / "table", counts)}
     assert before["reject"]["masks"] == 0
     shutil.copy(sorted((tmp_path / "archive").iterdir())[0], tmp_path / "archive" / "new.png")
