@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-HEAVY = ("ray", "pydantic", "cv2", "pyarrow", "duckdb", "PIL", "matplotlib", "fsspec", "obstore")
+HEAVY = ("ray", "pydantic", "cv2", "pyarrow", "duckdb", "PIL", "matplotlib", "fsspec", "obstore", "openvino")
 CORE = (
     "diffad_ray.detectors.diffusion_ad",
     "diffad_ray.detectors.ano_ddpm",
@@ -15,6 +15,7 @@ CORE = (
     "diffad_ray.bundles.calibration",
     "diffad_ray.inference.engine",
     "diffad_ray.training.loop",
+    "diffad_ray.training.settle",
 )
 
 
