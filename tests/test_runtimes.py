@@ -35,12 +35,12 @@ WAYS = [
 ]
 
 
-def surfaces(count: int, seed: int = 0) -> np.ndarray:
-    """Images [N,32,32,3] of weave, every other one with a defect."""
-    rng = np.random.default_rng(seed)
+def surfaces(count: int, side: int = SIDE) -> np.ndarray:
+    """Images [N,side,side,3] of weave, every other one with a defect."""
+    rng = np.random.default_rng(0)
     return np.stack(
         [
-            defective("weave", "hole", rng, SIDE).image if k % 2 else normal("weave", rng, SIDE).image
+            defective("weave", "hole", rng, side).image if k % 2 else normal("weave", rng, side).image
             for k in range(count)
         ]
     )
@@ -65,34 +65,38 @@ def test_every_way_ranks_images_and_pixels_as_float32_does(bundle: Bundle, way: 
 
 
 @pytest.mark.parametrize("way", WAYS[1:])
-def test_openvino_gives_an_image_the_same_score_among_any_others_and_by_any_threads(way: dict[str, str]) -> None:
-    detector, images = tiny_detector(), surfaces(6)
-    scores, maps = found(detector, images, **way)
-    again, other_maps = found(detector, images[::-1], **way)
-    np.testing.assert_array_equal(again[::-1], scores)
-    np.testing.assert_array_equal(other_maps[::-1], maps)
+def test_openvino_gives_an_image_the_same_score_among_any_others(way: dict[str, str]) -> None:
+    engine, images = Engine(tiny_detector(**way), batch_size=4), surfaces(6)
+
+    def detected(order: list[int]) -> list[np.ndarray]:
+        return [np.concatenate(parts) for parts in zip(*engine.detect(images[order]), strict=True)]
+
+    in_order = detected([0, 1, 2, 3, 4, 5])
+    for order in ([5, 4, 3, 2, 1, 0], [3]):
+        for part, expected in zip(detected(order), in_order, strict=True):
+            np.testing.assert_array_equal(part, expected[order])
+
+
+def test_neither_threads_nor_batches_change_more_than_the_rounding() -> None:
+    detector, images = tiny_detector(), surfaces(5)
+    scores, maps = found(detector, images, runtime="openvino")
     torch.set_num_threads(2)
-    threaded, _ = found(detector, images, **way)
+    threaded, threaded_maps = found(detector, images, batch=3, runtime="openvino")
     torch.set_num_threads(1)
     np.testing.assert_allclose(threaded, scores, atol=1e-4)
+    np.testing.assert_allclose(threaded_maps, maps, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"reconstruction": "one-step"},
-        {"reconstruction": "ddim", "ddim_calls": 3},
-        {"scales": (1.0, 0.5), "noise_draws": 2},
-    ],
-    ids=str,
-)
-def test_openvino_computes_what_torch_does_for_other_kinds_and_ensembles(settings: dict[str, object]) -> None:
+def test_openvino_computes_what_torch_does_for_other_kinds_and_ensembles() -> None:
     torch.manual_seed(0)
-    detector = AnoDDPM(AnoDDPMSettings(preset="tiny", image_size=SIDE, **settings)).eval()  # type: ignore[arg-type]
+    settings = AnoDDPMSettings(
+        preset="tiny", image_size=2 * SIDE, reconstruction="ddim", ddim_calls=2, scales=(1.0, 0.5)
+    )
+    detector = AnoDDPM(settings).eval()
     for parameter in detector.denoiser.parameters():
         if parameter.dim() > 1:
             torch.nn.init.kaiming_normal_(parameter)
-    images = surfaces(3)
+    images = surfaces(3, 2 * SIDE)
     (scores, maps), (fast_scores, fast_maps) = found(detector, images), found(detector, images, runtime="openvino")
     np.testing.assert_allclose(fast_scores, scores, atol=1e-3)
     np.testing.assert_allclose(fast_maps, maps, atol=1e-2)
@@ -131,9 +135,7 @@ def taking(seconds: dict[str, float]) -> Callable[..., dict[object, float]]:
     return measured
 
 
-@pytest.mark.parametrize(
-    ("least_agreement", "taken", "runtime"), [(0.9, 1.0, "openvino"), (1.1, 1.0, "torch"), (0.9, 1.8, "torch")]
-)
+@pytest.mark.parametrize(("least_agreement", "taken", "runtime"), [(0.9, 1.0, "openvino"), (1.1, 1.0, "torch")])
 def test_openvino_is_chosen_where_it_is_clearly_faster_and_agrees(
     monkeypatch: pytest.MonkeyPatch, least_agreement: float, taken: float, runtime: str
 ) -> None:
@@ -163,11 +165,11 @@ def test_a_busy_machine_does_not_mislead_a_trial(monkeypatch: pytest.MonkeyPatch
 
 def test_a_tuned_detector_is_another_one_with_the_same_weights(bundle: Bundle, detector: Path, tmp_path: Path) -> None:
     output = tmp_path / "tuned"
-    wanted = WantedScoring(precision="float32", runtime="openvino", batch=3)
+    wanted = WantedScoring(precision="float32", runtime="torch", batch=3)
     tuned = tune(str(detector), str(output), wanted)
     read = load_bundle(str(output))
     assert read.fingerprint == tuned.fingerprint != bundle.fingerprint
-    assert (read.detector.settings.runtime, read.detector.settings.cpu_batch) == ("openvino", 3)
+    assert (read.detector.settings.runtime, read.detector.settings.cpu_batch) == ("torch", 3)
     assert read.calibration.images == bundle.calibration.images
     np.testing.assert_allclose(read.calibration.scores, bundle.calibration.scores, atol=1e-3)
     images = surfaces(5)

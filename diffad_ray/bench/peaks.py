@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -52,9 +54,11 @@ def peaks_of(device: torch.device) -> Peaks:
         x = torch.randn((images, channels, size, size), device=device, dtype=dtype)
         x = x.contiguous(memory_format=torch.channels_last)
         w = torch.randn((channels, channels, 3, 3), device=device, dtype=dtype)
-        seconds = least_seconds(
-            {"product": lambda a=a, b=b: a @ b, "convolution": lambda x=x, w=w: F.conv2d(x, w, padding=1)}, device
-        )
+        runs: dict[str, Callable[[], object]] = {
+            "product": partial(torch.matmul, a, b),
+            "convolution": partial(F.conv2d, x, w, padding=1),
+        }
+        seconds = least_seconds(runs, device)
         products[str(name)] = 2 * side**3 / seconds["product"]
         convolutions[str(name)] = 2 * 9 * images * (channels * size) ** 2 / seconds["convolution"]
     source = torch.zeros(COPIED[device.type], dtype=torch.uint8, device=device)
@@ -73,5 +77,5 @@ def _decoding() -> dict[str, float]:
     cv2.setNumThreads(1)
     pixels = normal("weave", np.random.default_rng(0), DECODED_SIDE).image
     files = {name: cv2.imencode(ending, pixels)[1].tobytes() for ending, name in FORMATS.items()}
-    runs = {name: lambda data=data: decode_image(data) for name, data in files.items()}
+    runs = {name: partial(decode_image, data) for name, data in files.items()}
     return {name: 1 / seconds for name, seconds in least_seconds(runs, torch.device("cpu")).items()}
