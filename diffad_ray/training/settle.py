@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
@@ -27,7 +28,7 @@ WORTHWHILE_GAIN = 1.2
 """Times by which a way must be faster to be chosen instead of one that rounds less coarsely or, since an image that is
 served alone costs a whole batch, takes fewer squares at a time."""
 COMPARED_SQUARES = 16
-LEAST_AGREEMENT = 0.999
+LEAST_AGREEMENT = 0.9995
 "Correlation of the pixels of anomaly maps of normal squares with those that torch computes in float32."
 
 
@@ -71,12 +72,24 @@ def settle(detector: Trainable, wanted: WantedScoring, normals: np.ndarray, devi
     if wanted.batch is not None:
         chosen = replace(chosen, cpu_batch=wanted.batch)
     if chosen.part_names:
-        trials = _Trials(detector, np.ascontiguousarray(normals[:COMPARED_SQUARES, ..., :3]), device)
-        chosen = trials.fastest(list(_ways(chosen, wanted, device)), wanted.batch or TRIAL_BATCH)
-        if wanted.batch is None and device.type == "cpu":
-            chosen = replace(chosen, cpu_batch=trials.batch(chosen))
+        with _one_thread():
+            trials = _Trials(detector, np.ascontiguousarray(normals[:COMPARED_SQUARES, ..., :3]), device)
+            chosen = trials.fastest(list(_ways(chosen, wanted, device)), wanted.batch or TRIAL_BATCH)
+            if wanted.batch is None and device.type == "cpu":
+                chosen = replace(chosen, cpu_batch=trials.batch(chosen))
     detector.settings = chosen
     detector.run_in(chosen.mode)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Give torch one thread, as an actor of scoring has on a CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _ways(exact: DetectorSettings, wanted: WantedScoring, device: torch.device) -> Iterator[DetectorSettings]:
@@ -110,7 +123,6 @@ class _Trials:
             batch = ways[0].gpu_batch
         engines = {place: self._engine(way, batch) for place, way in enumerate(ways)}
         left = self._seconds(engines)
-        # What computes in float32 by torch, and so agrees with itself, is tried or was not asked for.
         exact = self._maps(self._engine(replace(ways[0], precision="float32", runtime="torch"), batch))
         while len(left) > 1:
             place = preferred(left, WORTHWHILE_GAIN)
