@@ -16,6 +16,7 @@ import copy
 import dataclasses
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from torch import nn
 
 from diffad_ray.demo.surfaces import normal
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
-from diffad_ray.inference.acceleration import least_seconds
+from diffad_ray.inference import acceleration
 from diffad_ray.inference.engine import Engine, default_device
 from diffad_ray.inference.processor import has_bfloat16, processor_name
 from diffad_ray.inference.runtimes import has_openvino
@@ -58,11 +59,16 @@ def squares(images: Path | None, detector: DiffusionAD, most: int) -> np.ndarray
     if images is None:
         rng = np.random.default_rng(0)
         return np.stack([normal("weave", rng, side).image for _ in range(most)])
-    from diffad_ray.images import decode_image, network_input
+    from diffad_ray.inference.views import pieces
+    from diffad_ray.training.normals import load_pieces
 
     paths = sorted(path for path in images.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".bmp", ".tif"))
     chosen = paths[:: max(1, len(paths) // most)][:most]
-    return np.stack([network_input(decode_image(path.read_bytes()).pixels, side) for path in chosen])
+    found, unreadable = load_pieces(
+        [str(path) for path in chosen], partial(pieces, settings=detector.settings), most, 0
+    )
+    print(f"{len(found)} squares of {images}, {len(unreadable)} files can't be read")
+    return found
 
 
 def released(detector: DiffusionAD, pixels: np.ndarray, device: torch.device) -> Callable[[], object]:
@@ -108,8 +114,11 @@ def main() -> None:
     parser.add_argument("--compared", type=int, default=32, help="images on which the ways are compared")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=20.0, help="after which no round begins")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    # With more patience than a training has.
+    acceleration.MOST_ROUNDS, acceleration.TRIAL_SECONDS = 40, options.seconds
     device = default_device()
     detector = trained(options.detector) if options.detector else untrained(options.preset, options.image_size)
     pixels = squares(options.images, detector, options.compared)
@@ -121,7 +130,7 @@ def main() -> None:
 
     runs = {RELEASED: released(detector, pixels, device)}
     runs |= {name: lambda engine=engine: run(engine) for name, engine in ways.items()}
-    seconds = least_seconds(runs, device)
+    seconds = acceleration.least_seconds(runs, device)
     name = processor_name() if device.type == "cpu" else torch.cuda.get_device_name(device)
     print(f"{name}, {options.threads} threads, torch {torch.__version__}, {vars(options)}")
     print("| way | images/s | times the released way | rank correlation of scores | largest difference |")
