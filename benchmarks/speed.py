@@ -64,10 +64,9 @@ def squares(images: Path | None, detector: DiffusionAD, most: int) -> np.ndarray
 
     paths = sorted(path for path in images.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".bmp", ".tif"))
     chosen = paths[:: max(1, len(paths) // most)][:most]
-    found, unreadable = load_pieces(
-        [str(path) for path in chosen], partial(pieces, settings=detector.settings), most, 0
-    )
-    print(f"{len(found)} squares of {images}, {len(unreadable)} files can't be read")
+    view = partial(pieces, settings=detector.settings)
+    found, unreadable = load_pieces([str(path) for path in chosen], view, most, 0)
+    print(f"{len(found)} squares of {images}, {len(unreadable)} unreadable files")
     return found
 
 
