@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def stages(familiarity: Familiarity, normal: Normality, images: Tensor) -> dict[
     """Return each stage as a function that runs it on a batch."""
     seen = familiarity.describe(images)
     found = residuals(normal, seen)
-    compared = {name: lambda pair=pair: nearest(*pair) for name, pair in searches(normal, seen).items()}
+    compared = {name: partial(nearest, *pair) for name, pair in searches(normal, seen).items()}
     return {
         "features": lambda: familiarity.describe(images),
         "Gaussians": lambda: unexplained(normal.gaussian, seen),
