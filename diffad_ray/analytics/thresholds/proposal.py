@@ -155,7 +155,10 @@ def _changes(
         f"FROM scores WHERE {of_detectors(subjects)} GROUP BY 1"
     ).fetchall()
     by_name = {subject.fingerprint: subject for subject in subjects}
-    return [Change(*row, _command(table, by_name[row[0]]) if row[4] else "") for row in rows]
+    return [
+        Change(name, become, cease, review, without_regions, _command(table, by_name[name]) if without_regions else "")
+        for name, become, cease, review, without_regions in rows
+    ]
 
 
 def _command(table: str, subject: Subject) -> str:
