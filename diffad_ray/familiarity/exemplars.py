@@ -124,7 +124,7 @@ def nearest(places: Tensor, known: Tensor) -> Tensor:
     found = []
     for part in places_and_one.split(at_once):
         # `argmax` over all entries takes longer than their product. `amax` across groups uses vector instructions, and
-        # to multiply by the best group once more is faster than to collect its products, which lie far apart.
+        # a second product with the best group reads adjacent memory; the products of its members lie far apart.
         group = (part @ side_by_side).view(len(part), members, GROUPS).amax(dim=1).argmax(dim=1)
         member = torch.bmm(groups[group], part[:, :, None]).squeeze(2).argmax(dim=1)
         found.append(group * members + member)
