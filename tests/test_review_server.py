@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -181,3 +183,11 @@ def test_wrong_choices_are_told(review: Review) -> None:
     with pytest.raises(UserError, match=r"--detector other means 0 detectors: .* there are f{16} \(weave\)"):
         open_review(review.table, Wanted("Ada", detector="other"))
     assert len(open_review(review.table, Wanted("Ada", detector="/detectors/weave/")).queue.images) == 8
+
+
+def test_a_review_starts_without_torch_and_ray() -> None:
+    code = (
+        "import sys, diffad_ray.review.server, diffad_ray.review.imports; print({'torch', 'ray'} & sys.modules.keys())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
