@@ -26,7 +26,7 @@ FORMATS = {
 
 
 def query(table: str | Path, sql: str) -> pa.Table:
-    """The result of a query over the views `scores` and `regions`, as an Arrow table.
+    """The result of a query over the views `scores`, `regions` and `verdicts`, as an Arrow table.
 
     Raises:
         UserError: there is no table, or the query is wrong.
@@ -114,4 +114,6 @@ def _explained(error: duckdb.Error) -> str:
     reason = reason_of(error)
     if "extension" in reason and ("install" in reason or "download" in reason):
         reason = "it needs an extension of DuckDB, which is not there; files beside the table are not for queries"
-    return f"the query failed: {reason}\nThe views are scores and regions; `DESCRIBE scores` lists the columns"
+    return (
+        f"the query failed: {reason}\nThe views are scores, regions and verdicts; `DESCRIBE scores` lists the columns"
+    )

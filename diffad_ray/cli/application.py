@@ -21,6 +21,7 @@ from diffad_ray.cli.scoring import score
 from diffad_ray.cli.serving import serve
 from diffad_ray.cli.shared import stderr
 from diffad_ray.cli.tables import compact, overlay, picture, prune, query, runs, verify
+from diffad_ray.cli.threshold import threshold
 from diffad_ray.errors import Fault, TryLater, UserError
 from diffad_ray.storage import Unavailable
 from diffad_ray.versions import version_lines
@@ -69,6 +70,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     query,
     picture,
     overlay,
+    threshold,
     runs,
     verify,
     compact,

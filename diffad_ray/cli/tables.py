@@ -20,7 +20,9 @@ from diffad_ray.errors import UserError
 
 def query(
     table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
-    sql: Annotated[str | None, typer.Argument(help="Query over the views scores and regions; none: a summary.")] = None,
+    sql: Annotated[
+        str | None, typer.Argument(help="Query over the views scores, regions and verdicts; none: a summary.")
+    ] = None,
     output_format: Annotated[
         str | None,
         typer.Option("--format", help="table, tsv, csv, json or parquet. [default: table; tsv in a pipe]"),

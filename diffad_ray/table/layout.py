@@ -6,6 +6,8 @@
     TABLE/manifests/<run>/00012.parquet                      what a run set out to score
     TABLE/superseded/<run>.parquet                           rows of earlier runs that this run replaces
     TABLE/dropped/<run>.parquet                              such rows that compaction has removed
+    TABLE/verdicts/<time>-<id>.parquet                       what people say of images, a file a save
+    TABLE/samples/<sample>.parquet                           a random sample of images for review
     TABLE/schema.json                                        the columns of all rows
     TABLE/runs/<run>.planning                                while its manifests are written
     TABLE/runs/<run>.plan.json                               its plan

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from diffad_ray.sql import identifier
 
-RESERVED_PREFIXES = ("anomal", "detector_", "diffad_", "score", "threshold", "verdict")
+RESERVED_PREFIXES = ("anomal", "decision", "detector_", "diffad_", "score", "threshold", "verdict")
 """Columns of users' manifests and path templates may not begin with these. Columns that we add to `scores` or
 `manifests` after version 0.1 must, because then no table and no nightly job of a user has a column of that name. What
 plants call their own columns (`image_name`, `run_number`, `model_year`, `region`, `_id`) is not among them; a column of
@@ -37,6 +37,7 @@ class Part:
         order: compaction sorts by these, so that a search for an image skips most rows of a file; empty: it leaves the
             part as it is.
         since: the first schema version that has the part.
+        is_of_runs: whether runs write it. People write the others, and no run has a row of them.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Part:
     key: tuple[str, ...] = ()
     order: tuple[str, ...] = ()
     since: int = 1
+    is_of_runs: bool = True
 
     @property
     def columns(self) -> pa.Schema:
@@ -146,6 +148,45 @@ DROPPED = Part("dropped", _FILE_A_RUN, SUPERSEDED.columns, key=SCORES.key, since
 NO_RUN = "none"
 "The name of an empty file in `superseded`. Engines whose patterns must match some file find this one."
 
+VERDICTS = Part(
+    "verdicts",
+    r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}\.parquet",
+    pa.schema(
+        [
+            ("image_id", pa.int64()),
+            ("image_uri", pa.string()),
+            ("detector_fingerprint", pa.string()),
+            ("verdict", pa.string()),
+            ("kind", pa.string()),
+            ("note", pa.string()),
+            ("reviewer", pa.string()),
+            ("sample", pa.string()),
+            ("reviewed_at", pa.timestamp("us", "UTC")),
+        ]
+    ),
+    key=("image_id", "reviewer", "reviewed_at"),
+    is_of_runs=False,
+)
+"What people say of images: a file a save, never changed. A null verdict withdraws what the reviewer said before."
+SAMPLES = Part(
+    "samples",
+    r"\d{8}T\d{6}Z-[0-9a-f]{8}\.parquet",
+    pa.schema(
+        [
+            ("image_id", pa.int64()),
+            ("image_uri", pa.string()),
+            ("detector_fingerprint", pa.string()),
+            ("stratum", pa.string()),
+            ("stratum_images", pa.int64()),
+            ("sampled", pa.int64()),
+            ("sampled_at", pa.timestamp("us", "UTC")),
+        ]
+    ),
+    key=("image_id", "detector_fingerprint"),
+    is_of_runs=False,
+)
+"Random samples of images for review: a file a sample, a row an image, with the sizes of its stratum and of its sample."
+
 MASKS = Part("masks", r"[^/]+/[0-9a-f]{2}/[0-9a-f]{16}\.png")
 RUNS = Part("runs", r"[^/]+\.(json|planning)")
 REQUESTS = Part("requests", r"[0-9a-f]{16}/([0-9a-f]{32}\.parquet|detector\.json)")
@@ -153,11 +194,29 @@ REQUESTS = Part("requests", r"[0-9a-f]{16}/([0-9a-f]{32}\.parquet|detector\.json
 LEASES = Part("leases", r"\d{8,}\.json")
 COMPACTIONS = Part("compactions", r"merged-[0-9a-f]{16}\.json")
 RETENTION = Part("retention", r"rule\.json")
+DETECTORS = Part("detectors", r"[0-9a-f]{16}\.json", since=2)
+THRESHOLDS = Part("thresholds", r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}\.json", since=2)
 
 SCHEMA_FILE = "schema.json"
 "The columns of all rows, beside the parts."
 
-_ALL = (SCORES, REGIONS, MANIFESTS, SUPERSEDED, DROPPED, MASKS, RUNS, REQUESTS, LEASES, COMPACTIONS, RETENTION)
+_ALL = (
+    SCORES,
+    REGIONS,
+    MANIFESTS,
+    SUPERSEDED,
+    DROPPED,
+    VERDICTS,
+    SAMPLES,
+    MASKS,
+    RUNS,
+    REQUESTS,
+    LEASES,
+    COMPACTIONS,
+    RETENTION,
+    DETECTORS,
+    THRESHOLDS,
+)
 PARTS = {part.name: part for part in _ALL}
 PARQUET_PARTS = {name: part for name, part in PARTS.items() if part.schema is not None}
 
@@ -175,8 +234,10 @@ def part_of(path: str) -> Part | None:
 
 def run_of(path: str) -> str | None:
     """The run of a Parquet file of a part, as its path within the table tells, rightly or not; None: it has rows of
-    several runs."""
+    several runs, or is written by none."""
     name, *folders, file = path.split("/")
+    if not PARTS[name].is_of_runs:
+        return None
     if not PARTS[name].divided_by:
         return file.removesuffix(".parquet")
     if PARTS[name].divided_by == "run":
