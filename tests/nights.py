@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -25,6 +25,7 @@ DEFECTS = 0.002
 AS_DEFECTIVE = 8.0
 "How much a defect adds to the score."
 
+
 @dataclass
 class Part:
     """The images of one camera in one night, which a change of a test may alter.
@@ -32,6 +33,7 @@ class Part:
     Attributes:
         day: number of the night, from 0.
         score: [N] of all images; brightness, contrast, sharpness: [N] as well.
+        uris, ids: [N] of the images.
         x, y: [N] where the region of an anomalous image lies, in [0, 1].
         lot: of all these images.
     """
@@ -47,7 +49,9 @@ class Part:
     y: np.ndarray
     lot: str
     failed: np.ndarray
-    columns: dict[str, str] = field(default_factory=dict)
+    uris: list[str]
+    ids: np.ndarray
+    mode: str = "8-bit RGB"
 
     def make_defective(self, share: float) -> np.ndarray:
         """Give a random share of the images a defect; which ones [N]."""
@@ -55,7 +59,9 @@ class Part:
         self.score[chosen] += AS_DEFECTIVE
         return chosen
 
+
 Change = Callable[[Part], None]
+
 
 def write_nights(
     table: Path,
@@ -82,6 +88,7 @@ def write_nights(
             parts.append(part)
         _write(table, day, parts)
 
+
 def _part(rng: np.random.Generator, day: int, camera: str, number: int, images: int) -> Part:
     def level(value: float, spread: float) -> np.ndarray:
         return (value * (1 + 0.005 * rng.normal()) * (1 + spread * rng.normal(size=images))).astype(np.float32)
@@ -99,16 +106,17 @@ def _part(rng: np.random.Generator, day: int, camera: str, number: int, images: 
         y=rng.random(images),
         lot=f"lot{day // 5}",
         failed=rng.random(images) < 0.001,
+        uris=[f"/archive/{camera}/{day}/{k}.png" for k in range(images)],
+        ids=rng.integers(-(2**62), 2**62, images),
     )
+
 
 def _write(table: Path, day: int, parts: list[Part]) -> None:
     night = FIRST + timedelta(days=day)
     run = f"{night:%Y%m%d}T030000-{day:06x}"
     blocks = [_rows(part, night, run) for part in parts]
     schema = scores_schema(str(table))
-    scores = pa.concat_tables(
-        [pa.table({name: rows[name] for name in schema.names}, schema) for rows, _ in blocks]
-    )
+    scores = pa.concat_tables([pa.table({name: rows[name] for name in schema.names}, schema) for rows, _ in blocks])
     regions = pa.concat_tables([found for _, found in blocks])
     for kind, rows in (("scores", scores), ("regions", regions)):
         file = Path(shard_file(str(table), kind, str(night), run, 0))
@@ -116,14 +124,16 @@ def _write(table: Path, day: int, parts: list[Part]) -> None:
         pq.write_table(rows, file, compression="zstd")
     count = len(scores)
     detectors = [PlannedDetector("/detectors/part", "part", FINGERPRINT, count)]
-    plan = Plan(run, str(night), str(table), "/archive", detectors, count, 0, 0, 1, True, ["camera", "lot"], [], run, {})
+    plan = Plan(
+        run, str(night), str(table), "/archive", detectors, count, 0, 0, 1, True, ["camera", "lot"], [], run, {}
+    )
     write_plan(plan)
     write_record(plan, RunRecord(run, "finished", count, 0, 0, {}, 0, [], 60.0, False, f"{night}T04:00:00+00:00"))
+
 
 def _rows(part: Part, night: date, run: str) -> tuple[dict[str, pa.Array], pa.Table]:
     """The columns of the scores, and the regions of the anomalous images."""
     n = len(part.score)
-    ids = part.rng.integers(-(2**62), 2**62, n)
     ok = ~part.failed
     score = part.score.astype(np.float32)
     bad = ok & (score >= np.float32(THRESHOLD))
@@ -136,14 +146,14 @@ def _rows(part: Part, night: date, run: str) -> tuple[dict[str, pa.Array], pa.Ta
 
     moment = pa.scalar(np.datetime64(night, "us"), pa.timestamp("us")).cast(pa.timestamp("us", "UTC"))
     rows = {
-        "image_id": pa.array(ids),
-        "image_uri": pa.array([f"/archive/{part.camera}/{part.day}/{k}.png" for k in range(n)]),
+        "image_id": pa.array(part.ids),
+        "image_uri": pa.array(part.uris),
         "image_version": same("v", pa.string()),
         "image_bytes": same(1000, pa.int64()),
         "image_modified": pa.repeat(moment, n),
         "width": seen(np.full(n, SIDE), pa.int32()),
         "height": seen(np.full(n, SIDE), pa.int32()),
-        "mode": seen(np.full(n, part.columns.get("mode", "8-bit RGB")), pa.string()),
+        "mode": seen(np.full(n, part.mode), pa.string()),
         "brightness": seen(part.brightness, pa.float32()),
         "contrast": seen(part.contrast, pa.float32()),
         "sharpness": seen(part.sharpness, pa.float32()),
@@ -166,7 +176,7 @@ def _rows(part: Part, night: date, run: str) -> tuple[dict[str, pa.Array], pa.Ta
     x, y = (part.x[bad] * (SIDE - 20)).astype(int), (part.y[bad] * (SIDE - 20)).astype(int)
     k = int(bad.sum())
     regions = {
-        "image_id": ids[bad],
+        "image_id": part.ids[bad],
         "region": np.zeros(k, np.int32),
         "x": x,
         "y": y,

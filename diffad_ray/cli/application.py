@@ -15,6 +15,7 @@ from rich.text import Text
 from diffad_ray.cli.capacity import capacity
 from diffad_ray.cli.demo import demo
 from diffad_ray.cli.detectors import ablate, contact_sheet, evaluate, import_checkpoint, train
+from diffad_ray.cli.drift import drift
 from diffad_ray.cli.engines import ddl, export, views
 from diffad_ray.cli.nightly import nightly
 from diffad_ray.cli.scoring import score
@@ -71,6 +72,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     picture,
     overlay,
     threshold,
+    drift,
     runs,
     verify,
     compact,

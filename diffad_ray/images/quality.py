@@ -10,8 +10,8 @@ import numpy as np
 MEASURED_PIXELS = 2**16
 "An image with more pixels is measured on bands of its rows, which have about so many pixels together."
 BAND, FEWEST_BANDS = 8, 8
-"""Rows of a band, and number of bands of the widest images. The Laplacian needs neighbours, so the rows of a band follow
-each other."""
+"""Rows of a band, and number of bands of the widest images. The Laplacian needs neighbours, so the rows of a band
+follow each other."""
 
 
 class Quality(NamedTuple):
