@@ -114,9 +114,8 @@ def read_series(connection: duckdb.DuckDBPyConnection, question: Question) -> li
     """Return the daily figures of each detector and group, sorted by both.
 
     Raises:
-        UserError: a column does not exist, or there are too many groups.
+        UserError: there are too many groups.
     """
-    _check_columns(connection, question)
     counts, names = _counts(connection, question)
     if len(counts) > MOST_GROUPS:
         raise UserError(
@@ -131,15 +130,14 @@ def read_series(connection: duckdb.DuckDBPyConnection, question: Question) -> li
     return [found[key] for key in sorted(found, key=lambda key: tuple(map(str, key)))]
 
 
-def _check_columns(connection: duckdb.DuckDBPyConnection, question: Question) -> None:
+def check_columns(connection: duckdb.DuckDBPyConnection, by: Sequence[str], day_column: str) -> None:
+    """Raise UserError if columns of groups or of days do not exist, or the one of days holds something else."""
     columns = {row[0]: row[1] for row in connection.execute("DESCRIBE scores").fetchall()}
-    for option, names in (("--by", question.by), ("--day-column", [question.day_column])):
+    for option, names in (("--by", by), ("--day-column", [day_column])):
         if unknown := [name for name in names if name not in columns]:
             raise UserError(f"{option} {unknown[0]}: scores has no such column. It has {', '.join(columns)}")
-    if not columns[question.day_column].startswith(("DATE", "TIMESTAMP")):
-        raise UserError(
-            f"--day-column {question.day_column} is no date: take a column of days or moments, or leave it out"
-        )
+    if not columns[day_column].startswith(("DATE", "TIMESTAMP")):
+        raise UserError(f"--day-column {day_column} is no date: take a column of days or moments, or leave it out")
 
 
 def _counts(

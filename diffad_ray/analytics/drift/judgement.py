@@ -13,7 +13,7 @@ import duckdb
 
 from diffad_ray import storage
 from diffad_ray.analytics.drift.causes import new_values
-from diffad_ray.analytics.drift.daily import Question, Series, read_series
+from diffad_ray.analytics.drift.daily import Question, Series, check_columns, read_series
 from diffad_ray.analytics.drift.findings import Finding, find_all
 from diffad_ray.analytics.drift.shifts import share_chart
 from diffad_ray.analytics.drift.states import ACTIONS, State, judge
@@ -125,6 +125,7 @@ def drift(
     columns = [name for name in by if name != "detector"]
 
     def ask(connection: duckdb.DuckDBPyConnection) -> Drift:
+        check_columns(connection, columns, day_column)
         days = _period(connection, location, since, until, day_column)
         question = Question(columns, day_column, days, alphas, FALSE_ALARM_RATE)
         return _judged(connection, location, question, known)
@@ -137,11 +138,8 @@ def _period(
 ) -> Period:
     if day_column == "run_date":
         return period(table, since, until)
-    try:
-        column = f"{identifier(day_column)}::DATE"
-        first, last = connection.execute(f"SELECT min({column}), max({column}) FROM scores").fetchall()[0]
-    except (duckdb.BinderException, duckdb.ConversionException) as error:
-        raise UserError(f"--day-column {day_column}: scores has no column of days or moments of this name") from error
+    column = f"{identifier(day_column)}::DATE"
+    first, last = connection.execute(f"SELECT min({column}), max({column}) FROM scores").fetchall()[0]
     if first is None:
         raise UserError(f"--day-column {day_column} is empty in all rows: take another column")
     return period_within(since, until, first, last)
