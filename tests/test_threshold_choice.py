@@ -258,6 +258,7 @@ def test_apply_says_what_changes_and_how_to_make_what_is_missing(tmp_path: Path)
         ({"alerts_per_night": 0}, "must be 1 to"),
         ({"alerts_per_night": 100_000}, "no night of the period has more than"),
         ({"threshold": 3.0}, "name one with --detector"),
+        ({"threshold": float("nan")}, "is no number to compare scores with"),
         ({"threshold": 3.0, "review": 0.0}, "must be a rate below 1"),
         ({"review": 1e-5}, "take a larger --review-band"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,9 @@ from diffad_ray.analytics.thresholds.verdicts import read_words, threshold_by_ve
 from diffad_ray.errors import UserError
 from diffad_ray.sql import quoted
 from diffad_ray.table.thresholds import score_at_least
+
+MOST_SCORE = 1e38
+"Scores are float32, which end soon after this."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +52,9 @@ class Wish:
             )
         if self.false_alarm_rate is not None and not 0 < self.false_alarm_rate < 1:
             raise UserError(f"--false-alarm-rate {self.false_alarm_rate} must lie between 0 and 1: 0.001 is 0.1 %")
-        if self.review is not None and self.review <= 0:
+        if self.threshold is not None and not abs(self.threshold) < MOST_SCORE:
+            raise UserError(f"--threshold {self.threshold} is no number to compare scores with")
+        if self.review is not None and not 0 < self.review < math.inf:
             raise UserError(f"--review-band {self.review} must be a rate below 1, or a number of images a night")
 
     @property

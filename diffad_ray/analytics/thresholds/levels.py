@@ -142,21 +142,26 @@ def thresholds_at(
     level.
 
     Tail probabilities in the rows may stem from an earlier calibration, so the rows have their say.
+
+    Raises:
+        UserError: nothing is known of a detector.
     """
     below = connection.execute(
-        "SELECT detector_fingerprint, max(score) FILTER (tail_probability > ?), max(score) FROM scores "
+        "SELECT detector_fingerprint, max(score) FILTER (tail_probability > ?) FROM scores "
         f"WHERE {condition} GROUP BY 1",
         [level],
     ).fetchall()
-    highest = {fingerprint: (low, top) for fingerprint, low, top in below}
+    highest = dict(below)
     found = {}
     for subject in subjects:
-        low, top = highest.get(subject.fingerprint, (None, None))
+        low = highest.get(subject.fingerprint)
         bounds = [] if low is None else [float(np.nextafter(np.float32(low), np.float32(np.inf)))]
         if subject.calibration is not None:
             bounds.append(subject.calibration.threshold_at(level))
         if not bounds:
-            assert top is not None, "a detector without calibration and without rows"
-            bounds.append(float(top))
+            raise UserError(
+                f"neither the calibration of {subject.name} ({subject.fingerprint}) is known, nor has it enough rows "
+                "with tail probabilities: leave it out with --detector, or choose by --threshold"
+            )
         found[subject.fingerprint] = max(bounds)
     return found
