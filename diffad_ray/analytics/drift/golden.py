@@ -15,8 +15,9 @@ from diffad_ray.analytics.drift.findings import SMALL_QUALITY
 from diffad_ray.analytics.drift.shifts import FEWEST_DAYS, SURE
 from diffad_ray.errors import UserError, counted
 from diffad_ray.images.quality import Quality
+from diffad_ray.sql import reason_of
 from diffad_ray.table.detectors import read_detectors
-from diffad_ray.table.reading import connect, existing, reason_of, rows_of
+from diffad_ray.table.reading import connect, existing, rows_of
 
 SAME_FILE, RETAKEN, UNTRIED = 0.02, 0.25, 1.0
 """Least tolerances in standard deviations of normal scores: of a file that is the same, of a part that was photographed
