@@ -112,6 +112,7 @@ def test_each_cause_gets_its_state(
         if camera in cameras:
             assert re.search(words, " ".join(group.reasons)), group.reasons
             assert group.since is not None
+            assert ("lot" in " ".join(group.reasons)) == ("lot" in words), "the others have the same lots"
             assert abs((group.since - (FIRST + timedelta(days=STARTS))).days) <= 1
 
 

@@ -24,7 +24,7 @@ NEW, KNOWN = 0.2, 0.01
 def new_values(
     connection: duckdb.DuckDBPyConnection, question: Question, changes: dict[tuple[Any, ...], date]
 ) -> dict[tuple[Any, ...], list[str]]:
-    """Return sentences about values that are new in a group since its change.
+    """Return sentences about values that are new in a group since its change, and in no group that has not changed.
 
     Args:
         changes: by fingerprint and values of the group, the first day after the change.
@@ -39,14 +39,20 @@ def new_values(
         ).fetchall()
         before: dict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
         after: dict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
+        unmoved: dict[tuple[str, str], date] = {}
         for *group, day, value, count in rows:
             if (begun := changes.get(tuple(group))) is not None:
                 (after if day >= begun else before)[tuple(group)][str(value)] += count
+            else:
+                known_on = unmoved.setdefault((group[0], str(value)), day)
+                unmoved[group[0], str(value)] = max(known_on, day)
         for key, since in changes.items():
             total, earlier = after[key].total(), before[key].total()
             for value, count in after[key].most_common(3):
                 known = before[key][value]
-                if earlier and count >= NEW * total and known <= KNOWN * earlier:
+                # What a group that has not moved has too is not the cause.
+                is_elsewhere = unmoved.get((key[0], value), date.min) >= since
+                if earlier and count >= NEW * total and known <= KNOWN * earlier and not is_elsewhere:
                     share, was = count / total, known / earlier
                     told[key].append(
                         f"{name} {value} is new since {since}: {share:.0%} of the images, {was:.0%} before."
