@@ -1,6 +1,6 @@
 """diffad_ray: finds defects in archives of millions of inspection images, on a Ray cluster.
 
-    from diffad_ray import train, score, evaluate, query, load_detector, import_checkpoint, contact_sheet
+    from diffad_ray import train, score, evaluate, query, load_detector, import_checkpoint, tune, contact_sheet
 
 Names are imported when they are first used, so that the detectors need torch alone.
 """
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from diffad_ray.scoring.pipeline import score as score
     from diffad_ray.training.import_checkpoint import import_checkpoint as import_checkpoint
     from diffad_ray.training.train import train as train
+    from diffad_ray.training.tune import tune as tune
 
 _HOMES = {
     "train": ("diffad_ray.training.train", "train"),
@@ -29,10 +30,21 @@ _HOMES = {
     "query": ("diffad_ray.analytics.query", "query"),
     "load_detector": ("diffad_ray.bundles.bundle", "load_bundle"),
     "import_checkpoint": ("diffad_ray.training.import_checkpoint", "import_checkpoint"),
+    "tune": ("diffad_ray.training.tune", "tune"),
     "contact_sheet": ("diffad_ray.reports.contact_sheet", "contact_sheet"),
     "UserError": ("diffad_ray.errors", "UserError"),
 }
-__all__ = ["UserError", "contact_sheet", "evaluate", "import_checkpoint", "load_detector", "query", "score", "train"]
+__all__ = [
+    "UserError",
+    "contact_sheet",
+    "evaluate",
+    "import_checkpoint",
+    "load_detector",
+    "query",
+    "score",
+    "train",
+    "tune",
+]
 __version__ = VERSION
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import duckdb
 
@@ -12,13 +13,17 @@ _HINTS = re.compile(r"\n\n(?:For more info|Possible solutions|At:)|\nTraceback|\
 _KIND = re.compile(r"^(?:[A-Z][A-Za-z]* )+(?:Error|Exception): ")
 
 
-def connect(*locations: str) -> duckdb.DuckDBPyConnection:
-    """Open a DuckDB connection, in UTC, that can read and write at these locations."""
+def connect(*locations: str, listed: Iterable[str] = ()) -> duckdb.DuckDBPyConnection:
+    """Open a DuckDB connection, in UTC, that can read and write at these locations.
+
+    Args:
+        listed: folders below a location whose files do not change; see `storage.filesystem`.
+    """
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     remote = {location.partition("://")[0]: location for location in locations if not storage.is_local(location)}
     for location in remote.values():
-        connection.register_filesystem(storage.filesystem(location))
+        connection.register_filesystem(storage.filesystem(location, listed))
     return connection
 
 

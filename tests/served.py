@@ -13,14 +13,10 @@ from typing import Any
 import httpx2
 import uvicorn
 
-from diffad_ray.inference import engine
 from diffad_ray.serving.http import http_app
 from diffad_ray.serving.punctual import PunctualProtocol
 from diffad_ray.serving.service import Service
 from diffad_ray.serving.settings import ServedDetector, ServingSettings
-
-BATCH = 2
-"Images of a batch of these servers: a full one for each image of a test would take most of its time."
 
 
 class Served:
@@ -41,9 +37,7 @@ class Served:
 
 @contextmanager
 def served(detectors: dict[str, Path | ServedDetector], **settings: Any) -> Iterator[Served]:
-    """Serve detectors for the length of a block, in batches of `BATCH`."""
-    usual = engine.DEFAULT_BATCH["cpu"]
-    engine.DEFAULT_BATCH["cpu"] = BATCH
+    """Serve detectors for the length of a block."""
     places = {
         name: place if isinstance(place, ServedDetector) else ServedDetector(location=str(place))
         for name, place in detectors.items()
@@ -83,7 +77,6 @@ def served(detectors: dict[str, Path | ServedDetector], **settings: Any) -> Iter
         found.client.close()
         ready["server"].should_exit = True
         thread.join(30)
-        engine.DEFAULT_BATCH["cpu"] = usual
 
 
 def parts_of(content_type: str, body: bytes) -> dict[str, bytes]:

@@ -7,13 +7,14 @@ import sys
 
 from diffad_ray.detectors.kinds import KINDS
 
-HEAVY = ("ray", "pydantic", "cv2", "pyarrow", "duckdb", "PIL", "matplotlib", "fsspec", "obstore")
+HEAVY = ("ray", "pydantic", "cv2", "pyarrow", "duckdb", "PIL", "matplotlib", "fsspec", "obstore", "openvino")
 CORE = (
     *(place.partition(":")[0] for place in KINDS.values()),
     "diffad_ray.familiarity.learning",
     "diffad_ray.bundles.calibration",
     "diffad_ray.inference.engine",
     "diffad_ray.training.loop",
+    "diffad_ray.training.settle",
 )
 
 

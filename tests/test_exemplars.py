@@ -7,7 +7,16 @@ from good_parts import SIDE, parts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffad_ray.familiarity.exemplars import MOST_PLACES, KnownPlaces, far_apart, known_places, unlike_known
+from diffad_ray.familiarity.exemplars import (
+    GROUPS,
+    MOST_PLACES,
+    ON_A_CPU,
+    KnownPlaces,
+    far_apart,
+    known_places,
+    nearest,
+    unlike_known,
+)
 from diffad_ray.familiarity.features import GRID, Described
 from diffad_ray.familiarity.gaussians import patch_gaussian, unexplained
 from diffad_ray.familiarity.model import Familiarity
@@ -33,6 +42,31 @@ def test_what_is_left_is_the_difference_from_the_nearest_example(known: int, cha
         torch.testing.assert_close(less.norm(dim=1).flatten().double(), distances, atol=1e-3, rtol=1e-3)
         offsets = (places - less.permute(0, 2, 3, 1)).reshape(-1, 1, channels) - examples.float()
         assert offsets.abs().amax(dim=2).amin(dim=1).max() < 1e-4, "what was taken away is an example"
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 300), st.integers(1, 3 * GROUPS), st.integers(1, 5), st.integers(1, 3), st.integers(0, 1000))
+def test_the_nearest_example_is_found_where_many_are_as_near(
+    count: int, known: int, channels: int, values: int, seed: int
+) -> None:
+    """Small integers make many duplicates and ties, and no rounding error: the first of the nearest is the answer."""
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.randint(-4, 5, (count, channels), generator=generator).float()
+    examples = torch.randint(-values, values + 1, (known, channels), generator=generator).float()
+    distances = (places[:, None].double() - examples).square().sum(dim=2)
+    assert torch.equal(nearest(places, examples), distances.argmin(dim=1))
+
+
+def test_the_search_does_not_depend_on_what_else_is_looked_for() -> None:
+    generator = torch.Generator().manual_seed(0)
+    examples = torch.randn((MOST_PLACES, 27), generator=generator).half().float()
+    places = torch.randn((5 * (ON_A_CPU // MOST_PLACES) // 2, 27), generator=generator)
+    found = nearest(places, examples)
+    assert torch.equal(torch.cat([nearest(part, examples) for part in places.split(50)]), found)
+    assert torch.equal(nearest(places.flip(0), examples).flip(0), found)
+    distances = torch.cdist(places.double(), examples.double())
+    reached = distances.gather(1, found[:, None]).squeeze(1)
+    torch.testing.assert_close(reached, distances.amin(dim=1), atol=1e-6, rtol=1e-6)
 
 
 def test_rare_places_are_kept_and_common_ones_are_thinned_out() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
+import s3fs
 from hand_made_table import write_run
 
-from diffad_ray import UserError, storage
+from diffad_ray import UserError, query, storage
 from diffad_ray.table import views
 from diffad_ray.table.reading import (
     bound,
@@ -22,6 +24,7 @@ from diffad_ray.table.reading import (
     rows_of,
 )
 from diffad_ray.table.snapshot import Merger
+from diffad_ray.table.verify import verify
 from diffad_ray.table.views import ATTEMPTS, open_table, read_views
 
 NAMES = [f"line/{k:02d}.png" for k in range(12)]
@@ -158,3 +161,20 @@ def test_other_failures_are_told_at_once(tmp_path: Path, pauses: list[float]) ->
     with pytest.raises(duckdb.Error, match="FileNotFoundError"):
         read_views(str(tmp_path), lambda connection: connection.execute("SELECT error('FileNotFoundError')").fetchall())
     assert len(pauses) == ATTEMPTS - 1, "an object store's error has no class and does not name the table"
+
+
+def test_files_on_s3_are_listed_and_not_asked_for_one_by_one(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, asked = f"{s3}/listed", list[tuple[str, bool]]()
+    for number in range(1, 4):
+        write_run(table, number, [f"{number}.png"])
+    call = s3fs.S3FileSystem._call_s3
+
+    async def counted(self: s3fs.S3FileSystem, method: str, *arguments: Any, **options: Any) -> Any:
+        asked.append((method, str(options.get("Key")).endswith(".parquet")))
+        return await call(self, method, *arguments, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    assert query(table, "SELECT count(*) AS n FROM scores").to_pylist() == [{"n": 3}]
+    assert verify(table).problems == []
+    assert ("get_object", True) in asked
+    assert ("head_object", True) not in asked

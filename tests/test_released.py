@@ -24,7 +24,6 @@ from diffad_ray.bundles.bundle import load_bundle
 from diffad_ray.demo.surfaces import normal
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
 from diffad_ray.errors import UserError
-from diffad_ray.inference.engine import DEFAULT_BATCH
 from diffad_ray.networks.presets import NetworkSizes
 from diffad_ray.tensors import as_unit_tensor
 from diffad_ray.training.released import DENOISER, SEGMENTER, from_released, is_released, released_name
@@ -45,12 +44,6 @@ ARGS = {
     "eval_noisier_t": 210,
     "output_path": "/home/somebody/outputs",
 }
-
-
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many images at a time as there are normals here."""
-    monkeypatch.setitem(DEFAULT_BATCH, "cpu", 4)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from hostile import PNG, readable, refused
-from served import BATCH, Served, parts_of, served
+from served import Served, parts_of, served
 
 from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.images import DEFAULT_MAX_PIXELS, ImageError, decode_image, network_input
@@ -36,7 +36,7 @@ def expected(bundle: Bundle, data: bytes) -> Verdict:
     """The verdict of the engine and the calibration, without any server."""
     pixels = decode_image(data).pixels
     view = network_input(pixels, bundle.detector.settings.image_size)
-    (found,) = Engine(bundle.detector, batch_size=BATCH).detect_images([view])
+    (found,) = Engine(bundle.detector).detect_images([view])
     size = pixels.shape[1], pixels.shape[0]
     return verdict(found.score, found.anomaly_map, size, bundle.calibration, bundle.calibration.threshold)
 

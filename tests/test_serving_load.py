@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 import pytest
 from hostile import PNG
-from served import BATCH, Served, served
+from served import Served, served
+from tiny_detector import SCORING_BATCH
 
 from diffad_ray.inference.engine import Engine
 
@@ -55,7 +56,7 @@ def test_one_alone_is_a_batch_and_those_that_wait_are_one(detector: Path, held: 
             until(lambda: server.service.networks.waiting == 20)
             held.set()
             scores = {answer.result().json()["score"] for answer in (first, *rest)}
-        assert list(batches) == [1, *[BATCH] * 10]
+        assert list(batches) == [1, *[SCORING_BATCH] * 10]
         assert len(scores) == 1
 
 

@@ -12,6 +12,8 @@ from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
 from diffad_ray.settings import read_settings
 
 SIDE = 32
+SCORING_BATCH = 2
+"Squares at a time of the detectors that `tiny_training` makes."
 
 
 def tiny_detector(seed: int = 0, **settings: Any) -> DiffusionAD:
@@ -28,7 +30,13 @@ def tiny_training(*overrides: str, steps: int = 2) -> dict[str, dict[str, Any]]:
     """Settings of a training that takes seconds. A trial of bfloat16 would take long on CPUs without units for it."""
     sizes = {
         "detector": {"preset": "tiny", "image_size": SIDE},
-        "training": {"steps": steps, "batch_size": 4, "precision": "float32"},
+        "training": {
+            "steps": steps,
+            "batch_size": 4,
+            "precision": "float32",
+            "scoring_runtime": "torch",
+            "scoring_batch": SCORING_BATCH,
+        },
     }
     return read_settings(overrides=overrides, options=sizes)
 

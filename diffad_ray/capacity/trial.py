@@ -30,7 +30,7 @@ from diffad_ray.table.layout import parquet_bytes
 MOST_IMAGES = 20_000
 "Of the sample; their manifests are written before the trial begins."
 SHARD_IMAGES = 32
-"Of a shard of the trial: two batches on a CPU, so that the trial ends in time."
+"Of a shard of the trial: so few that the trial ends in time."
 LOW, HIGH = 0.1, 0.9
 WARM_UPS = 1
 "Shards at the start that are not measured: the detector is loaded and its memory allocated in them."

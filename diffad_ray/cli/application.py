@@ -12,9 +12,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from diffad_ray.cli.bench import bench
 from diffad_ray.cli.capacity import capacity
 from diffad_ray.cli.demo import demo
-from diffad_ray.cli.detectors import ablate, contact_sheet, evaluate, import_checkpoint, train
+from diffad_ray.cli.detectors import ablate, contact_sheet, evaluate, import_checkpoint, train, tune
 from diffad_ray.cli.drift import drift
 from diffad_ray.cli.engines import ddl, export, views
 from diffad_ray.cli.nightly import nightly
@@ -82,6 +83,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     prune,
     demo,
     import_checkpoint,
+    tune,
+    bench,
     contact_sheet,
 )
 for command in COMMANDS:

@@ -129,6 +129,30 @@ def import_checkpoint(
     print_import(bundle, detector, console)
 
 
+def tune(
+    detector: Annotated[str, typer.Argument(help="Folder or URI of the detector.")],
+    output: Annotated[str, typer.Option(help="Folder or URI to write the new detector to.")],
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16; auto tries both.")] = "auto",
+    runtime: Annotated[str, typer.Option(help="torch or openvino, for CPUs; auto tries both.")] = "auto",
+    batch: Annotated[int | None, typer.Option(min=1, help="Squares at a time on CPUs. [default: tried]")] = None,
+    calibrate_on: Annotated[
+        str | None, typer.Option(help="Folder or URI of good parts. [default: those that the training held back]")
+    ] = None,
+) -> None:
+    """Settle anew how a detector scores, for machines like this one, and write the result as another detector.
+
+    Copy: `diffad-ray tune detectors/part --output detectors/part-cpu`
+
+    Copy: `diffad-ray tune detectors/part --precision float32 --runtime torch --output detectors/part-anywhere`
+    """
+    from diffad_ray.reports.terminal import print_import
+    from diffad_ray.training.settle import WantedScoring
+    from diffad_ray.training.tune import tune as run
+
+    wanted = WantedScoring(precision=precision, runtime=runtime, batch=batch)  # type: ignore[arg-type]
+    print_import(run(detector, output, wanted, calibrate_on=calibrate_on, show_progress=True), output, console)
+
+
 def contact_sheet(
     normals: Annotated[str, typer.Argument(help="Folder or URI of images of good parts.")],
     output: Annotated[str, typer.Option(help="PNG file or URI to write.")],

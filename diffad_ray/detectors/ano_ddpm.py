@@ -52,6 +52,10 @@ class AnoDDPMSettings(DiffusionSettings):
         if not 0 <= self.smoothing <= 0.25:
             raise ValueError(f"smoothing {self.smoothing} must lie in [0, 0.25]")
 
+    @property
+    def reconstruction_calls(self) -> int:
+        return {"iterative": self.t + 1, "ddim": self.ddim_calls, "one-step": 1}[self.reconstruction]
+
 
 class AnoDDPM(DiffusionDetector):
     """Noises an image to step t, denoises it, and scores the log squared error of the reconstruction."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from diffad_ray.tensors import NormalSquares
 
 Precision = Literal["float32", "bfloat16"]
+RuntimeName = Literal["torch", "openvino"]
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -100,6 +101,10 @@ class DetectorSettings(ABC):
         precision: arithmetic precision of the networks in scoring, chosen at the end of the training.
         channels_last: memory format of images and weights in scoring, chosen together with the precision. Kernels of
             the two formats round differently.
+        cpu_batch, gpu_batch: squares that the networks see at a time in scoring, on a CPU and on a GPU. Kernels round
+            differently for different numbers of them. On a CPU, a large batch leaves the cache, and one image that is
+            served alone costs a whole batch; so the end of the training settles what pays. A GPU needs many.
+        runtime: the library that computes the networks on CPUs, chosen together with the precision. GPUs take torch.
     """
 
     image_size: int = 128
@@ -109,6 +114,9 @@ class DetectorSettings(ABC):
     white: int | None = None
     precision: Precision = "float32"
     channels_last: bool = False
+    cpu_batch: int = 4
+    gpu_batch: int = 64
+    runtime: RuntimeName = "torch"
 
     part_names: ClassVar[tuple[str, ...]] = (NETWORKS,)
     "Names of the parts that learn by gradients; empty for a kind without networks."
@@ -122,11 +130,25 @@ class DetectorSettings(ABC):
             raise ValueError(f"tile_scale {self.tile_scale} must lie in (0, 1]")
         if self.white is not None and self.white < 1:
             raise ValueError(f"white {self.white} must be the value of white, such as 4095")
+        for name in ("cpu_batch", "gpu_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be 1 or more")
+        if self.runtime not in get_args(RuntimeName):
+            raise ValueError(f"runtime {self.runtime!r} is none of {', '.join(get_args(RuntimeName))}")
 
     @property
     def mode(self) -> Mode:
         """The mode in which the networks run in scoring."""
         return Mode(self.channels_last, self.precision)
+
+    def batch_on(self, device: torch.device) -> int:
+        """Return the squares that the networks see at a time in scoring on a device."""
+        return self.cpu_batch if device.type == "cpu" else self.gpu_batch
+
+    @property
+    def network_calls(self) -> int:
+        """Calls of the largest network in the detection of one square; 0 for a kind without networks."""
+        return 0
 
     @property
     def training_scales(self) -> tuple[float, ...]:

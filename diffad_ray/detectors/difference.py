@@ -33,8 +33,10 @@ def _within_range(x0: Tensor) -> Tensor:
 
 def smoothed(maps: Tensor, share: float) -> Tensor:
     """Blur maps [N,1,H,W] by a Gaussian with sigma `share` x the shorter side; 0 leaves the maps unchanged."""
-    sigma = share * min(maps.shape[-2:])
-    reach = min(round(3 * sigma), min(maps.shape[-2:]) - 1)
+    # A traced size is a tensor, which rounds to nothing.
+    side = min(map(int, maps.shape[-2:]))
+    sigma = share * side
+    reach = min(round(3 * sigma), side - 1)
     if reach < 1:
         return maps
     distances = torch.arange(-reach, reach + 1, device=maps.device, dtype=maps.dtype)

@@ -90,6 +90,15 @@ class DiffusionSettings(JudgedSettings):
         object.__setattr__(self, "std", tuple(self.std))
 
     @property
+    @abstractmethod
+    def reconstruction_calls(self) -> int:
+        """Calls of the denoiser in one reconstruction."""
+
+    @property
+    def network_calls(self) -> int:
+        return self.reconstruction_calls * len(self.scales) * self.noise_draws
+
+    @property
     def training_scales(self) -> tuple[float, ...]:
         return self.scales
 
@@ -181,7 +190,7 @@ class DiffusionDetector(JudgedDetector):
         Draws 0 and 1 are for the forward process. Later ones are for the hundreds of reverse steps, and are cached in
         half precision.
         """
-        height, width = like.shape[-2:]
+        height, width = map(int, like.shape[-2:])
         key = (height, width, member, draw)
         if key not in self._fixed_noise or self._fixed_noise[key].device != like.device:
             seed = self.settings.noise_seed + member
@@ -206,7 +215,8 @@ class DiffusionDetector(JudgedDetector):
         The reconstruction, in [0, 1], is that of the first scale, averaged over noise draws.
         """
         x0 = self.scaled(images)
-        height, width = images.shape[-2:]
+        # A traced size is a tensor, which rounds to nothing.
+        height, width = map(int, images.shape[-2:])
         maps, first = [], []
         for scale in self.settings.scales:
             size = scaled_size(height, width, scale)

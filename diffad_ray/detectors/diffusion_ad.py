@@ -64,6 +64,11 @@ class DiffusionADSettings(DiffusionSettings):
         if self.score_unit == "probability" and self.familiarity:
             raise ValueError("familiarity judges in log odds: set it to 0 where score_unit is 'probability'")
 
+    @property
+    def reconstruction_calls(self) -> int:
+        # Norm guidance evaluates both steps in one call.
+        return self.t_small + 1 if self.reconstruction == "iterative" else 1
+
 
 class TrainingDraw(NamedTuple):
     """The samples of a training step (see `Samples`), their noise steps [N] and noise [N,3,H,W]."""

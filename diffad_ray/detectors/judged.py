@@ -85,16 +85,15 @@ class JudgedDetector(Trainable):
         Unless `in_log_odds`, normal images should differ by more than `LEAST_SPREAD`: errors are given as logarithms.
         """
 
-    def own_log_odds(self, images: Tensor) -> Examination:
-        """Return `evidence` as log odds of an anomaly."""
-        found = self.evidence(images)
+    def own_log_odds(self, found: Examination) -> Examination:
+        """Return evidence as log odds of an anomaly."""
         if self.in_log_odds:
             return found
         return found._replace(anomaly_map=USUAL_LOG_ODDS + (found.anomaly_map - self.usual) / self.spread)
 
-    def look(self, images: Tensor) -> Examination:
-        """Return the log odds of an anomaly at each pixel of images [N,3,H,W] in [0, 1], and the reconstructions."""
-        found = self.own_log_odds(images)
+    def look(self, images: Tensor, found: Examination) -> Examination:
+        """Return the log odds of an anomaly at each pixel, from images [N,3,H,W] in [0, 1] and their evidence."""
+        found = self.own_log_odds(found)
         if not (self.settings.familiarity and self.familiarity.is_fitted):
             return found
         unfamiliar = self.familiarity.log_odds(images, self.settings.familiarity)
@@ -108,7 +107,12 @@ class JudgedDetector(Trainable):
 
     @torch.inference_mode()
     def detect(self, images: Tensor) -> Detection:
-        found = self.look(images)
+        return self.judged(images, self.evidence(images))
+
+    @torch.inference_mode()
+    def judged(self, images: Tensor, found: Examination) -> Detection:
+        """Return the detection of images [N,3,H,W] in [0, 1] from their evidence, whoever computed it."""
+        found = self.look(images, found)
         return Detection(self.image_score(found.anomaly_map), found.anomaly_map.squeeze(1), found.reconstruction)
 
     def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> None:
@@ -118,7 +122,7 @@ class JudgedDetector(Trainable):
         if self.settings.familiarity:
 
             def peaks(images: Tensor) -> Tensor:
-                return self.image_score(self.own_log_odds(self.mode.laid_out(images)).anomaly_map)
+                return self.image_score(self.own_log_odds(self.evidence(self.mode.laid_out(images))).anomaly_map)
 
             learn_familiarity(self.familiarity, normals, peaks, self.settings.anomalies, tell)
 

@@ -88,6 +88,10 @@ class SemanticDiffGANSettings(DiffusionSettings):
         if not 0 <= self.smoothing <= 0.25:
             raise ValueError(f"smoothing {self.smoothing} must lie in [0, 0.25]")
 
+    @property
+    def reconstruction_calls(self) -> int:
+        return self.calls
+
     def turn(self, step: int, steps: int) -> str:
         first = round(self.denoiser_share * steps)
         if step < first:

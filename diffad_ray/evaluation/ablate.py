@@ -218,7 +218,8 @@ def _by_pixels_alone(settings: DiffusionSettings) -> DiffusionSettings:
 
 def _with_settings(bundle: Bundle, settings: DiffusionSettings) -> Bundle:
     """Return the bundle with other scoring settings and the same weights."""
-    detector = type(bundle.detector)(settings)
+    # All by one runtime: it takes part in the time of a method, and not every method fits OpenVINO.
+    detector = type(bundle.detector)(dataclasses.replace(settings, runtime="torch"))
     detector.load_state_dict(bundle.detector.state_dict())
     return dataclasses.replace(bundle, detector=detector.eval())
 

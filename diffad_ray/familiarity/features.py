@@ -85,12 +85,14 @@ def described(images: Tensor, gabor: Tensor) -> Described:
     grey, found = images.mean(dim=1, keepdim=True), []
     for level in range(len(octave_sides(images.shape[-1]))):
         waves = F.conv2d(F.pad(F.avg_pool2d(grey, 2**level), (RADIUS,) * 4, mode="reflect"), gabor)
-        strengths = (waves[:, 0::2].square() + waves[:, 1::2].square()).sqrt()
-        strengths = strengths / strengths.mean(dim=(1, 2, 3), keepdim=True).clamp(min=LEAST_STRENGTH)
+        powers = waves.square()
+        strengths = (powers[:, 0::2] + powers[:, 1::2]).sqrt()
+        usual = strengths.mean(dim=(1, 2, 3), keepdim=True).clamp(min=LEAST_STRENGTH)
+        # Division by a positive number may follow the pooling, which leaves fewer numbers to divide.
         if strengths.shape[-1] > GRID:
-            found += [F.adaptive_max_pool2d(strengths, GRID), F.adaptive_avg_pool2d(strengths, GRID)]
+            found += [F.adaptive_max_pool2d(strengths, GRID) / usual, F.adaptive_avg_pool2d(strengths, GRID) / usual]
         else:
-            found.append(F.interpolate(strengths, (GRID, GRID), mode="bilinear"))
+            found.append(F.interpolate(strengths, (GRID, GRID), mode="bilinear") / usual)
     light = grey.mean(dim=(2, 3), keepdim=True)
     contrast = _deviation(grey - light).clamp(min=LEAST_CONTRAST)
     exposure = torch.cat([light.clamp(min=LEAST_CONTRAST), contrast], dim=1).flatten(1).log()

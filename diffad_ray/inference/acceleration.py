@@ -1,18 +1,24 @@
-"""A short trial that finds the fastest way to run the networks on this machine."""
+"""Short trials that find the fastest way to run networks on this machine, though other processes run there, too."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 
 from diffad_ray.detectors.base import Mode, Precision
 
+K = TypeVar("K", bound=Hashable)
+FEWEST_ROUNDS, MOST_ROUNDS, TRIAL_SECONDS = 3, 8, 6.0
+"Rounds that are timed. After the fewest, no round begins once the trial has taken `TRIAL_SECONDS`."
+CLEARLY = 1.1
+"Times by which a way must be faster to be taken instead of one that is preferred to it."
+
 
 class Trial(NamedTuple):
-    """The fastest mode, and the seconds that each took."""
+    """The mode that a trial chose, and the seconds that each took."""
 
     mode: Mode
     seconds: dict[Mode, float]
@@ -22,22 +28,47 @@ class Trial(NamedTuple):
         return f"{self.mode} (tried: {timings})"
 
 
-def fastest_mode(
-    run: Callable[[Mode], object], precisions: Sequence[Precision], device: torch.device, rounds: int = 2
-) -> Trial:
-    """Time `run` in every mode and return the fastest.
+def least_seconds(runs: Mapping[K, Callable[[], object]], device: torch.device) -> dict[K, float]:
+    """Return the least seconds that each of `runs` took.
 
-    Modes take turns, and each counts by its best round, so that a second busy process spoils one round, not the choice.
-    The first call of a mode is not timed: kernels are chosen and memory is taken then.
+    The runs take turns, and each counts by its best round. So a busy process disturbs all of them alike, and spoils
+    rounds, not the comparison. The first round is not timed: kernels are chosen and memory is taken then.
     """
-    modes = [Mode(channels_last, precision) for precision in precisions for channels_last in (True, False)]
-    seconds = dict.fromkeys(modes, float("inf"))
-    for number in range(rounds + 1):
-        for mode in modes:
-            start = time.perf_counter()
-            run(mode)
+    seconds = dict.fromkeys(runs, float("inf"))
+    for run in runs.values():
+        run()
+    started = time.perf_counter()
+    for number in range(MOST_ROUNDS):
+        if number >= FEWEST_ROUNDS and time.perf_counter() - started > TRIAL_SECONDS:
+            break
+        for key, run in runs.items():
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            if number > 0:
-                seconds[mode] = min(seconds[mode], time.perf_counter() - start)
-    return Trial(min(modes, key=seconds.__getitem__), seconds)
+            start = time.perf_counter()
+            run()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds[key] = min(seconds[key], time.perf_counter() - start)
+    return seconds
+
+
+def preferred(seconds: Mapping[K, float], clearly: float = CLEARLY) -> K:
+    """Return the first key, in order of preference, that no other one is `clearly` times faster than.
+
+    Example:
+        >>> preferred({"exact": 1.05, "coarse": 1.0}), preferred({"exact": 1.5, "coarse": 1.0})
+        ('exact', 'coarse')
+    """
+    least = min(seconds.values())
+    return next(key for key, value in seconds.items() if value <= clearly * least)
+
+
+def fastest_mode(run: Callable[[Mode], object], precisions: Sequence[Precision], device: torch.device) -> Trial:
+    """Time `run` in every mode, and return the fastest one; of about equal ones, the first of `precisions`."""
+    modes = [Mode(channels_last, precision) for precision in precisions for channels_last in (False, True)]
+
+    def bound(mode: Mode) -> Callable[[], object]:
+        return lambda: run(mode)
+
+    seconds = least_seconds({mode: bound(mode) for mode in modes}, device)
+    return Trial(preferred(seconds), seconds)

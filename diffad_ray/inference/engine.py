@@ -11,12 +11,11 @@ import numpy as np
 import torch
 
 from diffad_ray.detectors.base import Scorer
+from diffad_ray.inference.runtimes import runtime_of
 from diffad_ray.tensors import as_unit_tensor
 
 if TYPE_CHECKING:
     from diffad_ray.inference.views import ImageDetection
-
-DEFAULT_BATCH = {"cpu": 16, "cuda": 64}
 
 
 class BatchDetection(NamedTuple):
@@ -38,15 +37,19 @@ class Engine:
 
     Args:
         detector: moved to `device`.
-        batch_size: images at a time; by default 16 on a CPU and 64 on a GPU.
+        batch_size: squares at a time; by default as the detector's settings say, which all that score an image must
+            take. Another number is for trials.
+
+    Raises:
+        UserError: the device can't run the detector as its settings say, see `require_runnable`.
     """
 
     def __init__(self, detector: Scorer, device: torch.device | str = "cpu", batch_size: int | None = None):
         self.device = torch.device(device)
-        self.batch_size = batch_size or DEFAULT_BATCH.get(self.device.type, 16)
+        self.batch_size = batch_size or detector.settings.batch_on(self.device)
         self.detector = detector.to(self.device).eval()
-        # As the training settled it: another precision or memory format would round a score otherwise.
-        self.detector.run_in(detector.settings.mode)
+        # As the training settled it: another runtime, precision or memory format would round a score otherwise.
+        self.runtime = runtime_of(self.detector, self.device, self.batch_size)
 
     def detect(self, pixels: np.ndarray) -> Iterator[BatchDetection]:
         """Detect in images [N,H,W,3], uint8 or uint16, batch by batch in their order."""
@@ -55,8 +58,7 @@ class Engine:
             count = len(batch)
             if count < self.batch_size:
                 batch = np.concatenate([batch, np.zeros((self.batch_size - count, *batch.shape[1:]), batch.dtype)])
-            images = self.detector.mode.laid_out(as_unit_tensor(batch).to(self.device))
-            found = self.detector.detect(images)
+            found = self.runtime.run(as_unit_tensor(batch).to(self.device))
             score, anomaly_map = (part[:count].float().cpu().numpy() for part in (found.score, found.anomaly_map))
             restored = None
             if found.reconstruction is not None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from diffad_ray.analytics.history import RunState
     from diffad_ray.analytics.summary import DetectorSummary
     from diffad_ray.bundles.bundle import Bundle
+    from diffad_ray.detectors.base import DetectorSettings
     from diffad_ray.evaluation.ablate import Ablation
     from diffad_ray.evaluation.result import Evaluation
     from diffad_ray.preflight.check import Checkup
@@ -43,7 +44,7 @@ def print_training(bundle: Bundle, location: str, console: Console) -> None:
         f"({facts['mode']}), losses in {location}/training/losses.png"
         if facts["losses"]
         else f"  learnt from {images} in {facts['seconds']} s",
-        *_threshold(calibration, f"{judges}; scores in {settings.precision}"),
+        *_threshold(calibration, f"{judges}; scores in {_way(settings)}"),
     ]
     if settings.white is not None:
         lines.append(f"  white is {settings.white}: images of more than 8 bits that go beyond it will be refused")
@@ -54,12 +55,17 @@ def print_training(bundle: Bundle, location: str, console: Console) -> None:
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
 
+def _way(settings: DetectorSettings) -> str:
+    """Return how a detector scores."""
+    return f"{settings.precision} by {settings.runtime}, {counted(settings.cpu_batch, 'square')} at a time on CPUs"
+
+
 def print_import(bundle: Bundle, location: str, console: Console) -> None:
-    """The closing words of an import."""
-    calibration, unreadable = bundle.calibration, bundle.facts["unreadable"]
+    """The closing words of an import, or of a tuning."""
+    calibration, unreadable = bundle.calibration, bundle.facts.get("tuned", bundle.facts)["unreadable"]
     lines = [
         f"{bundle.name} {bundle.fingerprint}",
-        *_threshold(calibration, f"{calibration.images} images"),
+        *_threshold(calibration, f"{calibration.images} images; scores in {_way(bundle.detector.settings)}"),
         *(f"  could not be read: {uri}: {reason}" for uri, reason in unreadable.items()),
         f"Next: diffad-ray score ARCHIVE --detector {location} --table TABLE",
     ]

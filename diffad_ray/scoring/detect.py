@@ -81,7 +81,7 @@ class DetectShard:
         if files:
             fingerprint = block["detector_fingerprint"][0].as_py()
             engine = self._engine(fingerprint)
-            mode = str(engine.detector.mode)
+            mode = str(engine.runtime)
             if engine.detector.settings.view == "tiles":
                 images = self._decoded(files, found, block["shard"][0].as_py(), engine.detector.settings.white)
             else:

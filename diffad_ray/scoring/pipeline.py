@@ -19,6 +19,8 @@ from diffad_ray import storage
 from diffad_ray.cluster import check_address, stopped
 from diffad_ray.cluster_size import Size, wait_for
 from diffad_ray.errors import UserError
+from diffad_ray.inference.engine import default_device
+from diffad_ray.inference.runtimes import require_runnable
 from diffad_ray.progress import ProgressBar
 from diffad_ray.scoring.commit import ShardSummary
 from diffad_ray.scoring.manifest import refuse_absent
@@ -98,6 +100,10 @@ def score(
 def run_task(task: Task, show_progress: bool = False) -> Run:
     """`score`, from a task that `make_task` made."""
     archive, table = task.archive, task.table
+    if check_address() is None:
+        # This machine alone scores. `preflight` asks the nodes of a cluster.
+        for routed in task.detectors:
+            require_runnable(routed.bundle.detector.settings, default_device())
     with scratch_folder() as scratch:
 
         def select() -> Selection:

@@ -219,11 +219,15 @@ def listing(
     yield from tables(store.files(key, threads, Scope(enters, omissions, apart)))
 
 
-def filesystem(location: str) -> Any:
+def filesystem(location: str, listed: Iterable[str] = ()) -> Any:
     """Return the fsspec file system of a location with this process's settings, for DuckDB's `register_filesystem`.
 
+    Args:
+        listed: folders on S3 whose files do not change. They are listed once. DuckDB would otherwise ask for the size,
+            the version and the time of each file many times, and each time wait for the store.
+
     Raises:
-        OSError: the scheme is unknown or its client is not installed.
+        OSError: the scheme is unknown, its client is not installed, or a folder can't be listed.
     """
     import fsspec
 
@@ -234,4 +238,7 @@ def filesystem(location: str) -> Any:
     except (ImportError, ValueError, TypeError) as error:
         raise from_fsspec(error, f"{scheme}://") from None
     found.invalidate_cache()  # fsspec shares instances, whose caches miss later writes
+    if scheme in S3_SCHEMES:
+        for folder in listed:
+            found.find(folder)
     return found

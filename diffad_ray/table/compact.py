@@ -158,7 +158,7 @@ def _file_states(table: str, folder: str, paths: list[str], superseded: list[str
     files = file_list(located.values())
     kind = folder.partition("/")[0]
     wanted = set(_columns(table, kind).names)
-    with connect_bounded(table) as connection:
+    with connect_bounded(table, listed=[f"{table}/{folder}", f"{table}/{SUPERSEDED.name}"]) as connection:
         try:
             footers = f"SELECT file_name, num_rows FROM parquet_file_metadata({files})"
             rows = dict(connection.execute(footers).fetchall())
@@ -228,7 +228,9 @@ def _merge(table: str, merger: Merger) -> bytes:
     """The target's file; sorting spills to disk, so only the file itself, compressed, must fit into memory."""
     part = PARQUET_PARTS[merger.kind]
     files = rows_in(f"{table}/{path}" for path in merger.sources)
-    with scratch_folder() as scratch, connect_bounded(table) as connection:
+    folders = {path.rpartition("/")[0] for path in (*merger.sources, *merger.superseded)}
+    listed = [f"{table}/{folder}" for folder in folders]
+    with scratch_folder() as scratch, connect_bounded(table, listed=listed) as connection:
         merged = scratch / "merged.parquet"
         columns = _columns(table, merger.kind)
         rows = declared_rows(connection, columns, files)

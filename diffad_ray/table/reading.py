@@ -35,9 +35,9 @@ def bound(connection: duckdb.DuckDBPyConnection, memory: str, scratch: Path) -> 
 
 
 @contextmanager
-def connect_bounded(*locations: str) -> Iterator[duckdb.DuckDBPyConnection]:
+def connect_bounded(*locations: str, listed: Iterable[str] = ()) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection for work on a table of any size: what does not fit into memory goes to a temporary folder."""
-    with scratch_folder() as scratch, connect(*locations) as connection:
+    with scratch_folder() as scratch, connect(*locations, listed=listed) as connection:
         bound(connection, MEMORY_LIMIT, scratch)
         yield connection
 

@@ -92,7 +92,7 @@ def verify(table: str | Path, masks: int | None = MASKS) -> Verification:
     still = [run for run in runs if run.record or not holder]
     found.runs = len(still)
     try:
-        with connect_bounded(location) as connection:
+        with connect_bounded(location, listed=[f"{location}/{name}" for name in PARQUET_PARTS]) as connection:
             files = _look_through(location, still, connection, found)
             pruned = _pruned(rule, still)
             _fill(location, files, still, connection)

@@ -19,7 +19,7 @@ from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.sql import reason_of
 from diffad_ray.table.decisions import DECISION, judged_columns
-from diffad_ray.table.parts import REGIONS, SCORES, completed
+from diffad_ray.table.parts import REGIONS, SCORES, SUPERSEDED, completed
 from diffad_ray.table.reading import connect, dated_rows, existing, sql_types
 from diffad_ray.table.retention import kept_columns, read_rule
 from diffad_ray.table.schema import columns_of, read_schema
@@ -54,7 +54,7 @@ def open_table(table: str) -> duckdb.DuckDBPyConnection:
     except FileNotFoundError as error:
         raise duckdb.IOException(f"FileNotFoundError: {error}") from error
     entries = entries_in_force(snapshot)
-    connection = connect(table)
+    connection = connect(table, listed=[f"{table}/{part.name}" for part in (SCORES, REGIONS, SUPERSEDED)])
     chosen = ""
     if entries:
         connection.execute(f"CREATE VIEW superseded AS FROM {entries}")

@@ -19,16 +19,18 @@ from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.detectors.base import DetectorSettings, Trainable
 from diffad_ray.detectors.kinds import find_detector
 from diffad_ray.familiarity.learning import MOST_SQUARES
+from diffad_ray.inference.runtimes import require_openvino
 from diffad_ray.inference.views import pieces
 from diffad_ray.tensors import NormalSquares
 from diffad_ray.training.batches import Images, World
 from diffad_ray.training.checkpoints import TrainingFolder
 from diffad_ray.training.defective import refuse_common
 from diffad_ray.training.events import Events
-from diffad_ray.training.finish import calibrated, settle_mode
+from diffad_ray.training.finish import calibrated
 from diffad_ray.training.loop import Report, train_loop
 from diffad_ray.training.normals import load_normals, load_pieces, load_textures, read_images
 from diffad_ray.training.settings import TrainingSettings
+from diffad_ray.training.settle import WantedScoring, settle
 from diffad_ray.versions import VERSION
 
 
@@ -86,6 +88,8 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
     settings = TrainingSettings(**job.training_settings)
     torch.manual_seed(settings.seed)
     detector: Trainable = detector_class(detector_class.settings_class(**job.detector_settings))
+    if settings.scoring_runtime == "openvino":
+        require_openvino(detector.settings, world.device)
     learnt = _load(job, detector.settings, settings, world)
     folder = TrainingFolder(job.location)
     modes: list[str] = []
@@ -170,7 +174,8 @@ def _finish(
 
     Held-back images that can't be read are added to `learnt.unreadable`.
     """
-    settle_mode(detector, settings.precision, world.device)
+    wanted = WantedScoring(precision=settings.precision, runtime=settings.scoring_runtime, batch=settings.scoring_batch)
+    settle(detector, wanted, learnt.normals, world.device)
     normals, sources = learnt.normals, learnt.sources
     if world.size > 1:
         # A rank has its share of the images only. With many ranks that is too few for familiarity.

@@ -18,6 +18,7 @@ from diffad_ray.detectors.base import Mode, Precision, Trainable, TrainingBatch
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.errors import UserError
 from diffad_ray.inference.acceleration import fastest_mode
+from diffad_ray.inference.processor import has_bfloat16
 from diffad_ray.networks.ema import Ema
 from diffad_ray.training.batches import ALONE, Images, Source, World
 from diffad_ray.training.settings import TrainingSettings
@@ -67,7 +68,7 @@ def _choose_mode(detector: Trainable, batch: TrainingBatch, turn: str, wanted: s
         trial.run_in(mode)(few, seeded_generator(world.device, 0), turn)["loss"].backward()
 
     precisions: list[Precision] = ["float32"] if wanted in ("auto", "float32") else []
-    if wanted in ("auto", "bfloat16"):
+    if wanted == "bfloat16" or (wanted == "auto" and has_bfloat16(world.device)):
         precisions.append("bfloat16")
     found = fastest_mode(step, precisions, world.device)
     log.info("training runs in %s", found)

@@ -21,7 +21,11 @@ class TrainingSettings:
         warmup: share of the steps, in [0, 1).
         ema_decay: of the averaged weights, which become the detector; ramps up over the first steps.
         gradient_clip: largest norm of the gradient.
-        precision: arithmetic of the networks; `auto` chooses the fastest in a short trial.
+        precision: arithmetic of the networks, in training and scoring; `auto` chooses by short trials.
+        scoring_runtime: library that computes the networks when the detector scores on CPUs; `auto` takes OpenVINO
+            where it is installed and clearly faster.
+        scoring_batch: squares that the networks see at a time when the detector scores on CPUs; None tries some numbers
+            and takes the smallest that is about as fast as the fastest.
         held_back: share of the normal images kept out of training for calibration, if no others are given for that.
         false_alarm_rate: share of normal images that the threshold may call anomalous.
         max_images: a larger set of images, and then of their tiles, is sampled down to this many, because each worker
@@ -41,6 +45,8 @@ class TrainingSettings:
     ema_decay: float = 0.999
     gradient_clip: float = 1.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    scoring_runtime: Literal["auto", "torch", "openvino"] = "auto"
+    scoring_batch: int | None = None
     held_back: float = 0.1
     false_alarm_rate: float = FALSE_ALARM_RATE
     max_images: int = 20_000
@@ -60,6 +66,10 @@ class TrainingSettings:
         for name in ("warmup", "held_back", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        if self.scoring_runtime not in ("auto", "torch", "openvino"):
+            raise ValueError(f"scoring_runtime {self.scoring_runtime!r} is none of 'auto', 'torch', 'openvino'")
+        if self.scoring_batch is not None and self.scoring_batch < 1:
+            raise ValueError(f"scoring_batch must be 1 or more, not {self.scoring_batch}")
         if not 0 < self.false_alarm_rate < 1:
             raise ValueError(f"false_alarm_rate must lie between 0 and 1, not {self.false_alarm_rate}")
         if (self.learning_rate is not None and self.learning_rate <= 0) or self.gradient_clip <= 0:
