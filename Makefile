@@ -31,8 +31,13 @@ test: lint
 	# Files side by side; the tests of a file share its cluster and servers.
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long" --durations=40
 
-test-long: install
-	# Servers and clusters of many nodes, which take minutes each.
+# Spark is large, and needs Java: apt-get install default-jre-headless
+.venv/installed-engines: .venv/installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,engines,tensorboard]'
+	touch $@
+
+test-long: .venv/installed-engines
+	# Spark, servers and clusters of many nodes, which take minutes each.
 	$(BIN)/pytest -m long
 
 mutants: install

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import duckdb
 
 from diffad_ray import storage
+
+_HINTS = re.compile(r"\n\n(?:For more info|Possible solutions|At:)|\nTraceback|\n\n?At:\n|\nExtension \"")
+_KIND = re.compile(r"^(?:[A-Z][A-Za-z]* )+(?:Error|Exception): ")
 
 
 def connect(*locations: str) -> duckdb.DuckDBPyConnection:
@@ -33,7 +38,7 @@ def identifier(name: str) -> str:
 
 
 def why(error: duckdb.Error) -> str:
-    """Return why a statement failed and what to do, since DuckDB's own message quotes internal SQL."""
+    """Return why a statement of ours failed and what to do, since DuckDB's own message quotes internal SQL."""
     text = str(error)
     if isinstance(error, duckdb.OutOfMemoryException) or "No space left" in text:
         return "the memory or the temporary folder is full: let TMPDIR name a folder with more space"
@@ -46,3 +51,10 @@ def why(error: duckdb.Error) -> str:
     if isinstance(error, duckdb.IOException | duckdb.HTTPException):
         return "the disk or store gave no answer that can be used: start again"
     return f"its contents are not as they must be ({type(error).__name__})"
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a statement of the user failed, in one paragraph: DuckDB's message without its hints."""
+    text = _HINTS.split(str(error))[0]
+    lines = [line for line in text.splitlines() if line.strip(" ^")]
+    return _KIND.sub("", " ".join(" ".join(lines).split()))

@@ -77,6 +77,7 @@ def test_the_examples_of_data_frames(compacted: Path, engine: str) -> None:
     assert sorted(value for value in scores["serial"].to_list() if isinstance(value, str)) == ["7", "8", "8"]
 
 
+@pytest.mark.long
 def test_the_example_of_spark_and_its_views(compacted: Path, table: Path, spark: Any) -> None:
     names = {"spark": spark}
     exec(example("python", "# Spark", compacted), names)

@@ -71,6 +71,7 @@ def test_there_are_ten() -> None:
     assert len(questions()) == len(ANSWERS) == 10
 
 
+@pytest.mark.long
 def test_spark_gives_the_same_answers(table: Path, spark: Any) -> None:
     run_statements(spark, ddl(table, "spark"))
     for sql in questions():

@@ -7,9 +7,9 @@ from pathlib import Path
 import duckdb
 
 from diffad_ray.errors import UserError
-from diffad_ray.sql import connect, identifier, quoted
+from diffad_ray.sql import connect, identifier, quoted, reason_of
 from diffad_ray.table.parts import REGIONS, SCORES
-from diffad_ray.table.reading import existing, reason_of
+from diffad_ray.table.reading import existing
 from diffad_ray.table.schema import scores_schema
 from diffad_ray.table.superseded import KEY
 from diffad_ray.table.views import REGION_DATE

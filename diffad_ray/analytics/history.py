@@ -10,9 +10,10 @@ import duckdb
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
+from diffad_ray.sql import reason_of
 from diffad_ray.table.layout import quoted
 from diffad_ray.table.lease import holder_of
-from diffad_ray.table.reading import RowCounts, connect, count_rows, has_rows, reason_of, rows_of
+from diffad_ray.table.reading import RowCounts, connect, count_rows, has_rows, rows_of
 from diffad_ray.table.runs import Run, read_runs
 
 

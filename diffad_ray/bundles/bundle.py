@@ -38,6 +38,20 @@ class Bundle:
     name: str = ""
     fingerprint: str = ""
 
+    def summary(self) -> dict[str, Any]:
+        """Return what a program wants to know of a training: names, settings, threshold, and the record."""
+        calibration = self.calibration
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "kind": self.detector.kind,
+            "threshold": calibration.threshold,
+            "false_alarm_rate": calibration.false_alarm_rate,
+            "calibration_images": calibration.images,
+            "settings": self.detector.settings.as_dict(),
+            "training": self.facts,
+        }
+
 
 def _fingerprint(kind: str, settings: dict[str, Any], weights_sha256: str) -> str:
     settings_text = json.dumps(settings, sort_keys=True)

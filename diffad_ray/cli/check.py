@@ -46,7 +46,7 @@ def check_first(is_alone: bool, as_json: bool, check: Callable[[Callable[[str], 
 
 @contextmanager
 def for_training(
-    normals: str, detector: str, workers: int, gpus: int | None, cpus: int | None, is_alone: bool
+    normals: str, detector: str, workers: int, gpus: int | None, cpus: int | None, is_alone: bool, as_json: bool
 ) -> Iterator[bool]:
     """Check and wait for what a training asks for, which keeps the cluster from shrinking in the `with` block; gives
     whether to train.
@@ -67,7 +67,7 @@ def for_training(
     from diffad_ray.preflight.check import check_training
 
     asked = ClusterSettings(gpus=gpus, cpus=cpus)
-    if check_first(is_alone, False, lambda tell: check_training(normals, detector, asked, tell)):
+    if check_first(is_alone, as_json, lambda tell: check_training(normals, detector, asked, tell)):
         yield False
     elif gpus is None and cpus is None:
         yield True

@@ -23,11 +23,11 @@ import pyarrow as pa
 from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.scratch import scratch_folder
-from diffad_ray.sql import identifier
+from diffad_ray.sql import identifier, reason_of
 from diffad_ray.table.layout import TABLE_METADATA, quoted
 from diffad_ray.table.lease import Lease
 from diffad_ray.table.parts import PARQUET_PARTS, SCORES, SUPERSEDED, part_of, run_of
-from diffad_ray.table.reading import connect_bounded, declared_rows, existing, file_list, reason_of, rows_in
+from diffad_ray.table.reading import connect_bounded, declared_rows, existing, file_list, rows_in
 from diffad_ray.table.runs import ended_runs
 from diffad_ray.table.schema import scores_schema, write_schema
 from diffad_ray.table.snapshot import Merger, paths_below, pending_mergers

@@ -16,11 +16,12 @@ import duckdb
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
+from diffad_ray.sql import reason_of
 from diffad_ray.table.compact import finish_compactions
 from diffad_ray.table.layout import quoted
 from diffad_ray.table.lease import Lease
 from diffad_ray.table.parts import MANIFESTS, MASKS, part_of, run_of
-from diffad_ray.table.reading import connect_bounded, existing, reason_of, rows_of
+from diffad_ray.table.reading import connect_bounded, existing, rows_of
 from diffad_ray.table.retention import Rule, first_run_of, read_rule, write_rule
 from diffad_ray.table.runs import Run, read_runs
 from diffad_ray.table.snapshot import paths_below

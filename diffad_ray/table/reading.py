@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,9 +25,6 @@ MOST_THREADS = 4
 "Of DuckDB: each one that sorts needs its share of the memory."
 MEMORY_LIMIT = "2GB"
 "Of joins and sorts over a whole table; what needs more spills to the local disk."
-
-_HINTS = re.compile(r"\n\n(?:For more info|Possible solutions|At:)|\nTraceback|\n\n?At:\n|\nExtension \"")
-_KIND = re.compile(r"^(?:[A-Z][A-Za-z]* )+(?:Error|Exception): ")
 
 
 def bound(connection: duckdb.DuckDBPyConnection, memory: str, scratch: Path) -> None:
@@ -131,13 +127,6 @@ def count_rows(connection: duckdb.DuckDBPyConnection, scores: str) -> defaultdic
         counted[run_id].by_status[status] = rows
         counted[run_id].anomalous += anomalous
     return counted
-
-
-def reason_of(error: Exception) -> str:
-    """Why a query failed, in one paragraph: what DuckDB says, without the class of its error and its hints."""
-    text = _HINTS.split(str(error))[0]
-    lines = [line for line in text.splitlines() if line.strip(" ^")]
-    return _KIND.sub("", " ".join(" ".join(lines).split()))
 
 
 def declared_rows(connection: duckdb.DuckDBPyConnection, columns: pa.Schema, rows: str) -> str:

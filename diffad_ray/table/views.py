@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
+from diffad_ray.sql import reason_of
 from diffad_ray.table.parts import REGIONS, SCORES, completed
-from diffad_ray.table.reading import connect, dated_rows, existing, reason_of, sql_types
+from diffad_ray.table.reading import connect, dated_rows, existing, sql_types
 from diffad_ray.table.retention import kept_columns, read_rule
 from diffad_ray.table.schema import columns_of, read_schema
 from diffad_ray.table.snapshot import take_snapshot
