@@ -8,14 +8,17 @@ import duckdb
 
 from diffad_ray.errors import UserError
 from diffad_ray.sql import connect, identifier, quoted, reason_of
+from diffad_ray.table.decisions import DECISION, judged_columns
 from diffad_ray.table.parts import REGIONS, SCORES
 from diffad_ray.table.reading import existing
 from diffad_ray.table.schema import scores_schema
 from diffad_ray.table.superseded import KEY
+from diffad_ray.table.thresholds import in_force
 from diffad_ray.table.views import REGION_DATE
 
 _IMAGE = "image_id, detector_fingerprint"
 _OPTIONS = "hive_partitioning = true, hive_types = {'run_date': DATE}, union_by_name = true, filename = 'file'"
+JUDGED = "-- Decisions are by the thresholds that are in force now: print this again after others are applied.\n"
 MACROS = """
 CREATE OR REPLACE MACRO worst(night, most) AS TABLE
     SELECT image_uri, score, tail_probability, region_count, mask_uri FROM scores
@@ -45,13 +48,16 @@ def views_sql(table: str) -> str:
     def rows(kind: str) -> str:
         return f"read_parquet({files(f'{kind}/run_date=*/*.parquet')}, {_OPTIONS})"
 
-    def view(kind: str, columns: list[str], run_date: str) -> str:
-        names = ", ".join(map(identifier, columns))
+    def view(kind: str, columns: list[str], more: str) -> str:
+        names = ", ".join(columns)
         return (
-            f"CREATE OR REPLACE VIEW {kind} AS SELECT {names}, {run_date}\nFROM {rows(kind)}\n"
+            f"CREATE OR REPLACE VIEW {kind} AS SELECT {names}, {more}\nFROM {rows(kind)}\n"
             f"ANTI JOIN merged_files USING (file) ANTI JOIN superseded USING ({KEY});\n"
         )
 
+    judged = judged_columns(in_force(table))
+    decision = f"{judged.pop(DECISION)} AS {DECISION}"
+    shown = [f"{judged[name]} AS {name}" if name in judged else identifier(name) for name in scores_schema(table).names]
     return (
         "-- Files whose rows a compaction has copied and not yet deleted.\n"
         f"CREATE OR REPLACE VIEW merged_files AS\nSELECT {files('')} || unnest(from_json(content->'sources', "
@@ -64,15 +70,16 @@ def views_sql(table: str) -> str:
         f"SELECT {KEY} FROM (FROM entries WHERE superseded_by NOT IN (SELECT run FROM ended))\n"
         f"SEMI JOIN (SELECT {_IMAGE}, run_id AS superseded_by FROM {rows(SCORES.name)}) "
         f"USING ({_IMAGE}, superseded_by);\n"
-        + view(SCORES.name, scores_schema(table).names, "run_date")
-        + view(REGIONS.name, REGIONS.columns.names, f"run_date AS {REGION_DATE}")
+        + JUDGED
+        + view(SCORES.name, shown, f"run_date, {decision}")
+        + view(REGIONS.name, list(map(identifier, REGIONS.columns.names)), f"run_date AS {REGION_DATE}")
     )
 
 
 def write_database(table: str | Path, output: str | Path) -> None:
     """Write a DuckDB database file whose views and macros read a table; they show what runs add later, too.
 
-    A column that a later run brings is shown once the file is written again.
+    A column that a later run brings, and a threshold that is applied later, are shown once the file is written again.
 
     Raises:
         UserError: there is no table, it can't be read, or the file can't be written.

@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from diffad_ray.analytics.database import views_sql
+from diffad_ray.analytics.database import JUDGED, views_sql
 from diffad_ray.errors import UserError
+from diffad_ray.table.decisions import DECISION, judged_columns
 from diffad_ray.table.parts import REGIONS, SCORES, SUPERSEDED
 from diffad_ray.table.reading import existing
 from diffad_ray.table.runs import read_runs
 from diffad_ray.table.schema import scores_schema
+from diffad_ray.table.thresholds import in_force
 from diffad_ray.table.views import REGION_DATE
 
 KINDS = ("int64", "int32", "float", "double", "string", "bool", "date32[day]", "timestamp[us]", "timestamp[us, tz=UTC]")
@@ -103,7 +105,7 @@ FROM superseded_rows old JOIN scores_files new
 ON new.image_id = old.image_id AND new.detector_fingerprint = old.detector_fingerprint
 AND new.run_id = old.superseded_by;
 
-CREATE OR REPLACE {temporary}VIEW scores AS
+{judged}CREATE OR REPLACE {temporary}VIEW scores AS
 SELECT {scores} FROM scores_files row LEFT JOIN gone
 ON gone.image_id = row.image_id AND gone.detector_fingerprint = row.detector_fingerprint AND gone.run_id = row.run_id
 WHERE gone.run_id IS NULL;
@@ -133,10 +135,13 @@ def ddl(table: str | Path, engine: str) -> str:
     if engine == "duckdb":
         return views_sql(location)
     dialect = ENGINES[engine]
+    types = dialect.types
     first = min(run.plan.run_date for run in read_runs(location))
     parts = {"scores_files": (SCORES.name, scores_schema(location), first)}
     parts["regions_files"] = (REGIONS.name, REGIONS.columns, first)
     parts["superseded_rows"] = (SUPERSEDED.name, SUPERSEDED.columns, "")
+    judged = judged_columns(in_force(location), lambda name: f"row.{name}", (types["float"], types["double"]))
+    decision = f"{judged.pop(DECISION)} AS {DECISION}"
     statements, shown = [], {}
     for name, (folder, schema, since) in parts.items():
         kept = [field for field in schema if _type(dialect, field) is not None]
@@ -146,13 +151,19 @@ def ddl(table: str | Path, engine: str) -> str:
             f"-- {field.name} is left out: this engine has no {field.type}" for field in schema if field not in kept
         ]
         statements.append(dialect.files(name, columns, f"{location}/{folder}", since))
-        shown[folder] = ", ".join(f"row.{name}" for name in quoted)
+        shown[folder] = ", ".join(_shown(dialect, field.name, judged) for field in kept)
     views = _VIEWS.format(
         temporary="TEMPORARY " * (engine == "spark"),
-        scores=f"{shown[SCORES.name]}, row.run_date",
+        judged=JUDGED,
+        scores=f"{shown[SCORES.name]}, row.run_date, {decision}",
         regions=f"{shown[REGIONS.name]}, row.run_date AS {REGION_DATE}",
     )
     return "\n".join(statements) + "\n" + views
+
+
+def _shown(engine: _Engine, name: str, judged: dict[str, str]) -> str:
+    quoted = f"{engine.quote}{name}{engine.quote}"
+    return f"{judged[name]} AS {quoted}" if name in judged else f"row.{quoted}"
 
 
 def _type(engine: _Engine, field: pa.Field) -> str | None:

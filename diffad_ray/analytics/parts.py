@@ -12,13 +12,13 @@ import duckdb
 
 from diffad_ray.errors import UserError
 from diffad_ray.sql import identifier, quoted
+from diffad_ray.table.decisions import DECISION, GOOD, REJECT, REVIEW
 from diffad_ray.table.parts import SCORES
 from diffad_ray.table.views import ask_views
 
-DECISION = "CASE WHEN score IS NULL THEN NULL WHEN is_anomalous THEN 'reject' ELSE 'good' END"
-NOT_OF_USERS = frozenset((*SCORES.columns.names, "run_date"))
+NOT_OF_USERS = frozenset((*SCORES.columns.names, "run_date", DECISION))
 "Columns of the view `scores` that every table has."
-SEVEREST = {"decision": ("reject", "review", "good"), "verdict": ("defect", "unsure", "good")}
+SEVEREST = {DECISION: (REJECT, REVIEW, GOOD), "verdict": ("defect", "unsure", "good")}
 "The values that the images of a part may have, the one that counts for the whole part first."
 
 VIEW = """CREATE VIEW parts AS
@@ -34,8 +34,7 @@ FROM (
         }}, coalesce(tail_probability, 1)) FILTER (score IS NOT NULL) AS worst,
         {decision} AS decision, {verdict} AS verdict,
         count(DISTINCT image_id) FILTER (verdict IS NOT NULL) AS verdict_images
-    FROM (SELECT *, {image_decision} AS decision FROM scores)
-    LEFT JOIN (SELECT image_id, verdict FROM verdicts) USING (image_id)
+    FROM scores LEFT JOIN (SELECT image_id, verdict FROM verdicts) USING (image_id)
     WHERE {column} IS NOT NULL GROUP BY {column}, run_date
 )"""
 
@@ -103,7 +102,6 @@ def create_parts(connection: duckdb.DuckDBPyConnection, column: str) -> None:
     connection.execute(
         VIEW.format(
             column=identifier(column),
-            image_decision=DECISION,
             decision=severest("decision"),
             verdict=severest("verdict"),
         )

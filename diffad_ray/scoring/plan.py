@@ -23,6 +23,7 @@ from diffad_ray.scoring.manifest import refuse_absent
 from diffad_ray.scoring.selection import Routed, Selection
 from diffad_ray.scoring.settings import PASSING, ScoringSettings
 from diffad_ray.sql import quoted, why
+from diffad_ray.table.detectors import KnownDetector, write_detector
 from diffad_ray.table.layout import MANIFEST, parquet_bytes, shard_file
 from diffad_ray.table.parts import SUPERSEDED, run_file
 from diffad_ray.table.reading import has_rows, rows_of
@@ -89,6 +90,8 @@ def make_plan(
             work=work,
             settings=asdict(settings),
         )
+        for detector in detectors:
+            write_detector(table, known_detector(detector))
         if total:
             # Before the plan, because a run that exists may be finished by another process, which writes neither.
             write_superseded(selection.connection, pending, table, run_id)
@@ -99,6 +102,15 @@ def make_plan(
         reason = why(error) if isinstance(error, duckdb.Error) else error
         raise UserError(f"the plan can't be written to the table {table}: {reason}") from error
     return plan
+
+
+def known_detector(detector: Routed) -> KnownDetector:
+    """What the table keeps of a detector."""
+    location, bundle, _ = detector
+    calibration = bundle.calibration
+    return KnownDetector(
+        bundle.fingerprint, bundle.name, location, bundle.detector.kind, calibration.threshold, calibration
+    )
 
 
 def _planned(detectors: Sequence[Routed], counts: Mapping[str, int]) -> list[PlannedDetector]:

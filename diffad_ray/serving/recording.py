@@ -37,6 +37,7 @@ from diffad_ray.serving.requests import GivenImage
 from diffad_ray.sql import quoted
 from diffad_ray.storage import FileInfo
 from diffad_ray.table.compact import finish_compactions
+from diffad_ray.table.detectors import KnownDetector, read_detectors, write_detector
 from diffad_ray.table.layout import MANIFEST, SCORES, image_id, parquet_bytes
 from diffad_ray.table.lease import Lease
 from diffad_ray.table.reading import connect_bounded, has_rows, rows_of
@@ -97,7 +98,8 @@ class Recorder:
         folder = f"{self.table}/requests/{fingerprint}"
         if fingerprint not in self._described:
             calibration = detector.bundle.calibration
-            described = {"name": detector.name, "calibration": asdict(calibration)}
+            kind = detector.bundle.detector.kind
+            described = {"name": detector.name, "kind": kind, "calibration": asdict(calibration)}
             storage.create(f"{folder}/detector.json", json.dumps(described).encode())
             self._described.add(fingerprint)
         info = given.info or self._kept_image(given.data)
@@ -158,6 +160,7 @@ def append_requests(table: str) -> int:
             blocks = [_with_nulls(block, users) for block in blocks]
             plan = replace(_plan(table, blocks, fingerprints, skipped), columns=[field.name for field in users])
             columns = pa.schema([*MANIFEST, *users])
+            _make_known(table, fingerprints)
             _announce(plan, [block.select(columns.names).cast(columns) for block in blocks])
             lease.confirm()
             judges = {key: _judge(table, key) for key in fingerprints}
@@ -222,6 +225,14 @@ def _announce(plan: Plan, manifests: list[pa.Table]) -> None:
 def _described(table: str, fingerprint: str) -> dict[str, object]:
     found: dict[str, object] = json.loads(storage.read(f"{table}/requests/{fingerprint}/detector.json"))
     return found
+
+
+def _make_known(table: str, fingerprints: Iterable[str]) -> None:
+    """Write the detectors that the table does not know. A server does not tell the table where they are."""
+    for key in set(fingerprints) - read_detectors(table).keys():
+        judge = _judge(table, key)
+        kind = str(_described(table, key)["kind"])
+        write_detector(table, KnownDetector(key, judge.name, "", kind, judge.threshold, judge.calibration))
 
 
 def _judge(table: str, fingerprint: str) -> Judge:

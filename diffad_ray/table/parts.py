@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from diffad_ray.sql import identifier
 
-RESERVED_PREFIXES = ("anomal", "detector_", "diffad_", "score", "threshold", "verdict")
+RESERVED_PREFIXES = ("anomal", "decision", "detector_", "diffad_", "score", "threshold", "verdict")
 """Columns of users' manifests and path templates may not begin with these. Columns that we add to `scores` or
 `manifests` after version 0.1 must, because then no table and no nightly job of a user has a column of that name. What
 plants call their own columns (`image_name`, `run_number`, `model_year`, `region`, `_id`) is not among them; a column of
@@ -191,6 +191,8 @@ REQUESTS = Part("requests", r"[0-9a-f]{16}/([0-9a-f]{32}\.parquet|detector\.json
 LEASES = Part("leases", r"\d{8,}\.json")
 COMPACTIONS = Part("compactions", r"merged-[0-9a-f]{16}\.json")
 RETENTION = Part("retention", r"rule\.json")
+DETECTORS = Part("detectors", r"[0-9a-f]{16}\.json", since=2)
+THRESHOLDS = Part("thresholds", r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}\.json", since=2)
 
 SCHEMA_FILE = "schema.json"
 "The columns of all rows, beside the parts."
@@ -209,6 +211,8 @@ _ALL = (
     LEASES,
     COMPACTIONS,
     RETENTION,
+    DETECTORS,
+    THRESHOLDS,
 )
 PARTS = {part.name: part for part in _ALL}
 PARQUET_PARTS = {name: part for name, part in PARTS.items() if part.schema is not None}

@@ -59,9 +59,9 @@ def first_run_of(day: str) -> str:
     return day.replace("-", "")
 
 
-def kept_columns(rule: Rule) -> str:
-    """Return SQL for all columns of `scores`, with null as `mask_uri` of masks that are not kept."""
+def kept_columns(rule: Rule) -> dict[str, str]:
+    """Return SQL of the columns of `scores` that the rule changes, by name: `mask_uri` is null if it is not kept."""
     if not rule.masks_before:
-        return "*"
+        return {}
     is_kept = f"run_id >= {quoted(first_run_of(rule.masks_before))}"
-    return f"* REPLACE (CASE WHEN {is_kept} THEN mask_uri END AS mask_uri)"
+    return {"mask_uri": f"CASE WHEN {is_kept} THEN mask_uri END"}

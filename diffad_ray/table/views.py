@@ -3,6 +3,7 @@
 `scores` and `regions` have each image once, with its last row. They read the files of a snapshot, and leave out
 superseded rows by an anti-join. If there are no superseded rows, a view is a plain scan, so that filters and
 projections reach the files.
+`scores` judges by the thresholds in force, and has a column more than the files: `decision`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import pyarrow as pa
 from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.sql import reason_of
+from diffad_ray.table.decisions import DECISION, judged_columns
 from diffad_ray.table.parts import REGIONS, SCORES, completed
 from diffad_ray.table.reading import connect, dated_rows, existing, sql_types
 from diffad_ray.table.retention import kept_columns, read_rule
 from diffad_ray.table.schema import columns_of, read_schema
 from diffad_ray.table.snapshot import take_snapshot
 from diffad_ray.table.superseded import KEY, entries_in_force
+from diffad_ray.table.thresholds import in_force
 from diffad_ray.table.verdicts import create_verdicts
 
 ATTEMPTS = 6
@@ -56,13 +59,22 @@ def open_table(table: str) -> duckdb.DuckDBPyConnection:
     if entries:
         connection.execute(f"CREATE VIEW superseded AS FROM {entries}")
         chosen = f"ANTI JOIN superseded USING ({KEY})"
-    shown = {SCORES.name: kept_columns(read_rule(table)), REGIONS.name: f"* RENAME (run_date AS {REGION_DATE})"}
+    shown = {SCORES.name: shown_columns(table), REGIONS.name: f"* RENAME (run_date AS {REGION_DATE})"}
     for part in (SCORES, REGIONS):
         files = snapshot.files[part.name]
         rows = dated_rows(table, files, is_uniform) if files else None
         create_view(connection, part.name, columns[part.name], rows, chosen, shown[part.name])
     create_verdicts(connection, table)
     return connection
+
+
+def shown_columns(table: str) -> str:
+    """Return SQL after SELECT: the columns of `scores` by the retention rule and the thresholds in force."""
+    judged = judged_columns(in_force(table))
+    decision = judged.pop(DECISION)
+    changed = kept_columns(read_rule(table)) | judged
+    replaced = ", ".join(f"{sql} AS {name}" for name, sql in changed.items())
+    return f"{f'* REPLACE ({replaced})' if replaced else '*'}, {decision} AS {DECISION}"
 
 
 def create_view(
