@@ -13,6 +13,7 @@ import typer
 from rich.text import Text
 
 from diffad_ray.cli.capacity import capacity
+from diffad_ray.cli.compare import compare
 from diffad_ray.cli.demo import demo
 from diffad_ray.cli.detectors import ablate, contact_sheet, evaluate, import_checkpoint, train
 from diffad_ray.cli.engines import ddl, export, views
@@ -69,6 +70,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     query,
     picture,
     overlay,
+    compare,
     runs,
     verify,
     compact,
