@@ -32,7 +32,7 @@ from diffad_ray.table.views import ask_views
 LONGEST_SIDE = 256
 "Of a picture in pixels."
 DOTS = (2, 3, 4, 5, 6)
-"Sizes of the dots of a chart in pixels; each stands for ten times as many images as the one before."
+"Sizes of the dots of a chart in pixels; each stands for four times as many images as the one before."
 
 Regions = dict[tuple[int, str], list[dict[str, Any]]]
 
@@ -114,7 +114,7 @@ def _scores(found: Comparison, old: str, new: str) -> Chart:
     drawn, axes = new_chart(f"score of {old}", f"score of {new}")
     for level, size in enumerate(DOTS):
         # Each dot is a cell of the grid that SQL counted.
-        cells = [cell for cell in found.cells if min(int(math.log10(cell.images)), len(DOTS) - 1) == level]
+        cells = [cell for cell in found.cells if min(int(math.log(cell.images, 4)), len(DOTS) - 1) == level]
         x, y = [cell.old_score for cell in cells], [cell.new_score for cell in cells]
         axes.plot(x, y, "s", color=COLOURS["good"], markersize=size, markeredgewidth=0)
     for line, threshold in ((axes.axvline, found.old.threshold), (axes.axhline, found.new_threshold)):
