@@ -53,6 +53,11 @@ def counts() -> tuple[int, int]:
     return rows, images
 
 
+def shards_done() -> int:
+    """Return the number of finished shards. A listing is faster than a query, which opens all files."""
+    return sum(1 for _ in storage.walk(f"{TABLE}/scores")) if has_rows(TABLE) else 0
+
+
 def start_cluster(nodes: Nodes, *names: str) -> None:
     """Start a head, and then the others at the same time."""
     nodes.add("head")
@@ -66,7 +71,7 @@ class Night:
     """The nightly command on the head, again and again until it has ended well."""
 
     def __init__(self, nodes: Nodes, images: int, shard_images: int):
-        self.nodes, self.images = nodes, images
+        self.nodes, self.shards = nodes, -(-images // shard_images)
         make_detector(nodes.folder / "detector")
         settings = nodes.folder / "nightly.toml"
         settings.write_text(
@@ -80,13 +85,13 @@ class Night:
         return self.nodes.run("head", command, self.nodes.folder / "night.log")
 
     def until(self, night: subprocess.Popen[bytes], share: float) -> None:
-        """Return once the table has a share of the images."""
+        """Return once a share of the shards is done."""
 
         def is_there() -> bool:
             assert night.poll() is None, f"the night ended too early: {(self.nodes.folder / 'night.log').read_text()}"
-            return counts()[0] >= share * self.images
+            return shards_done() >= share * self.shards
 
-        wait_until(is_there, f"{share:.0%} of the rows", LIMIT)
+        wait_until(is_there, f"{share:.0%} of the shards", LIMIT)
 
     def end(self, night: subprocess.Popen[bytes]) -> tuple[int, list[dict[str, Any]]]:
         """The exit code, and what each step says."""
@@ -106,7 +111,7 @@ def night_with_losses(nodes: Nodes, proxy: FaultyProxy, images: int, shard_image
     nodes.wait("joins")
     nodes.kill("second")
     night.until(running, KILL_HEAD)
-    at_loss = counts()[0]
+    at_loss = shards_done() * shard_images
     for name in ("head", "first", "joins"):
         nodes.kill(name)
     running.wait()
@@ -131,7 +136,7 @@ def night_with_losses(nodes: Nodes, proxy: FaultyProxy, images: int, shard_image
         "verify": [str(problem) for problem in verify(TABLE).problems],
         "second start, exit code": second_code,
         "second start, seconds": again,
-        "second start, steps": [step["text"] for step in steps],
+        "second start, steps": [f"{step['step']}, {step['seconds']} s: {step['text']}" for step in steps],
     }
 
 

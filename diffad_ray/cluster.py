@@ -26,7 +26,7 @@ from ray.exceptions import (
 )
 
 from diffad_ray.errors import Fault, TryLater, UserError
-from diffad_ray.storage import SlowDown, Unavailable
+from diffad_ray.storage import may_pass
 
 FEWEST_CPUS = 4
 "Logical CPUs of a local cluster: with fewer, the stages of a pipeline can wait for each other for ever."
@@ -233,7 +233,7 @@ def stopped(what: str, error: BaseException) -> UserError:
     kind: type[UserError] = Fault
     for one in _chain(error):
         known = next((found for kinds, found, _ in _ENDS if isinstance(one, kinds)), None)
-        if known is None and isinstance(one, TryLater | Unavailable | SlowDown | TimeoutError):
+        if known is None and (isinstance(one, TryLater) or may_pass(one)):
             known = TryLater
         if known is None and isinstance(one, UserError | OSError):
             known = UserError

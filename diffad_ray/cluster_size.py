@@ -35,6 +35,17 @@ class Size(NamedTuple):
         """Return the number of actors: as wanted, else one for each GPU, else one for each CPU, at most one a shard."""
         return wanted or self.gpus or max(1, min(shards, self.cpus))
 
+    def threads(self, actors: int) -> int:
+        """Return the number of threads of each actor, so that the actors of a machine use the CPUs that Ray has there.
+
+        A node may give Ray fewer CPUs than it has cores. Threads beyond them would wait for each other.
+
+        Example:
+            >>> Size(gpus=0, cpus=8, machines=2).threads(actors=4)
+            2
+        """
+        return max(1, self.cpus // self.machines // -(-actors // self.machines))
+
 
 def alive_nodes() -> list[dict[str, Any]]:
     """Return the nodes that are alive, as Ray describes them."""
@@ -58,10 +69,16 @@ def has(node: dict[str, Any]) -> str:
     return f"{counted(int(resources.get('CPU', 0)), 'CPU')}, {counted(int(resources.get('GPU', 0)), 'GPU')}"
 
 
+def _totals(nodes: list[dict[str, Any]]) -> tuple[int, int]:
+    """Return the numbers of GPUs and CPUs that nodes have together."""
+    gpus, cpus = (int(sum(node["Resources"].get(kind, 0) for node in nodes)) for kind in ("GPU", "CPU"))
+    return gpus, cpus
+
+
 def size_now(settings: ClusterSettings) -> Size:
     """Return the resources of a run with these settings if it began now."""
     nodes = alive_nodes()
-    gpus, cpus = (int(sum(node["Resources"].get(kind, 0) for node in nodes)) for kind in ("GPU", "CPU"))
+    gpus, cpus = _totals(nodes)
     if cluster.is_started_here():
         # Ray was told of more CPUs than there are, so that all stages are scheduled.
         cpus = cluster.cores()
@@ -134,7 +151,7 @@ def _wait(settings: ClusterSettings, say: Callable[[str], None]) -> None:
     told: set[str] = set()
     while True:
         nodes = alive_nodes()
-        gpus, cpus = (int(sum(node["Resources"].get(kind, 0) for node in nodes)) for kind in ("GPU", "CPU"))
+        gpus, cpus = _totals(nodes)
         wanted = [
             f"{there} of {asked} {kind}"
             for kind, asked, there in (("GPUs", settings.gpus, gpus), ("CPUs", settings.cpus, cpus))

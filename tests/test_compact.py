@@ -149,7 +149,7 @@ def test_what_a_dead_compaction_left_is_finished(tmp_path: Path, monkeypatch: py
 
     with monkeypatch.context() as patch:
         patch.setattr(storage, "delete", dying)
-        patch.setattr("diffad_ray.table.compact.DELETIONS", 1)
+        patch.setattr("diffad_ray.storage.DELETIONS", 1)
         with pytest.raises(OSError, match="network"):
             compact(table)
     pending = pending_mergers(table)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from diffad_ray.detectors.kinds import KINDS
+
 HEAVY = ("ray", "pydantic", "cv2", "pyarrow", "duckdb", "PIL", "matplotlib", "fsspec", "obstore")
 CORE = (
-    "diffad_ray.detectors.diffusion_ad",
-    "diffad_ray.detectors.ano_ddpm",
-    "diffad_ray.detectors.semantic_diffgan",
-    "diffad_ray.detectors.familiarity_alone",
+    *(place.partition(":")[0] for place in KINDS.values()),
     "diffad_ray.familiarity.learning",
     "diffad_ray.bundles.calibration",
     "diffad_ray.inference.engine",

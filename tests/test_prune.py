@@ -11,7 +11,6 @@ from hand_made_table import write_run
 from test_cli import run
 
 from diffad_ray import UserError, query, storage
-from diffad_ray.table import prune as pruning
 from diffad_ray.table.compact import compact
 from diffad_ray.table.lease import Lease
 from diffad_ray.table.prune import prune
@@ -86,7 +85,7 @@ def test_killed_at_any_moment_it_leaves_a_sound_table(table: str, monkeypatch: p
         left -= "/masks/" in location
         delete(location)
 
-    monkeypatch.setattr(pruning, "DELETIONS", 1)
+    monkeypatch.setattr(storage, "DELETIONS", 1)
     monkeypatch.setattr(storage, "delete", killed)
     with pytest.raises(KeyboardInterrupt):
         prune(table, masks_days=10, manifests_days=10, today=TODAY)

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffad_ray.capacity.formulas import Costs
-from diffad_ray.cluster import cores
 from diffad_ray.errors import UserError, counted
 from diffad_ray.scoring.attempts import NoAttempts
 from diffad_ray.scoring.commit import CommitShard
@@ -115,7 +114,7 @@ def run_trial(
         settings,
         task.storage,
         {fingerprint: judge.threshold for fingerprint, judge in judges.items()},
-        cores(),
+        1,
         attempts,
     )
     commit = CommitShard(plan, settings, task.storage, judges)

@@ -23,7 +23,7 @@ from diffad_ray.cli.serving import serve
 from diffad_ray.cli.shared import stderr
 from diffad_ray.cli.tables import compact, overlay, picture, prune, query, runs, verify
 from diffad_ray.errors import Fault, TryLater, UserError
-from diffad_ray.storage import Unavailable
+from diffad_ray.storage import may_pass
 from diffad_ray.versions import version_lines
 
 DONE, FAULT, ACT, LATER, INTERRUPTED = 0, 1, 2, 75, 130
@@ -103,7 +103,7 @@ def exit_code(error: BaseException) -> int:
         return FAULT
     one: BaseException | None = error
     while one is not None:
-        if isinstance(one, TryLater | Unavailable | TimeoutError):
+        if isinstance(one, TryLater) or may_pass(one):
             return LATER
         one = one.__cause__
     return ACT if isinstance(error, UserError | OSError) else FAULT

@@ -21,7 +21,7 @@ PUBLISHED_TOP = 50 / 256**2
 USUAL_LOG_ODDS = -4.0
 "Log odds assigned to the median evidence of normal images; thresholds are calibrated afterwards."
 LEAST_SPREAD = 0.05
-"Floor of the spread of normal images' evidence, in the unit of the evidence."
+"Floor of the spread of normal images' evidence, in the unit of the evidence; that of a kind should vary by more."
 BATCH, MOST_SQUARES = 16, 1500
 
 
@@ -80,7 +80,10 @@ class JudgedDetector(Trainable):
 
     @abstractmethod
     def evidence(self, images: Tensor) -> Examination:
-        """Compute the kind's own evidence of images [N,3,H,W] in [0, 1], in its own unit."""
+        """Compute the kind's own evidence of images [N,3,H,W] in [0, 1], in its own unit.
+
+        Unless `in_log_odds`, normal images should differ by more than `LEAST_SPREAD`: errors are given as logarithms.
+        """
 
     def own_log_odds(self, images: Tensor) -> Examination:
         """Return `evidence` as log odds of an anomaly."""

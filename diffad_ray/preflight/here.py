@@ -34,7 +34,7 @@ def table_problems(table: str) -> Iterator[Problem]:
     except UserError as error:
         yield Problem(HERE, str(error))
     except OSError as error:
-        yield Problem(HERE, f"{table} can't be read: {error}", isinstance(error, storage.Unavailable | TimeoutError))
+        yield Problem(HERE, f"{table} can't be read: {error}", storage.may_pass(error))
     else:
         if holder is not None:
             what = (
@@ -54,7 +54,7 @@ def witness(location: str, problems: list[Problem]) -> Iterator[str]:
     try:
         storage.write(f"{location}/{name}", name.encode())
     except OSError as error:
-        passes = isinstance(error, storage.Unavailable | TimeoutError)
+        passes = storage.may_pass(error)
         advice = "try again" if passes else "check the location, the credentials and the disk"
         problems.append(Problem(HERE, f"{location} can't be written: {error}: {advice}", passes))
         name = ""
@@ -89,7 +89,7 @@ def sample(archive: str, problems: list[Problem]) -> tuple[str, ...]:
         problems.append(Problem(HERE, str(error)))
         return ()
     except OSError as error:
-        passes = isinstance(error, storage.Unavailable | TimeoutError)
+        passes = storage.may_pass(error)
         problems.append(Problem(HERE, f"the archive {archive} can't be read: {error}", passes))
         return ()
     return images

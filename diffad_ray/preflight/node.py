@@ -106,7 +106,7 @@ def _answer(name: str, part: Callable[[], None], found: Answers) -> None:
         found.seconds[name] = round(time.monotonic() - started, 3)
     # torch raises RuntimeError for all faults of a GPU.
     except (UserError, OSError, RuntimeError) as error:
-        passes = isinstance(error, storage.Unavailable | TimeoutError)
+        passes = storage.may_pass(error)
         found.problems.append((" ".join(str(error).split()), passes))
 
 
@@ -160,7 +160,7 @@ def _write(questions: Questions) -> None:
     except PermissionError as error:
         raise UserError(f"{questions.writes} can't be written: {error}. {_credentials(mine)}") from error
     except OSError as error:
-        if isinstance(error, storage.Unavailable | TimeoutError):
+        if storage.may_pass(error):
             raise
         raise UserError(f"{questions.writes} can't be written: {error}. {_share(mine)}") from error
     finally:

@@ -38,7 +38,7 @@ class DetectShard:
     Args:
         locations: by fingerprint, where the detectors are.
         thresholds: by fingerprint, the score from which an image is anomalous.
-        actors_a_machine: that share the cores of a machine, where there are no GPUs.
+        threads: CPU threads of the networks, where there are no GPUs; a machine with fewer cores takes fewer.
         attempts: counts attempts at shards whose images are decoded here, because the detector sees tiles.
     """
 
@@ -48,13 +48,13 @@ class DetectShard:
         settings: ScoringSettings,
         storage_settings: storage.StorageSettings,
         thresholds: dict[str, float],
-        actors_a_machine: int,
+        threads: int,
         attempts: Attempts,
     ):
         storage.configure(storage_settings)
         self.device = default_device()
         if self.device.type == "cpu":
-            torch.set_num_threads(max(1, cores() // actors_a_machine))
+            torch.set_num_threads(min(threads, cores()))
         self.locations, self.settings, self.thresholds, self.attempts = locations, settings, thresholds, attempts
         self.engines: dict[str, Engine] = {}
 

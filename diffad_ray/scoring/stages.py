@@ -51,7 +51,7 @@ def run_shards(plan: Plan, pending: Sequence[int], task: Task, size: Size) -> It
     stages = stages.map_batches(load.run, batch_size=None, batch_format="pyarrow", num_cpus=CPUS_A_STAGE)
     stages = stages.map_batches(
         DetectShard,
-        fn_constructor_args=(locations, settings, storage_settings, thresholds, -(-count // size.machines), attempts),
+        fn_constructor_args=(locations, settings, storage_settings, thresholds, size.threads(count), attempts),
         # Where a node is lost, the run goes on with the actors that are left.
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count, initial_size=count),
         batch_size=None,

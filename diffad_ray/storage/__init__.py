@@ -10,12 +10,13 @@ line without secrets. Requests that fail temporarily are retried, and concurrenc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
 
-from diffad_ray.storage.failures import Archived, Changed, Impossible, SlowDown, Unavailable, from_fsspec
+from diffad_ray.storage.failures import Archived, Changed, Impossible, SlowDown, Unavailable, from_fsspec, may_pass
 from diffad_ray.storage.listings import LISTING, FileInfo, Store, tables
 from diffad_ray.storage.local import LocalStore
 from diffad_ray.storage.locations import is_local, normalised
@@ -42,11 +43,13 @@ __all__ = [
     "configure",
     "create",
     "delete",
+    "delete_all",
     "exists",
     "filesystem",
     "has_files",
     "is_local",
     "listing",
+    "may_pass",
     "normalised",
     "open_store",
     "read",
@@ -55,6 +58,9 @@ __all__ = [
     "walk",
     "write",
 ]
+
+DELETIONS = 16
+"Number of objects that are deleted at the same time, because each one waits for the answer of a store."
 
 
 class _Door:
@@ -142,6 +148,12 @@ def delete(location: str) -> None:
     """Delete an object; a missing one is no error."""
     store, key = open_store(location)
     store.delete(key)
+
+
+def delete_all(locations: Iterable[str]) -> None:
+    """Delete many objects, `DELETIONS` at a time."""
+    with ThreadPoolExecutor(DELETIONS) as pool:
+        list(pool.map(delete, locations))
 
 
 def exists(location: str) -> bool:

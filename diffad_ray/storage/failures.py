@@ -47,6 +47,16 @@ class SlowDown(Unavailable):
     """The store asks for fewer requests."""
 
 
+def may_pass(error: BaseException) -> bool:
+    """Return whether a store failed in a way that may pass by itself, so that the same request can succeed later.
+
+    Example:
+        >>> may_pass(TimeoutError("no answer")), may_pass(PermissionError("refused"))
+        (True, False)
+    """
+    return isinstance(error, Unavailable | TimeoutError)
+
+
 class Impossible(OSError):
     """The location can't be read, and retries won't help: it is invalid, or no client can read it."""
 
@@ -164,7 +174,10 @@ def from_botocore(error: Exception, location: str) -> OSError:
 
 
 def from_fsspec(error: Exception, location: str) -> OSError:
-    """Convert an exception of an fsspec file system or its client to an OSError; HTTP errors have a status."""
+    """Convert an exception of an fsspec file system or its client to an OSError.
+
+    HTTP errors are known by an integer attribute `status`. What is not known is `Unavailable`, and is tried again.
+    """
     reason = f"{type(error).__name__}: {without_secrets(str(error))}"
     status = getattr(error, "status", None)
     if isinstance(status, int):

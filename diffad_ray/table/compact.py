@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +35,6 @@ from diffad_ray.table.superseded import KEY, mark_dropped
 ROWS_PER_FILE = 200_000
 _WRITTEN = "COMPRESSION zstd, ROW_GROUP_SIZE 30720"
 "Groups a quarter of the usual size: a search by URI reads a quarter as many rows, and files grow by 1 %."
-DELETIONS = 16
-"At the same time: on object stores each one waits for an answer."
 
 
 @dataclass(frozen=True)
@@ -113,8 +110,7 @@ def finish_compactions(table: str) -> None:
     """
     mergers = [merger for merger in pending_mergers(table) if _create(table, merger)]
     sources = [f"{table}/{path}" for merger in mergers for path in merger.sources]
-    with ThreadPoolExecutor(DELETIONS) as pool:
-        list(pool.map(storage.delete, sources))
+    storage.delete_all(sources)
     for merger in mergers:
         storage.delete(f"{table}/{merger.journal}")
 

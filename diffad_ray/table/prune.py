@@ -6,7 +6,6 @@ Scores and regions stay, and the run lengths in `regions` still give every mask.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -26,8 +25,6 @@ from diffad_ray.table.retention import Rule, first_run_of, read_rule, write_rule
 from diffad_ray.table.runs import Run, read_runs
 from diffad_ray.table.snapshot import paths_below
 
-DELETIONS = 16
-"Number of deletions at the same time, because each one waits for an object store."
 CHUNK = 10_000
 "Number of mask locations in memory."
 
@@ -86,10 +83,10 @@ def prune(
         masks = 0
         for chunk in _old_masks(location, rule):
             lease.check()
-            _delete(chunk)
+            storage.delete_all(chunk)
             masks += len(chunk)
         lease.check()
-        _delete(manifests)
+        storage.delete_all(manifests)
         _remove_empty_folders(location, manifests)
         # An interrupted run that continues later may still write masks.
         open_days = [run.plan.run_date for run in runs if run.record is None]
@@ -140,11 +137,6 @@ def _old_manifests(table: str, rule: Rule, runs: Iterable[Run]) -> list[str]:
         return []
     paths = paths_below(table, MANIFESTS.name)
     return [f"{table}/{path}" for path in paths if part_of(path) is MANIFESTS and run_of(path) in over]
-
-
-def _delete(locations: list[str]) -> None:
-    with ThreadPoolExecutor(DELETIONS) as pool:
-        list(pool.map(storage.delete, locations))
 
 
 def _remove_empty_folders(table: str, manifests: list[str]) -> None:
