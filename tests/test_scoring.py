@@ -23,6 +23,8 @@ from diffad_ray.errors import UserError
 from diffad_ray.images import decode_image, network_input
 from diffad_ray.inference.engine import Engine
 from diffad_ray.inference.regions import mask_from_runs
+from diffad_ray.table.thresholds import AppliedThreshold, apply_threshold
+from diffad_ray.table.verify import verify
 
 pytestmark = pytest.mark.usefixtures("cluster")
 ALWAYS = 0.0
@@ -93,6 +95,34 @@ def test_only_new_and_changed_images_are_scored(archive: Path, detector: Path, t
     some[1].write_bytes(some[2].read_bytes() + b"\0")
     plan = score(tmp_path / "archive", detector=detector, table=tmp_path / "table", actors=1).plan
     assert (plan.images, plan.skipped) == (2, len(some) - 1)
+
+
+def test_alerts_of_a_lower_threshold_get_masks_and_nothing_else_is_scored_again(
+    archive: Path, detector: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    shutil.copytree(archive / "camera0", tmp_path / "archive")
+    options = {"detector": detector, "table": tmp_path / "table", "actors": 1}
+    score(tmp_path / "archive", threshold=1e6, **options)
+    middle = rows(tmp_path / "table", "SELECT quantile_disc(score, 0.5) AS s FROM scores")[0]["s"]
+    for reject, moment in ((-1e6, "2026-01-01T00:00:00Z"), (middle, "2026-01-02T00:00:00Z")):
+        applied = AppliedThreshold(bundle.fingerprint, reject, None, "a test", "ada", "a test", moment)
+        apply_threshold(str(tmp_path / "table"), applied)
+    counts = "SELECT decision, count(*) AS n, count(mask_uri) AS masks, sum(region_count) > 0 AS found FROM scores"
+    counts += " GROUP BY 1"
+    before = {row.pop("decision"): row for row in rows(tmp_path / "table", counts)}
+    assert before["reject"]["masks"] == 0
+    shutil.copy(sorted((tmp_path / "archive").iterdir())[0], tmp_path / "archive" / "new.png")
+    again = score(tmp_path / "archive", missing_masks=True, **options)
+    assert again.plan.images == before["reject"]["n"] > 0
+    after = {row.pop("decision"): row for row in rows(tmp_path / "table", counts)}
+    n = before["reject"]["n"]
+    assert after == {"reject": {"n": n, "masks": n, "found": True}, "good": before["good"]}
+    assert score(tmp_path / "archive", missing_masks=True, **options).plan.images == 0
+    # The new image is left to an ordinary run, which judges by the threshold in force.
+    assert score(tmp_path / "archive", **options).plan.images == 1
+    judged = rows(tmp_path / "table", "SELECT threshold FROM scores WHERE image_uri LIKE '%new.png'")
+    assert judged == [{"threshold": middle}]
+    assert verify(tmp_path / "table").problems == []
 
 
 def test_routes_columns_and_a_manifest_in_one_run(archive: Path, detector: Path, tmp_path: Path) -> None:

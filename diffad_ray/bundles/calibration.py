@@ -106,9 +106,41 @@ class Calibration:
         tail = (1 + excess) ** -float(self.tail_count) / (n + 1)
         return np.where(scores > highest, np.maximum(tail, np.finfo(np.float64).tiny), body)
 
+    def threshold_at(self, rate: float) -> float:
+        """Return the smallest float32, the type of scores, whose tail probability is at most a rate in (0, 1].
+
+        Below 1 / (images + 1) it lies in the fitted tail, beyond all scores of the calibration split. If no float32 has
+        so small a tail probability, the largest float32 is returned.
+
+        Example:
+            >>> Calibration.from_scores(np.arange(199.0)).threshold_at(0.01)
+            197.0
+        """
+        # There are 2**32 float32 values, so the bisection over their places ends after 32 steps.
+        low, high = _place(np.finfo(np.float32).min), _place(np.finfo(np.float32).max)
+        while low < high:
+            middle = (low + high) // 2
+            if self.tail_probability(np.array([_at(middle)]))[0] <= rate:
+                high = middle
+            else:
+                low = middle + 1
+        return _at(high)
+
     @cached_property
     def _steps(self) -> tuple[np.ndarray, np.ndarray]:
         """The distinct scores in ascending order, and the share of normal images that score at least as high."""
         # Images that share a score are all "at least as high": the first of equal ones decides.
         distinct, first = np.unique(self.scores, return_index=True)
         return distinct, (self.images + 1 - np.array(self.ranks)[first]) / (self.images + 1)
+
+
+def _place(value: np.floating) -> int:
+    """Return the place of a float32 in the ascending order of all finite ones, where 0.0 has the place 0."""
+    bits = int(np.float32(abs(value)).view(np.int32))
+    return -bits if value < 0 else bits
+
+
+def _at(place: int) -> float:
+    """Return the float32 at a place."""
+    value = float(np.int32(abs(place)).view(np.float32))
+    return -value if place < 0 else value

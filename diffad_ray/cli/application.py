@@ -22,6 +22,7 @@ from diffad_ray.cli.scoring import score
 from diffad_ray.cli.serving import serve
 from diffad_ray.cli.shared import stderr
 from diffad_ray.cli.tables import compact, overlay, picture, prune, query, runs, verify
+from diffad_ray.cli.threshold import threshold
 from diffad_ray.errors import Fault, TryLater, UserError
 from diffad_ray.storage import may_pass
 from diffad_ray.versions import version_lines
@@ -70,7 +71,11 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     query,
     picture,
     overlay,
+<<<<<<< HEAD
     compare,
+=======
+    threshold,
+>>>>>>> thresholds
     runs,
     verify,
     compact,

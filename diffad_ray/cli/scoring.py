@@ -39,10 +39,14 @@ class ChoiceOptions:
     sample: Annotated[float | None, typer.Option(help="A random share of the images, such as 0.05.")] = None
     limit: Annotated[int | None, typer.Option(help="Only the first so many images of the archive.")] = None
     force: Annotated[bool, typer.Option(help="Score images again that the table has.")] = False
+    missing_masks: Annotated[
+        bool, typer.Option("--missing-masks", help="Score alerts alone again that have no masks yet.")
+    ] = False
 
     def settings(self) -> dict[str, Any]:
         """As `make_task` takes them."""
-        own = {name: value for name, value in asdict(self).items() if name not in ("detector", "route", "force")}
+        no_settings = ("detector", "route", "force", "missing_masks")
+        own = {name: value for name, value in asdict(self).items() if name not in no_settings}
         return own | {"routes": _routes(self.route or ())}
 
 
@@ -57,7 +61,7 @@ class RowOptions:
         str | None, typer.Option(metavar="STATUS,...", help="Try images again that ended so: missing,failed.")
     ] = None
     masks: Annotated[str | None, typer.Option(help="PNG masks of: all, anomalous, none. [default: anomalous]")] = None
-    threshold: Annotated[float | None, typer.Option(help="Replaces the detector's threshold.")] = None
+    threshold: Annotated[float | None, typer.Option(help="Replaces the threshold in force.")] = None
 
     def settings(self) -> dict[str, Any]:
         """As `make_task` takes them."""
@@ -114,6 +118,7 @@ def score(
         table,
         choice.detector,
         force=choice.force,
+        missing_masks=choice.missing_masks,
         settings={**choice.settings(), **rows.settings(), **cluster.settings()},
         settings_file=settings,
         overrides=override or (),

@@ -23,6 +23,7 @@ from diffad_ray.progress import ProgressBar
 from diffad_ray.scoring.commit import ShardSummary
 from diffad_ray.scoring.manifest import refuse_absent
 from diffad_ray.scoring.measures import Pending
+from diffad_ray.scoring.missing import only_missing
 from diffad_ray.scoring.plan import WRITERS, compare, make_plan, pending_shards, remove_half_plans
 from diffad_ray.scoring.selection import Selection, select_images
 from diffad_ray.scoring.stages import run_shards
@@ -46,6 +47,7 @@ def score(
     table: str | Path,
     detector: str | Path | None = None,
     force: bool = False,
+    missing_masks: bool = False,
     settings_file: str | None = None,
     overrides: Sequence[str] = (),
     show_progress: bool = False,
@@ -62,6 +64,8 @@ def score(
         table: folder or URI to write to; several archives and detectors may share one.
         detector: folder or URI of a bundle.
         force: score images again that the table has.
+        missing_masks: score alerts alone again that have no masks and regions, because they were judged below the
+            threshold when they were scored.
         settings_file: TOML with the sections `[scoring]`, `[cluster]`, `[images]` and `[storage]`; arguments win over
             it.
         overrides: `scoring.key=value`, `storage.key=value` and so on; these win over all.
@@ -79,7 +83,14 @@ def score(
     """
     check_address()
     task = make_task(
-        archive, table, detector, force=force, settings=settings, settings_file=settings_file, overrides=overrides
+        archive,
+        table,
+        detector,
+        force=force,
+        missing_masks=missing_masks,
+        settings=settings,
+        settings_file=settings_file,
+        overrides=overrides,
     )
     return run_task(task, show_progress)
 
@@ -102,8 +113,10 @@ def run_task(task: Task, show_progress: bool = False) -> Run:
             finished = _go_through(interrupted, task, lease, True, show_progress) if interrupted else None
             # The archive may have changed since that one was planned.
             selection = selection or select()
+            if task.missing_masks:
+                selection = only_missing(selection, table, task.thresholds)
             done = finished.plan.run_id if finished else ""
-            force = task.force and not finished
+            force = (task.force and not finished) or task.missing_masks
             plan = make_plan(archive, table, selection, task.detectors, task.settings, task.work, force, done)
             if finished and not plan.images:
                 return finished
@@ -134,7 +147,9 @@ def foresee(task: Task) -> Forecast:
     """What `run_task` would do with a task; nothing is written, and no cluster is joined."""
     with scratch_folder() as scratch:
         selection = select_images(task.archive, task.table, task.detectors, task.settings, scratch)
-        found = compare(task.archive, task.table, selection, task.settings, task.force)
+        if task.missing_masks:
+            selection = only_missing(selection, task.table, task.thresholds)
+        found = compare(task.archive, task.table, selection, task.settings, task.force or task.missing_masks)
     names = {d.bundle.fingerprint: d.bundle.name for d in task.detectors} | {"": "no detector"}
     new: dict[str, int] = {}
     for fingerprint, count in found.counts.items():

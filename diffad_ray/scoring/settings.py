@@ -37,7 +37,8 @@ class ScoringSettings:
         routes: detectors by path; the first that matches counts, the run's own detector scores what none matches.
         retry: statuses that are tried again beside `timeout` and `denied`.
         masks: of which images PNG masks are written. Run lengths are in the regions table whatever this says.
-        threshold: score from which an image is anomalous; None takes the detector's.
+        threshold: score from which an image is anomalous; None takes the one in force for the table, which
+            `diffad-ray threshold` applies, and where there is none, the detector's.
         max_pixels: images with more pixels are not decoded and get the status `too_large`.
         readers: images of a shard that are fetched at the same time; None takes 4 from paths, 32 from URIs.
         shard_images: images of a shard, which is what a crash of a worker costs at most; None decides by their number.

@@ -90,11 +90,11 @@ def _set_context(plan: Plan, task: Task) -> None:
 
 def judges_of(task: Task) -> dict[str, Judge]:
     """What judges the scores of each detector, by fingerprint."""
-    judges = {}
-    for _, bundle, _ in task.detectors:
-        threshold = bundle.calibration.threshold if task.settings.threshold is None else task.settings.threshold
-        judges[bundle.fingerprint] = Judge(bundle.name, bundle.calibration, threshold)
-    return judges
+    thresholds = task.thresholds
+    return {
+        bundle.fingerprint: Judge(bundle.name, bundle.calibration, thresholds[bundle.fingerprint])
+        for _, bundle, _ in task.detectors
+    }
 
 
 def wanted_of(task: Task) -> dict[str, WantedImage]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from diffad_ray.images.settings import ImageSettings
 from diffad_ray.scoring.selection import Routed
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.settings import build, read_settings
+from diffad_ray.table.thresholds import in_force
 
-_OF_CLUSTER = {field.name for field in fields(ClusterSettings)}
+_OF_CLUSTER = {one.name for one in fields(ClusterSettings)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class Task:
         detectors: in the order of the routes, each loaded once, and last the one for what no route matches.
         settings, storage, cluster: complete settings.
         force: whether images that the table has are scored again.
+        missing_masks: whether alerts alone are scored again that were judged below the threshold and have no masks.
+        applied: by fingerprint, the thresholds that people have put in force.
     """
 
     archive: str
@@ -39,6 +42,17 @@ class Task:
     storage: storage.StorageSettings
     cluster: ClusterSettings
     force: bool = False
+    missing_masks: bool = False
+    applied: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """The score from which an image is anomalous, by fingerprint: that of the settings, else the one in force for
+        the table, else the detector's own."""
+        if self.settings.threshold is not None:
+            return {detector.bundle.fingerprint: self.settings.threshold for detector in self.detectors}
+        own = {detector.bundle.fingerprint: detector.bundle.calibration.threshold for detector in self.detectors}
+        return {fingerprint: self.applied.get(fingerprint, threshold) for fingerprint, threshold in own.items()}
 
     @property
     def work(self) -> str:
@@ -46,7 +60,9 @@ class Task:
         run."""
         rows = {name: value for name, value in asdict(self.settings).items() if name not in ("readers", "shard_images")}
         judges = [(d.patterns, d.bundle.fingerprint, asdict(d.bundle.calibration)) for d in self.detectors]
-        return hashlib.sha256(json.dumps([self.archive, self.force, rows, judges]).encode()).hexdigest()[:16]
+        again = [self.force, self.missing_masks]
+        work = [self.archive, again, rows, judges, self.thresholds]
+        return hashlib.sha256(json.dumps(work).encode()).hexdigest()[:16]
 
 
 def make_task(
@@ -55,6 +71,7 @@ def make_task(
     detector: str | Path | None,
     *,
     force: bool = False,
+    missing_masks: bool = False,
     settings: Mapping[str, Any],
     settings_file: str | None = None,
     overrides: Sequence[str] = (),
@@ -62,12 +79,14 @@ def make_task(
     """Read the settings and load the detectors; from now on this process reads and writes with these settings.
 
     Args:
-        archive, table, detector, force, settings_file, overrides: as `score` takes them.
+        archive, table, detector, force, missing_masks, settings_file, overrides: as `score` takes them.
         settings: any of `ScoringSettings` and `ClusterSettings`; `routes` may map patterns to detectors.
 
     Raises:
         UserError: a setting is invalid, or a detector can't be loaded.
     """
+    if force and missing_masks:
+        raise UserError("--force scores all images again, those without masks included: give one of the two")
     given = dict(settings)
     if isinstance(routes := given.get("routes"), Mapping):
         # Without any, those of the settings file are in force.
@@ -76,20 +95,23 @@ def make_task(
     of_cluster = {name: given.pop(name) for name in _OF_CLUSTER & given.keys()}
     arguments = {"scoring": given, "cluster": of_cluster}
     tables = read_settings(settings_file, overrides, arguments, ("scoring", "storage", "images", "cluster"))
-    in_force = build(storage.StorageSettings, tables.get("storage", {}), "storage")
-    storage.configure(in_force)
+    storage_settings = build(storage.StorageSettings, tables.get("storage", {}), "storage")
+    storage.configure(storage_settings)
     scoring = build(ScoringSettings, tables["scoring"], "scoring")
     cluster = build(ClusterSettings, tables["cluster"], "cluster")
     detectors = _detectors(scoring, detector)
+    location = storage.normalised(table)
     _check_white(build(ImageSettings, tables.get("images", {}), "images").white, detectors)
     return Task(
         archive=storage.normalised(archive),
-        table=storage.normalised(table),
+        table=location,
         detectors=detectors,
         settings=scoring,
-        storage=in_force,
+        storage=storage_settings,
         cluster=cluster,
         force=force,
+        missing_masks=missing_masks,
+        applied={fingerprint: one.reject for fingerprint, one in in_force(location).items()},
     )
 
 

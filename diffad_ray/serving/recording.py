@@ -231,7 +231,8 @@ def _make_known(table: str, fingerprints: Iterable[str]) -> None:
     """Write the detectors that the table does not know. A server does not tell the table where they are."""
     for key in set(fingerprints) - read_detectors(table).keys():
         judge = _judge(table, key)
-        kind = str(_described(table, key)["kind"])
+        # Servers of earlier versions did not write the kind.
+        kind = str(_described(table, key).get("kind", ""))
         write_detector(table, KnownDetector(key, judge.name, "", kind, judge.threshold, judge.calibration))
 
 
