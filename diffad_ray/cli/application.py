@@ -71,11 +71,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     query,
     picture,
     overlay,
-<<<<<<< HEAD
-    compare,
-=======
     threshold,
->>>>>>> thresholds
+    compare,
     runs,
     verify,
     compact,
