@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter, defaultdict
 from itertools import combinations
 from pathlib import Path
@@ -19,7 +20,7 @@ from diffad_ray import UserError, query
 from diffad_ray.analytics.compare import CHANGES, compare
 from diffad_ray.analytics.paired import Agreement, binomial_half, wilson
 from diffad_ray.analytics.pairs import short_between
-from diffad_ray.table.thresholds import AppliedThreshold, apply_threshold
+from diffad_ray.table.thresholds import AppliedThreshold, apply_threshold, read_thresholds
 from diffad_ray.table.verdicts import add_verdicts
 
 Rows = dict[int, dict[str, dict[str, Any]]]
@@ -251,9 +252,23 @@ def test_exit_codes_and_json(
     told = capsys.readouterr().out
     assert "loses 1 confirmed defect" in told
     assert went[0].image_uri in told
-    assert run(monkeypatch, *command, "--same-alerts") in (0, 2)
-    threshold = compare(table, "part", "part-2", same_alerts=True).matched
-    assert threshold is not None
-    assert f"--detector {NEW} --threshold {threshold.reject}" in capsys.readouterr().out
     assert run(monkeypatch, "compare", table, "--detectors", "part", "part-3") == 2
     assert "those that have are part" in capsys.readouterr().err
+
+
+def test_the_printed_command_promotes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = str(tmp_path / "table")
+    write_compared(table)
+    before = compare(table, "part", "part-2").overall.agreement
+    assert before.old_alerts != before.new_alerts
+    assert run(monkeypatch, "compare", table, "--detectors", "part", "part-2", "--same-alerts") in (0, 2)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Next: "))
+    program, *arguments = shlex.split(line.removeprefix("Next: "))
+    assert program == "diffad-ray"
+    assert run(monkeypatch, *arguments) == 0
+    after = compare(table, "part", "part-2").overall.agreement
+    assert after.old_alerts == after.new_alerts == before.old_alerts
+    (applied,) = read_thresholds(table)
+    assert (applied.detector_fingerprint, applied.why) == (NEW, "as many alerts as part")
