@@ -138,10 +138,9 @@ class Spent:
 class LoadShard:
     """Reads the manifest of a shard and loads its images.
 
-    It returns the columns of the manifest, `shard`, `status`, `error`, `width`, `height`, `mode` and `data`. For
-    detectors that see whole images, `data` is the bytes of [S,S,3] uint8 or uint16. For detectors that see tiles, it is
-    the file itself, because a block of large decoded images would not fit the memory. It is null if an image could not
-    be read.
+    It returns the columns of the manifest, `shard`, those of `FOUND`, and `data`. For detectors that see whole images,
+    `data` is the bytes of [S,S,3] uint8 or uint16. For detectors that see tiles, it is the file itself, because a block
+    of large decoded images would not fit the memory. It is null if an image could not be read.
 
     Args:
         pending: numbers of the shards to score; a block holds an index into this array.
