@@ -22,18 +22,18 @@ IMAGES, PARTS_EACH = 600, 3
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def write_compared(table: str, archive: str = "/archive", pictures: bool = False, seed: int = 0) -> None:
+def write_compared(table: str, archive: str = "/archive", pictures: bool = False) -> None:
     """Write 600 images of 200 serial numbers on two lines, of which the detectors `part` and `part-2` both scored all
-    but a few, with thresholds 2 and 5; and verdicts on some of them.
+    but a few, with thresholds 2 and -4; and verdicts on some of them.
 
     `part-2` gives other scores, by another scale, that agree with those of `part` in rank more or less.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     truth = rng.normal(size=IMAGES)
-    scores = {OLD: 1.1 * truth + 0.4 * rng.normal(size=IMAGES), NEW: 3 * truth + rng.normal(size=IMAGES)}
+    scores = {OLD: 1.1 * truth + 0.4 * rng.normal(size=IMAGES), NEW: 3 * truth - 9 + rng.normal(size=IMAGES)}
     scores[NEW][:30] = scores[NEW][30]  # several images share a score
     extend_schema(table, pa.schema([(name, pa.string()) for name in ("line", "camera", "serial")]))
-    for number, (fingerprint, threshold, name) in enumerate(((OLD, 2.0, "part"), (NEW, 5.0, "part-2"))):
+    for number, (fingerprint, threshold, name) in enumerate(((OLD, 2.0, "part"), (NEW, -4.0, "part-2"))):
         tails = (scores[fingerprint] >= scores[fingerprint][:, None]).mean(axis=1)
         rows = []
         for k in range(IMAGES):
