@@ -18,6 +18,7 @@ from diffad_ray.cli.demo import demo
 from diffad_ray.cli.detectors import ablate, contact_sheet, evaluate, import_checkpoint, train, tune
 from diffad_ray.cli.engines import ddl, export, views
 from diffad_ray.cli.nightly import nightly
+from diffad_ray.cli.review import review
 from diffad_ray.cli.scoring import score
 from diffad_ray.cli.serving import serve
 from diffad_ray.cli.shared import stderr
@@ -72,6 +73,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     picture,
     overlay,
     threshold,
+    review,
     runs,
     verify,
     compact,

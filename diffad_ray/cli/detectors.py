@@ -189,7 +189,9 @@ def evaluate(
         str | None, typer.Argument(help="Labelled images: MVTec AD, MPDD, BTAD, VisA, DAGM 2007, or a table of labels.")
     ] = None,
     table: Annotated[str | None, typer.Option(help="Folder or URI of a table: take its scores, open no image.")] = None,
-    labels: Annotated[str | None, typer.Option(help="With --table: CSV or Parquet file with uri and label.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="With --table: CSV or Parquet file with uri and label, or verdicts.")
+    ] = None,
     threshold: Annotated[float | None, typer.Option(help="Replaces the detector's threshold.")] = None,
     html: Annotated[str | None, typer.Option(help="File or URI of a page to write: curves, figures, images.")] = None,
     as_json: AsJson = False,

@@ -15,6 +15,7 @@ from diffad_ray.errors import UserError
 from diffad_ray.evaluation.evaluate import check_threshold, supervision
 from diffad_ray.evaluation.figures import ScoredImage
 from diffad_ray.evaluation.result import Evaluation, Subject, conclude
+from diffad_ray.evaluation.verdict_labels import VERDICTS, verdict_labels
 from diffad_ray.labels.tables import Label, read_labels
 from diffad_ray.labels.words import check_kinds
 from diffad_ray.table.views import ask_views
@@ -32,7 +33,7 @@ def evaluate_table(
 
     Args:
         table: folder or URI of the table.
-        labels: file of labels, see `read_labels`.
+        labels: file of labels, see `read_labels`, or `verdicts` for what people said in a review of the table.
         detector: folder or URI of the detector whose scores count, if several have scored the images.
         threshold: replaces the thresholds stored in the table.
 
@@ -40,9 +41,14 @@ def evaluate_table(
         UserError: the table or the labels are missing, no label matches, or one matches several images or detectors.
     """
     check_threshold(threshold)
-    wanted = read_labels(str(labels))
-    location = storage.normalised(labels)
-    check_kinds((label.kind for label in wanted), location)
+    told: list[str] = []
+    if str(labels) == VERDICTS:
+        wanted, told = verdict_labels(str(table))
+        location = f"{storage.normalised(table)}/{VERDICTS}"
+    else:
+        wanted = read_labels(str(labels))
+        location = storage.normalised(labels)
+        check_kinds((label.kind for label in wanted), location)
     bundle = None if detector is None else load_bundle(str(detector))
     fingerprint = None if bundle is None else bundle.fingerprint
     rows = _rows(str(table), wanted, location, fingerprint)
@@ -73,10 +79,10 @@ def evaluate_table(
         ", ".join(names.values()) if detector is None else storage.normalised(detector),
         ", ".join(names),
         location,
-        "table of labels",
+        "verdicts of people" if str(labels) == VERDICTS else "table of labels",
         storage.normalised(table),
     )
-    notes = [NO_MAPS, *_notes(wanted, set(rows), scorers)]
+    notes = [NO_MAPS, *told, *_notes(wanted, set(rows), scorers)]
     if bundle is not None:
         notes += supervision(bundle, list(images))
     return conclude(subject, list(images.values()), {}, unreadable, notes)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from diffad_ray import storage
-from diffad_ray.detectors.base import DetectorSettings
 from diffad_ray.errors import UserError
 from diffad_ray.images import DEFAULT_MAX_PIXELS, ImageError, read_stored, shown, usual_white
 from diffad_ray.table.views import ask_views
+
+if TYPE_CHECKING:
+    # The page of a review starts in a second because nothing imports torch.
+    from diffad_ray.detectors.base import DetectorSettings
 
 Size: TypeAlias = tuple[int, int]
 "Width and height in pixels."

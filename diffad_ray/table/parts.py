@@ -167,7 +167,7 @@ VERDICTS = Part(
 "What people say of images: a file a save, never changed. A null verdict withdraws what the reviewer said before."
 SAMPLES = Part(
     "samples",
-    r"\d{8}T\d{6}Z-[0-9a-f]{8}\.parquet",
+    r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}\.parquet",
     pa.schema(
         [
             ("image_id", pa.int64()),

@@ -51,7 +51,7 @@ class Sample:
 def write_sample(table: str, images: Sequence[SampledImage]) -> Sample:
     """Store a sample, which gets a new id."""
     now = datetime.now(UTC)
-    sample = Sample(f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}", now, tuple(images))
+    sample = Sample(f"{now:%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(4)}", now, tuple(images))
     rows = [{**asdict(image), "sampled_at": now} for image in images]
     storage.create(sample_file(table, sample.id), parquet_bytes(pa.Table.from_pylist(rows, SAMPLES.columns)))
     return sample

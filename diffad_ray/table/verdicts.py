@@ -28,8 +28,8 @@ from diffad_ray.table.snapshot import paths_below
 Word: TypeAlias = Literal["defect", "good", "unsure"]
 WORDS: tuple[str, ...] = get_args(Word)
 SAVE_ID = re.compile(r"[0-9a-f]{8}")
-LONGEST = {"kind": 100, "note": 2000, "reviewer": 100}
-"Characters of the texts that a person writes."
+LONGEST = {"kind": 100, "note": 2000, "reviewer": 100, "detector_fingerprint": 100, "image_uri": 4096}
+"Characters of the texts of a verdict."
 
 VIEW = """WITH last_words AS (
     FROM {rows}
@@ -124,6 +124,18 @@ def verdict_rows(connection: duckdb.DuckDBPyConnection, table: str) -> str:
         return "no_verdicts"
     # All versions of this code wrote the same columns, so the footers of all files need not be read beforehand.
     return f"read_parquet({file_list(files)}, hive_partitioning = false)"
+
+
+def judged_for_sample(connection: duckdb.DuckDBPyConnection, table: str) -> str:
+    """Return SQL of the `image_id` that were judged for a sample, whose id is the parameter of the query.
+
+    An image that was judged as an alert alone is not among them: alerts are chosen by severity, not at random.
+    """
+    return (
+        f"SELECT DISTINCT image_id FROM (FROM {verdict_rows(connection, table)} WHERE sample = ? "
+        "QUALIFY row_number() OVER (PARTITION BY image_id, reviewer ORDER BY reviewed_at DESC) = 1) "
+        "WHERE verdict IS NOT NULL"
+    )
 
 
 def create_verdicts(connection: duckdb.DuckDBPyConnection, table: str) -> None:

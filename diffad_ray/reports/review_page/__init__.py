@@ -1,0 +1,1 @@
+"""The page on which people review images: its template with style and script, and its pictures."""
