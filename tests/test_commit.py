@@ -15,6 +15,7 @@ from hand_made_table import FINGERPRINT, record_of, write_run
 
 from diffad_ray import storage
 from diffad_ray.bundles.calibration import Calibration
+from diffad_ray.images.quality import Quality
 from diffad_ray.inference.regions import mask_from_runs
 from diffad_ray.scoring.commit import CommitShard, Judge
 from diffad_ray.scoring.settings import ScoringSettings
@@ -66,7 +67,9 @@ class Shard:
         """Commit the rows; the summary for the driver."""
         kinds = {"shard": pa.int32(), "seconds": pa.float64(), "network_mode": pa.string(), "map_width": pa.int32()}
         kinds |= {"anomaly_map": pa.large_binary(), "line": pa.string()}
-        found = [SCORES.field(name) for name in ("status", "error", "width", "height", "mode", "score")]
+        found = [
+            SCORES.field(name) for name in ("status", "error", "width", "height", "mode", *Quality._fields, "score")
+        ]
         schema = pa.schema([*MANIFEST, *found, *kinds.items()])
         block = pa.Table.from_pylist([{"shard": self.number, **row} for row in rows], schema)
         judges = {fingerprint: Judge("weave", CALIBRATION, threshold)}

@@ -53,12 +53,15 @@ def settings(archive: Path, detector: Path, tmp_path: Path) -> Path:
     """The settings of a night over 13 images of one camera, and what is wrong with none of them."""
     shutil.copytree(archive / "camera1", tmp_path / "archive" / "camera1")
     (tmp_path / "archive" / "camera1" / "broken.png").write_bytes(b"")
+    (tmp_path / "golden" / "camera1").mkdir(parents=True)
+    shutil.copy(archive / "camera1" / "01.png", tmp_path / "golden" / "camera1" / "good.png")
     place = tmp_path / "nightly.toml"
     place.write_text(
         f"""
         [nightly]
         archive = "{tmp_path}/archive"
         table = "{tmp_path}/table"
+        golden = "{tmp_path}/golden"
         compact_files = 2
         keep_masks_days = 30
         [scoring]
@@ -101,7 +104,7 @@ def test_nights(
 
     code, steps, said = night()
     assert code == 0
-    assert list(steps) == ["check", "score", "compact", "verify", "prune"]
+    assert list(steps) == ["check", "score", "compact", "verify", "golden", "drift", "prune"]
     assert steps["score"]["figures"]["record"]["by_status"] == {"ok": images - 1, "unreadable": 1}
     assert "broken.png" in steps["score"]["notes"][0]
     assert len({steps[name]["run"] for name in ("score", "compact", "verify", "prune")}) == 1
@@ -109,6 +112,14 @@ def test_nights(
     assert steps["score"]["run"] in said + caplog.text
     assert steps["verify"]["figures"]["masks"] == images - 1
     assert steps["prune"]["figures"]["masks"] == 0
+    assert steps["golden"]["figures"]["state"] == "first night"
+    assert len(steps["drift"]["figures"]["groups"]) == 1
+
+    # Golden samples are scored again, and the same files give the same scores.
+    code, steps, said = night()
+    assert (code, steps["golden"]["figures"]["state"]) == (0, "steady"), said
+    (sample,) = steps["golden"]["figures"]["samples"]
+    assert (sample["is_same_file"], sample["score"]) == (True, sample["before"])
 
     # The next night: nothing is new, and what it finds damaged ends it without hiding what it did before.
     next((tmp_path / "table").glob("masks/**/*.png")).unlink()

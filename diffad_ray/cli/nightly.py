@@ -25,7 +25,7 @@ def nightly(
     override: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check the nodes, score what is new, compact, verify and prune. Ends with 0, 75 (try later), 2 (act) or 1 (fault).
+    """Check, score what is new, compact, verify, find drift, prune. Ends with 0, 75 (try later), 2 (act) or 1 (fault).
 
     Copy: `diffad-ray nightly nightly.toml --init`
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffad_ray.cluster import check_address
+from diffad_ray.errors import UserError, counted
 from diffad_ray.nightly.settings import NightlySettings
-from diffad_ray.nightly.steps import STEPS, Night
+from diffad_ray.nightly.state import Night
+from diffad_ray.nightly.steps import STEPS
 from diffad_ray.scoring.task import make_task
 from diffad_ray.settings import build, read_settings
 
@@ -55,7 +57,10 @@ def prepare(settings_file: str, overrides: Sequence[str], say: Callable[[str], N
 
 
 def nightly(night: Night, tell: Callable[[StepResult], None], dry_run: bool = False) -> list[StepResult]:
-    """Run the steps: check, score new images, compact, verify, prune. The first step that fails ends the night.
+    """Run the steps: check, score new images, compact, verify, look at golden samples and drift, prune.
+
+    The first step that fails ends the night. If somebody must act on golden samples or drift, a last result named
+    `alerts` says so.
 
     Args:
         night: the night that `prepare` returns.
@@ -68,7 +73,7 @@ def nightly(night: Night, tell: Callable[[StepResult], None], dry_run: bool = Fa
     Raises:
         TryLater: another run writes to the table, the cluster lacks what is asked for, or a store does not answer.
         Fault: `verify` found problems, or workers died.
-        UserError: the user must act.
+        UserError: the user must act; on drift only with `fail_on_drift`.
     """
     results = []
     for step in STEPS:
@@ -77,4 +82,10 @@ def nightly(night: Night, tell: Callable[[StepResult], None], dry_run: bool = Fa
         seconds = round(time.monotonic() - started, 1)
         results.append(StepResult(step.name, night.run_id, outcome.text, seconds, outcome.figures, outcome.notes))
         tell(results[-1])
+    if night.alerts:
+        text = f"somebody must act on {counted(len(night.alerts), 'finding')}"
+        results.append(StepResult("alerts", night.run_id, text, 0.0, {}, night.alerts))
+        tell(results[-1])
+        if night.settings.fail_on_drift:
+            raise UserError(f"{text}, and fail_on_drift is set: {night.alerts[0]}")
     return results

@@ -23,6 +23,11 @@ class NightlySettings:
         compact_files: the table is compacted once this many of its Parquet files could be merged, because a query opens
             each of them. It is also compacted if it has superseded rows, or files that lack columns.
         verify_masks: number of masks that are opened, spread evenly over all masks.
+        golden: folder or manifest of golden samples: images of parts that are known to be good or defective, which
+            every night scores again. None: there are none.
+        golden_table: their table; None: the location of `table` with `-golden` behind it.
+        drift_since, drift_by: days that are compared, and columns that make groups, as `drift` takes them.
+        fail_on_drift: end the night with exit code 2 if golden samples have moved or a group needs action.
         keep_masks_days: days after which a run's masks are deleted; None keeps them. Scores and regions stay.
         keep_manifests_days: days after which a run's manifests are deleted; None keeps them.
     """
@@ -32,6 +37,11 @@ class NightlySettings:
     detector: str | None = None
     compact_files: int = 200
     verify_masks: int = 1000
+    golden: str | None = None
+    golden_table: str | None = None
+    drift_since: str = "30d"
+    drift_by: tuple[str, ...] = ()
+    fail_on_drift: bool = False
     keep_masks_days: int | None = None
     keep_manifests_days: int | None = None
 

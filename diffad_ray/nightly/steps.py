@@ -3,47 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import asdict
+from typing import NamedTuple
 
 from diffad_ray.errors import Fault, counted
-from diffad_ray.nightly.settings import NightlySettings
+from diffad_ray.nightly import watching
+from diffad_ray.nightly.state import Night, Outcome
 from diffad_ray.preflight.check import check_scoring
 from diffad_ray.scoring.pipeline import foresee, run_task
-from diffad_ray.scoring.task import Task
 from diffad_ray.table.compact import compact, mergeable_files
 from diffad_ray.table.prune import PruneSummary, prune
 from diffad_ray.table.reading import has_rows
 from diffad_ray.table.upkeep import reasons_to_compact
 from diffad_ray.table.verify import verify
-
-
-@dataclass
-class Night:
-    """The state that the steps of a night share.
-
-    Attributes:
-        say: receives lines about the progress of a step.
-        run_id: the run of this night; empty before it is known, and if nothing was new.
-    """
-
-    settings: NightlySettings
-    task: Task
-    say: Callable[[str], None]
-    run_id: str = ""
-
-    @property
-    def table(self) -> str:
-        return self.task.table
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of a step in words and figures, and sentences for the user."""
-
-    text: str
-    figures: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 class Step(NamedTuple):
@@ -164,5 +136,7 @@ STEPS = (
     Step("score", _score, _would_score),
     Step("compact", _compact, _would_compact),
     Step("verify", _verify, _would_verify),
+    Step("golden", watching.score_golden, watching.would_score_golden),
+    Step("drift", watching.look_for_drift, watching.would_look_for_drift),
     Step("prune", _prune, _would_prune),
 )

@@ -136,7 +136,7 @@ class DetectShard:
                 except ImageError as error:
                     image = LoadedImage(error.status, str(error))
                 for field in FOUND:
-                    found[field.name][row] = getattr(image, field.name)
+                    found[field.name][row] = image.value(field.name)
                 if image.pixels is not None:
                     yield row, image.pixels
         measures.add_seconds("decode", sum(spent))

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.images import ImageError, decode_image, network_input
+from diffad_ray.images.quality import Quality, quality_of
 from diffad_ray.lists.places import is_windows_path
 from diffad_ray.read_ahead import read_ahead
 from diffad_ray.scoring import measures
@@ -35,7 +36,7 @@ LOCAL_READERS, REMOTE_READERS = 4, 32
 threads would only take turns at Python away from the one that decodes; an object store answers late."""
 STUCK_SECONDS, LONG_SECONDS = 120.0, 2.0
 "Decoding that takes so long, and so long an image, hangs."
-FOUND = [SCORES.field(name) for name in ("status", "error", "width", "height", "mode")]
+FOUND = [SCORES.field(name) for name in ("status", "error", "width", "height", "mode", *Quality._fields)]
 "Columns that loading an image fills in."
 
 
@@ -49,6 +50,11 @@ class LoadedImage(NamedTuple):
     mode: str | None = None
     pixels: np.ndarray | None = None
     "[H,W,3] uint8 or uint16; None unless status is ok"
+    quality: Quality | None = None
+
+    def value(self, column: str) -> Any:
+        """The value of one of the columns `FOUND`."""
+        return getattr(self.quality if column in Quality._fields else self, column, None)
 
 
 def fetch(uri: str, size_in_bytes: int, version: str | None) -> bytes | LoadedImage:
@@ -101,7 +107,7 @@ def decode(data: bytes, max_pixels: int, white: int | None, isolated: IsolatedDe
     try:
         image = decode_image(data, max_pixels, white) if isolated is None else isolated.decode(data, white)
         height, width = image.pixels.shape[:2]
-        return LoadedImage("ok", None, width, height, image.mode, image.pixels)
+        return LoadedImage("ok", None, width, height, image.mode, image.pixels, quality_of(image.pixels))
     except ImageError as error:
         return LoadedImage(error.status, str(error))
     except DecoderDied as error:
@@ -135,9 +141,9 @@ class Spent:
 class LoadShard:
     """Reads the manifest of a shard and loads its images.
 
-    Gives the columns of the manifest, `shard`, `status`, `error`, `width`, `height`, `mode`, and `data`, null where an
-    image could not be read: for detectors that see whole images, the bytes of [S,S,3] uint8 or uint16; for those that
-    see tiles, the file as it is, since a block of large decoded images would not fit the memory.
+    Gives the columns of the manifest, `shard`, those of `FOUND`, and `data`, null where an image could not be read: for
+    detectors that see whole images, the bytes of [S,S,3] uint8 or uint16; for those that see tiles, the file as it is,
+    since a block of large decoded images would not fit the memory.
 
     Args:
         pending: numbers of the shards to score; a block names one by its place among them.
@@ -177,7 +183,7 @@ class LoadShard:
         rows = len(manifest)
         loaded = manifest.append_column("shard", pa.array(np.full(rows, shard, np.int32)))
         for field in FOUND:
-            loaded = loaded.append_column(field, pa.array([getattr(image, field.name) for image in images], field.type))
+            loaded = loaded.append_column(field, pa.array([image.value(field.name) for image in images], field.type))
         loaded = loaded.append_column("data", pa.array(data, pa.large_binary()))
         del images, data  # to free them is part of the work
         return loaded.append_column("seconds", pa.array(np.full(rows, time.process_time() - started)))

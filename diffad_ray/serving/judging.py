@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from diffad_ray.images import ImageError, check_side, network_input
-from diffad_ray.images.quality import Quality, quality_of
+from diffad_ray.images.quality import Quality
 from diffad_ray.inference.verdict import Verdict, verdict
 from diffad_ray.inference.views import ImageDetection
 from diffad_ray.scoring.isolated import IsolatedDecoder
@@ -88,7 +88,7 @@ class Decoders:
         finally:
             with self._lock:
                 self._free.append(decoder)
-        if image.pixels is None or image.mode is None:
+        if image.pixels is None or image.mode is None or image.quality is None:
             raise Refused.of_image(image.status, image.error or "")  # type: ignore[arg-type]
         height, width = image.pixels.shape[:2]
         try:
@@ -96,9 +96,7 @@ class Decoders:
             view = image.pixels if settings.view == "tiles" else network_input(image.pixels, settings.image_size)
         except ImageError as error:
             raise Refused.of_image(error.status, str(error)) from error
-        return Prepared(
-            width, height, image.mode, quality_of(image.pixels), view, image.pixels if keep_pixels else None
-        )
+        return Prepared(width, height, image.mode, image.quality, view, image.pixels if keep_pixels else None)
 
     def warm(self) -> None:
         """Start all processes, by a decoding in each."""

@@ -131,6 +131,7 @@ def _found(answer: Answer | Refused, detector: LoadedDetector) -> dict[str, obje
     image, detection = answer.image, answer.detection
     found = {"status": "ok", "width": image.width, "height": image.height, "mode": image.mode}
     found |= {"score": answer.verdict.score, "network_mode": str(detector.engine.runtime)}
+    found |= image.quality._asdict()
     if answer.verdict.is_anomalous:
         found["anomaly_map"] = detection.anomaly_map.astype(MAP_TYPE).tobytes()
         found["map_width"] = detection.anomaly_map.shape[1]
