@@ -1,4 +1,4 @@
-"""Connects to Ray: the cluster that a job runs in, or one on this machine. Imported by what runs on Ray alone."""
+"""Connects to Ray: to the cluster of a job, or to a cluster on this machine. Only modules that need Ray import it."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ from diffad_ray.errors import Fault, TryLater, UserError
 from diffad_ray.storage import may_pass
 
 FEWEST_CPUS = 4
-"Logical CPUs of a local cluster: with fewer, the stages of a pipeline can wait for each other for ever."
+"Fewest logical CPUs of a local cluster. With fewer, the stages of a pipeline can wait for each other forever."
 
 PATIENCE = 5.0
-"Seconds for an answer of a cluster."
+"Seconds within which a cluster must answer."
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 HTTP2_SETTINGS = b"\4"
-"What a client of gRPC begins with, and the type of the frame with which the server does: a cluster is one."
+"""The first bytes that a client of gRPC sends, and the type of the first frame that its server sends. A Ray cluster is
+such a server."""
 LONGEST_TEMPORARY = 37
-"""Bytes of the path of the folder for temporary files: a socket's path has at most 107, and Ray adds up to 70, as in
-`/ray/session_2026-11-28_22-24-51_123456_1234567/sockets/plasma_store`."""
+"""Most bytes of the path of the folder for temporary files. The path of a socket has at most 107 bytes, of which Ray
+adds up to 70, as in `/ray/session_2026-11-28_22-24-51_123456_1234567/sockets/plasma_store`."""
 LONGEST_REASON = 300
 _ENDS: tuple[tuple[tuple[type[Exception], ...], type[UserError], str], ...] = (
     (
@@ -56,44 +57,48 @@ _ENDS: tuple[tuple[tuple[type[Exception], ...], type[UserError], str], ...] = (
     ((RpcError,), TryLater, "the cluster does not answer any more"),
     ((ExecutionTimeoutError,), Fault, "nothing was finished for so long that a worker must hang"),
 )
-"What the user is told of errors whose own texts are about the inside of Ray, and as which error."
+"""Classes of Ray's errors, with the class and the message that the user gets instead, because Ray's own messages
+describe its internals."""
 UNSET = "unset it to run on this machine"
 TOKEN = "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
 
 _ENVIRONMENT = {
-    # glibc gives large blocks back to the system at every free; networks on a CPU then spend their time on page faults
-    # (a training step at 128 px took up to twice as long).
+    # By default, glibc returns large blocks to the system at every free. Networks on a CPU then spend their time on
+    # page faults: a training step at 128 px took up to twice as long.
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
     "MALLOC_TOP_PAD_": str(2**26),
-    # OpenMP's threads wait for each other by spinning, milliseconds long; where another process needs the core, the one
-    # waited for can't get it. Some microseconds are enough.
+    # Threads of OpenMP spin for milliseconds while they wait for each other. If other processes need the cores, a
+    # spinning thread keeps the core from the thread that it waits for. Some microseconds are enough.
     "GOMP_SPINCOUNT": "3000",
-    # Ray lets its workers step back behind everything else (niceness 15), but here they are the job.
+    # Ray gives its workers the low priority of niceness 15, but here the workers do the job itself.
     "RAY_worker_niceness": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-"What worker processes of a local cluster inherit, unless the user has set it."
+"Environment variables that worker processes of a local cluster inherit, unless the user has set them."
 
 
 _OF_THE_DRIVER = {
-    # Ray's backend logs an "error" for every actor pool of Ray Data (its issue 53727); set it to see the backend's log.
+    # Ray's backend logs an "error" for every actor pool of Ray Data (Ray's issue 53727). Whoever sets the variable sees
+    # the log of the backend.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"What this process sets for itself, unless the user has set it."
+"Environment variables that this process sets for itself, unless the user has set them."
 LEVEL_LINE = "Set ray log level from environment variable"
-"In the line that Ray's backend prints before the level of its log is in force."
+"Text of the line that Ray's backend prints before the level of its log is in force."
 
 _started_here = False
 "Whether `connect` has started the cluster of this process."
 
 
 def connect() -> None:
-    """Join the Ray cluster of `RAY_ADDRESS` (set within a Ray job), or start one on this machine; once a process.
+    """Join the Ray cluster of `RAY_ADDRESS`, or start a cluster on this machine; later calls do nothing.
+
+    Within a Ray job, `RAY_ADDRESS` is set.
 
     Raises:
-        UserError: nobody answers there, the cluster can't be joined, or Ray can't be started.
+        UserError: no cluster answers at the address, the cluster can't be joined, or Ray can't be started.
     """
     global _started_here
     if ray.is_initialized():
@@ -110,10 +115,11 @@ def connect() -> None:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         _started_here = False
         return
-    # Worker processes inherit the environment; a Ray runtime_env would start each of them anew, seconds apart.
+    # Worker processes inherit the environment. With a runtime_env, Ray would start each worker anew, which takes
+    # seconds.
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # Not to join a cluster that someone else has on this machine, which Ray would do by itself.
+    # By default, Ray would join a cluster of another user on this machine; the address "local" prevents this.
     with _explained("Ray can't be started on this machine"), _without_level_line():
         ray.init(
             address="local",
@@ -127,12 +133,12 @@ def connect() -> None:
 
 
 def check_address() -> str | None:
-    """The cluster that `RAY_ADDRESS` names, once it is known that one answers there; None: one of this machine.
+    """Return the address of `RAY_ADDRESS` after a cluster has answered there; None: the cluster of this machine.
 
-    Ray itself would try for a quarter of an hour.
+    Without this check, Ray would try to connect for a quarter of an hour.
 
     Raises:
-        UserError: nobody answers, or it is no address of a cluster.
+        UserError: no cluster answers, or the text is not an address of a cluster.
     """
     address = os.environ.get("RAY_ADDRESS", "")
     if address in ("", "local") or ray.is_initialized():
@@ -163,7 +169,7 @@ def check_address() -> str | None:
 
 
 def _no_answer(host: str, port: int) -> str:
-    """What is wrong with a cluster's address; nothing if one answers there."""
+    """Return what is wrong with the address of a cluster, or an empty text if a cluster answers."""
     try:
         with socket.create_connection((host, port), timeout=PATIENCE) as connection:
             if os.environ.get("RAY_USE_TLS", "0") != "0":
@@ -181,28 +187,28 @@ def _no_answer(host: str, port: int) -> str:
 
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """What Ray raises as it begins, in words: its own have many lines, and not what to do."""
+    """Turn an error of Ray's start into a UserError, because Ray's message has many lines and no advice."""
     try:
         yield
     except AuthenticationError as error:
         raise UserError(f"{what}: it wants the cluster's token. {TOKEN}") from error
     except Exception as error:
         if type(error) is Exception and "timed out" in str(error):
-            # What Ray raises where a machine is so busy that its processes don't start in time.
+            # Ray raises this error if a machine is so busy that Ray's processes don't start in time.
             raise TryLater(f"{what} within Ray's time, as the machine is busy: try again") from error
         reason = " ".join(str(error).split()) or type(error).__name__
         advice = "" if "ersion mismatch" not in reason else ". Install the cluster's versions of Ray and Python"
         if "Failed to connect to Ray cluster" in reason:
-            # Something answered there a moment before; Ray does not say that it was refused for its token.
+            # A cluster answered a moment before. Ray does not say if the cluster refused the token.
             advice = f". If the cluster wants a token: {TOKEN}"
         raise UserError(f"{what}: {reason[:LONGEST_REASON]}{advice}") from error
 
 
 @contextmanager
 def _without_level_line() -> Iterator[None]:
-    """Take the line about the log's level out of what the block writes to stderr, and keep all else.
+    """Remove the line about the log level from what the block writes to stderr, and keep all other lines.
 
-    A process of its own does it, so that nothing is lost if this one dies in the block.
+    A separate process filters the lines, so that no line is lost if this process dies in the block.
     """
     if (sed := shutil.which("sed")) is None:
         yield
@@ -217,18 +223,18 @@ def _without_level_line() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        # It ends once nobody can write to it any more, which is now, unless a process that Ray started still can.
+        # The filter ends when no process can write to it any more. A process that Ray started may still be able to.
         with suppress(subprocess.TimeoutExpired):
             filtering.wait(PATIENCE)
 
 
 def stopped(what: str, error: BaseException) -> UserError:
-    """Work on a cluster that ended with an error of Ray's, as the error to raise: it says why, and its class whether
-    the user must act, wait, or report a fault.
+    """Return the error to raise for work that ended with an error of Ray. Its message says why the work ended, and its
+    class says whether the user must act, wait, or report a fault.
 
     Args:
-        what: begins the message.
-        error: what Ray raised.
+        what: the beginning of the message.
+        error: the error that Ray raised.
     """
     kind: type[UserError] = Fault
     for one in _chain(error):
@@ -244,7 +250,7 @@ def stopped(what: str, error: BaseException) -> UserError:
 
 
 def why_ended(error: BaseException) -> str:
-    """Why work on a cluster ended, in one line."""
+    """Return in one line why work on a cluster ended."""
     last = error
     for one in _chain(error):
         for kinds, _, words in _ENDS:
@@ -257,7 +263,7 @@ def why_ended(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, its cause, and so on."""
+    """Yield an error, its cause, the cause of the cause, and so on."""
     one: object = error
     while isinstance(one, BaseException):
         yield one
@@ -265,11 +271,11 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _short_folder() -> str | None:
-    """A folder for Ray's files where the usual one has too long a path for its sockets, or can't be written; None takes
-    the usual one.
+    """Return a folder for Ray's files if the path of the usual folder is too long for sockets, or the folder can't be
+    written; None stands for the usual folder.
 
     Raises:
-        UserError: there is no other.
+        UserError: no other folder can be written.
     """
     usual = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     if len(os.fsencode(usual)) <= LONGEST_TEMPORARY and os.access(usual, os.W_OK | os.X_OK):
@@ -284,10 +290,10 @@ def _short_folder() -> str | None:
 
 
 def is_started_here() -> bool:
-    """Whether `connect` has started the cluster on this machine, and not joined another."""
+    """Return whether `connect` has started a cluster on this machine, rather than joined one."""
     return _started_here
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

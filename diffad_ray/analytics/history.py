@@ -1,4 +1,4 @@
-"""The history of a table: its runs, what became of them, and which one goes on."""
+"""The history of a table: its runs, their results, and the run that is in progress."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ from diffad_ray.table.runs import Run, read_runs
 
 @dataclass(frozen=True)
 class RunState:
-    """A run at a glance.
+    """The state of a run and what it did so far.
 
     Attributes:
-        started: UTC, as in the run's name.
-        state: `running` while its process lives; `interrupted` where it died: the same command finishes it.
-        archive, detectors: location, and names.
-        planned: images that it set out to score; `images`: rows so far, of them `by_status` and `anomalous`.
-        seconds: that its last call took; None until it is over.
-        images_per_second: of the last call, which counts images that an earlier, interrupted call scored too.
-        core_seconds: of processor time in all workers; `gpu_seconds`: for which its GPUs were kept; of the last call.
+        started: time of start in UTC, from the name of the run.
+        state: `running` while its process lives, `interrupted` if its process died. The same command finishes an
+            interrupted run.
+        archive, detectors: location of the archive, and names of the detectors.
+        planned: number of images in its plan; `images`: number of its rows so far; `by_status`, `anomalous`: number of
+            these rows by status, and number of anomalous images.
+        seconds: duration of its last call; None before the run has ended.
+        images_per_second: rate of the last call. It counts all images of the run, also those of interrupted calls.
+        core_seconds: processor time in all workers; `gpu_seconds`: time for which the GPUs were reserved, summed over
+            them. Both are those of the last call.
     """
 
     run_id: str
@@ -47,14 +50,14 @@ class RunState:
 
 
 def runs(table: str | Path) -> list[RunState]:
-    """The runs of a table, the oldest first.
+    """Return the runs of a table, the oldest first.
 
     Raises:
         UserError: there is no table, or it can't be read.
     """
     location = storage.normalised(table)
     try:
-        # Before the runs are read: a holder that ends in between has its record by then.
+        # The lease is read before the runs. If its holder ends in between, the run has its record by then.
         holder = holder_of(location)
         found = read_runs(location)
         so_far = _rows_so_far(location, [run for run in found if run.record is None])
@@ -88,7 +91,7 @@ def runs(table: str | Path) -> list[RunState]:
 
 
 def _rows_so_far(table: str, unfinished: list[Run]) -> dict[str, RowCounts]:
-    """By run, as far as they have rows."""
+    """Count the rows of unfinished runs by run; runs without rows are absent."""
     if not unfinished or not has_rows(table):
         return {}
     dates, names = (

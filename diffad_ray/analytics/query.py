@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from diffad_ray import storage
+from diffad_ray.analytics.parts import create_parts
 from diffad_ray.errors import UserError
 from diffad_ray.scratch import scratch_folder
 from diffad_ray.sql import reason_of
@@ -25,24 +26,30 @@ FORMATS = {
 }
 
 
-def query(table: str | Path, sql: str) -> pa.Table:
+def query(table: str | Path, sql: str, *, group_by: str | None = None) -> pa.Table:
     """The result of a query over the views `scores`, `regions` and `verdicts`, as an Arrow table.
 
+    Args:
+        group_by: a column that is the same for all images of a part, such as `serial`; the query may then read the view
+            `parts` too, see `create_parts`.
+
     Raises:
-        UserError: there is no table, or the query is wrong.
+        UserError: there is no table or no such column, or the query is wrong.
     """
     statement = _single(sql)
     try:
-        return read_views(str(table), lambda connection: _result(connection, statement).to_arrow_table())
+        return read_views(str(table), lambda connection: _result(connection, statement, group_by).to_arrow_table())
     except duckdb.Error as error:
         raise UserError(_explained(error)) from error
 
 
-def query_to_file(table: str | Path, sql: str, output: str | Path, output_format: str) -> None:
-    """Write a query's result to a file or URI, as `csv`, `tsv`, `json` or `parquet`.
+def query_to_file(
+    table: str | Path, sql: str, output: str | Path, output_format: str, *, group_by: str | None = None
+) -> None:
+    """Write a query's result to a file or URI, as `csv`, `tsv`, `json` or `parquet`; see `query`.
 
     Raises:
-        UserError: another format, no table, a wrong query, or no permission to write.
+        UserError: another format, no table or no such column, a wrong query, or no permission to write.
     """
     if output_format not in FORMATS:
         raise UserError(f"unknown format {output_format!r}: take one of {', '.join(FORMATS)}")
@@ -50,7 +57,7 @@ def query_to_file(table: str | Path, sql: str, output: str | Path, output_format
     location = str(output)
     if not storage.is_local(location):
         with scratch_folder() as scratch:
-            _copy(table, statement, str(scratch / "result"), output_format)
+            _copy(table, statement, str(scratch / "result"), output_format, group_by)
             try:
                 storage.write(location, (scratch / "result").read_bytes())
             except OSError as error:
@@ -59,15 +66,15 @@ def query_to_file(table: str | Path, sql: str, output: str | Path, output_format
     location = location.removeprefix("file://")
     if not Path(location).parent.is_dir():
         raise UserError(f"the result can't be written to {location}: there is no folder {Path(location).parent}")
-    _copy(table, statement, location, output_format)
+    _copy(table, statement, location, output_format, group_by)
 
 
-def _copy(table: str | Path, statement: str, file: str, output_format: str) -> None:
+def _copy(table: str | Path, statement: str, file: str, output_format: str, group_by: str | None) -> None:
     """Write a statement's result to a local file or stream."""
 
     def copy(connection: duckdb.DuckDBPyConnection) -> None:
         # DuckDB finds the variable by its name; as text within COPY, some statements are not taken.
-        result_of_query = _result(connection, statement)  # noqa: F841
+        result_of_query = _result(connection, statement, group_by)  # noqa: F841
         connection.execute(f"COPY (FROM result_of_query) TO {quoted(file)} ({FORMATS[output_format]})")
 
     try:
@@ -80,7 +87,9 @@ def _copy(table: str | Path, statement: str, file: str, output_format: str) -> N
         raise UserError(_explained(error)) from error
 
 
-def _result(connection: duckdb.DuckDBPyConnection, statement: str) -> duckdb.DuckDBPyRelation:
+def _result(connection: duckdb.DuckDBPyConnection, statement: str, group_by: str | None) -> duckdb.DuckDBPyRelation:
+    if group_by is not None:
+        create_parts(connection, group_by)
     found = connection.sql(statement)
     if found is None:
         raise UserError("the query gives no rows: write a SELECT")

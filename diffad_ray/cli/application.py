@@ -14,6 +14,7 @@ from rich.text import Text
 
 from diffad_ray.cli.bench import bench
 from diffad_ray.cli.capacity import capacity
+from diffad_ray.cli.compare import compare
 from diffad_ray.cli.demo import demo
 from diffad_ray.cli.detectors import ablate, contact_sheet, evaluate, import_checkpoint, train, tune
 from diffad_ray.cli.drift import drift
@@ -76,6 +77,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     threshold,
     review,
     drift,
+    compare,
     runs,
     verify,
     compact,

@@ -28,17 +28,29 @@ def query(
         typer.Option("--format", help="table, tsv, csv, json or parquet. [default: table; tsv in a pipe]"),
     ] = None,
     output: Annotated[str | None, typer.Option(help="File to write to; its ending may choose the format.")] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column that names the part, such as serial: adds the view parts."),
+    ] = None,
 ) -> None:
     """Query a table of scores with SQL (DuckDB), or show its summary.
 
     Copy: `diffad-ray query scores "SELECT image_uri, score FROM scores ORDER BY score DESC LIMIT 20"`
+
+    Copy: `diffad-ray query scores --group-by serial "FROM parts WHERE decision = 'reject' ORDER BY tail_probability"`
     """
+    from diffad_ray.analytics.parts import WORST_PARTS, images_without_part
     from diffad_ray.analytics.query import query as run
     from diffad_ray.analytics.query import query_to_file
     from diffad_ray.analytics.summary import summarise
     from diffad_ray.reports.rows import print_rows
     from diffad_ray.reports.terminal import print_summary
 
+    if group_by is not None:
+        left_out = images_without_part(table, group_by)
+        if left_out.images:
+            say(str(left_out), stderr)
+        sql = sql or WORST_PARTS
     if sql is None:
         summaries = summarise(table)
         if output_format == "json":
@@ -50,9 +62,9 @@ def query(
         in_terminal = "table" if console.is_terminal else "tsv"
         output_format = in_terminal if output is None else Path(output).suffix.removeprefix(".")
     if output is not None or output_format != "table":
-        query_to_file(table, sql, output or "/dev/stdout", output_format)
+        query_to_file(table, sql, output or "/dev/stdout", output_format, group_by=group_by)
     else:
-        print_rows(run(table, sql), console)
+        print_rows(run(table, sql, group_by=group_by), console)
 
 
 def picture(

@@ -1,4 +1,4 @@
-"""Stage 2, on actors that hold detectors, on a GPU where there is one: from pixels to scores and maps."""
+"""Stage 2, on actors that hold detectors, on a GPU if there is one: computes scores and anomaly maps from pixels."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ from diffad_ray.scoring.settings import ScoringSettings
 
 log = logging.getLogger(__name__)
 DETECTORS_HELD = 2
-"Shards come sorted by detector, so an actor needs one, and the next one at the border."
+"""Number of detectors that an actor keeps. Shards are sorted by detector, so an actor needs one detector at a time, and
+two where the shards of one detector end."""
 
 
 class DetectShard:
-    """Detects in the images of a shard.
+    """Runs the detector on the images of a shard.
 
-    Adds `score`, `anomaly_map` as the bytes of [h,w] `MAP_TYPE` where a mask will be made of it, `map_width`, and
-    `network_mode`, how the networks ran; drops `data`.
+    It adds the columns `score`, `anomaly_map` (the bytes of [h,w] `MAP_TYPE`, for images that get a mask), `map_width`,
+    and `network_mode` (memory format and precision of the networks). It drops `data`.
 
     Args:
-        locations: by fingerprint, where the detectors are.
-        thresholds: by fingerprint, the score from which an image is anomalous.
-        threads: CPU threads of the networks, where there are no GPUs; a machine with fewer cores takes fewer.
-        attempts: counts attempts at shards whose images are decoded here, because the detector sees tiles.
+        locations: locations of the detectors by fingerprint.
+        thresholds: for each fingerprint the score from which an image is anomalous.
+        threads: CPU threads of the networks on machines without GPUs; a machine with fewer cores uses fewer.
+        attempts: counts attempts at shards whose images are decoded in this stage, because the detector sees tiles.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class DetectShard:
                     yield pixels
 
             for count, detection in enumerate(engine.detect_images(in_order(), with_reconstruction=False)):
-                # As the number that the commit will judge: a float32 beside the threshold would round it.
+                # The commit compares the same Python float. NumPy would round the threshold to float32.
                 row = order[count]
                 scores[row] = exact = float(detection.score)
                 if self.settings.masks == "all" or exact >= self.thresholds[fingerprint]:
@@ -116,7 +117,8 @@ class DetectShard:
     def _decoded(
         self, files: dict[int, pa.Buffer], found: dict[str, list[Any]], shard: int, white: int | None
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Decode large images by row, one ahead of the networks; what can't be decoded is noted in `found`."""
+        """Decode large images while the networks work on the image before; write failures to `found`. Yield the number
+        of the row and the pixels."""
         max_pixels = self.settings.max_pixels
 
         spent: list[float] = []
@@ -143,6 +145,6 @@ class DetectShard:
 
 
 def image_from_bytes(data: pa.Buffer, side: int) -> np.ndarray:
-    """[S,S,3] from its bytes, whose number tells uint8 from uint16."""
+    """Return an image [S,S,3] from its bytes. Their number tells whether it is uint8 or uint16."""
     deep = len(data) == 2 * side * side * 3
     return np.frombuffer(data, np.uint16 if deep else np.uint8).reshape(side, side, 3)

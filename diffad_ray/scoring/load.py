@@ -1,4 +1,4 @@
-"""Stage 1, on CPUs: from a shard's number to its images as the networks see them, or the reason why not."""
+"""Stage 1, on CPUs: loads the images of a shard at the size of the network's input, or says why an image has none."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ from diffad_ray.table.layout import SCORES
 from diffad_ray.table.runs import Plan
 
 MAX_BYTES = 512 * 2**20
-"A larger file is refused before it is fetched."
+"Most bytes of a file. A larger file is refused before it is fetched."
 SMALL_BYTES, GROUPS = 200_000, 128
-"Files up to this are handed over a few at a time, but a shard in no fewer groups than this."
+"""Files of at most `SMALL_BYTES` pass from fetching threads to the decoding thread in groups, at least `GROUPS` of a
+shard."""
 LOCAL_READERS, REMOTE_READERS = 4, 32
-"""Files fetched at the same time, from paths of this machine and from elsewhere. A local disk answers at once, and more
-threads would only take turns at Python away from the one that decodes; an object store answers late."""
+"""Number of files that are fetched at the same time, from local paths and from other stores. A local disk answers at
+once, and more threads would only take Python's lock from the thread that decodes. An object store answers late."""
 STUCK_SECONDS, LONG_SECONDS = 120.0, 2.0
-"Decoding that takes so long, and so long an image, hangs."
+"Decoding hangs if it takes longer than the first number of seconds plus the second one for each image."
 FOUND = [SCORES.field(name) for name in ("status", "error", "width", "height", "mode", *Quality._fields)]
-"Columns that loading an image fills in."
+"Columns whose values come from loading an image."
 
 
 class LoadedImage(NamedTuple):
-    """An image as it was found, or the reason why not."""
+    """A loaded image, or the reason why there is none."""
 
     status: str
     error: str | None = None
@@ -58,11 +59,11 @@ class LoadedImage(NamedTuple):
 
 
 def fetch(uri: str, size_in_bytes: int, version: str | None) -> bytes | LoadedImage:
-    """The bytes of an object, or an image that says why there are none; never raises for what a store may do.
+    """Return the bytes of an object, or a `LoadedImage` that says why it could not be read; raise no error of a store.
 
     Args:
-        size_in_bytes: as listed; 0 where nobody knew.
-        version: what the object must still be; None takes whatever is there.
+        size_in_bytes: the size in the listing; 0 if it is unknown.
+        version: the version that the object must still have; None accepts any version.
     """
     if size_in_bytes > MAX_BYTES:
         return _too_large(size_in_bytes)
@@ -73,7 +74,7 @@ def fetch(uri: str, size_in_bytes: int, version: str | None) -> bytes | LoadedIm
     except storage.Changed:
         return LoadedImage("missing", "the image was replaced since it was listed; the next run scores the new one")
     except FileNotFoundError as error:
-        # What the system itself says is "No such file or directory", and the path once more.
+        # The system's own message is "No such file or directory" with the path, which the row has already.
         gone = error.errno is not None or str(error).endswith("not found")
         reason = "the image was listed but is gone" if gone else f"no image can be there: {_reason(error, uri)}"
         return LoadedImage("missing", reason)
@@ -84,13 +85,13 @@ def fetch(uri: str, size_in_bytes: int, version: str | None) -> bytes | LoadedIm
     except (storage.Impossible, ValueError, UserError) as error:
         return LoadedImage("failed", f"no location that can be read: {error}")
     except OSError as error:
-        # Whatever else a disk or a store answers may pass: no answer, too many requests, a reset connection.
+        # Other errors may be temporary, such as no answer, too many requests, or a reset connection.
         return LoadedImage("timeout", f"{type(error).__name__}: {error}")
     return _too_large(len(data)) if len(data) > MAX_BYTES else data
 
 
 def _reason(error: OSError, uri: str) -> str:
-    """Why a read failed, without the location: equal reasons are counted together."""
+    """Return why a read failed, without the location, so that equal reasons are counted together."""
     return str(error).removeprefix(f"{uri}: ")
 
 
@@ -99,7 +100,7 @@ def _too_large(size_in_bytes: int) -> LoadedImage:
 
 
 def decode(data: bytes, max_pixels: int, white: int | None, isolated: IsolatedDecoder | None) -> LoadedImage:
-    """Decode a file; in a process of its own where `isolated` is given, which then alone dies of the image.
+    """Decode a file. With `isolated`, a separate process decodes it, and a fatal image ends only that process.
 
     Args:
         white: see `decode_image`.
@@ -117,14 +118,16 @@ def decode(data: bytes, max_pixels: int, white: int | None, isolated: IsolatedDe
 
 
 class WantedImage(NamedTuple):
-    """How a detector takes images: stretched to a side, None for those that see tiles, and their value of white."""
+    """The input of a detector: the side to which images are stretched (None for detectors that see tiles), and the
+    stored value of white."""
 
     side: int | None
     white: int | None
 
 
 class Spent:
-    """What a shard took to load; reported once a shard, since a report costs as much as reading a small file."""
+    """The time and the bytes that loading a shard took. They are reported once a shard, because a report costs as much
+    as reading a small file."""
 
     def __init__(self) -> None:
         self.fetch: list[float] = []
@@ -141,15 +144,15 @@ class Spent:
 class LoadShard:
     """Reads the manifest of a shard and loads its images.
 
-    Gives the columns of the manifest, `shard`, those of `FOUND`, and `data`, null where an image could not be read: for
-    detectors that see whole images, the bytes of [S,S,3] uint8 or uint16; for those that see tiles, the file as it is,
-    since a block of large decoded images would not fit the memory.
+    It returns the columns of the manifest, `shard`, those of `FOUND`, and `data`. For detectors that see whole images,
+    `data` is the bytes of [S,S,3] uint8 or uint16. For detectors that see tiles, it is the file itself, because a block
+    of large decoded images would not fit the memory. It is null if an image could not be read.
 
     Args:
-        pending: numbers of the shards to score; a block names one by its place among them.
-        wanted: by fingerprint, how images must be.
-        attempts: counts how often a shard was begun. After two that ended with a dead worker, the images of the shard
-            are decoded in a process of their own, so that the one that kills ends as a row `failed`.
+        pending: numbers of the shards to score; a block holds an index into this array.
+        wanted: the input of each detector by fingerprint.
+        attempts: counts the attempts at each shard. After two attempts that ended with a dead worker, a separate
+            process decodes the images of the shard, so that the fatal image ends as a row `failed`.
     """
 
     def __init__(
@@ -171,10 +174,10 @@ class LoadShard:
         return loaded
 
     def loaded(self, block: pa.Table, spent: Spent) -> pa.Table:
-        """The shard of a block, with its images; what it took is added to `spent`."""
+        """Return the shard of a block with its images, and add the time and bytes that it took to `spent`."""
         started = time.process_time()
         storage.configure(self.storage_settings)
-        # There are as many processes as cores; OpenCV's threads would only get in their way.
+        # There are as many processes as cores, and threads of OpenCV would compete with them.
         cv2.setNumThreads(1)
         (place,) = block["id"].to_pylist()
         shard = int(self.pending[place])
@@ -185,7 +188,7 @@ class LoadShard:
         for field in FOUND:
             loaded = loaded.append_column(field, pa.array([image.value(field.name) for image in images], field.type))
         loaded = loaded.append_column("data", pa.array(data, pa.large_binary()))
-        del images, data  # to free them is part of the work
+        del images, data  # the time to free them is part of the shard's time
         return loaded.append_column("seconds", pa.array(np.full(rows, time.process_time() - started)))
 
     def _load_all(self, manifest: pa.Table, shard: int, spent: Spent) -> tuple[list[LoadedImage], list[bytes | None]]:
@@ -214,13 +217,13 @@ class LoadShard:
         return images, data
 
     def _fetched(self, manifest: pa.Table, spent: Spent) -> Iterator[list[bytes | LoadedImage]]:
-        """The files of a manifest in its order, a few at a time, fetched by threads. Decoding is left to this thread:
-        it keeps a core busy, and many threads that decode would wait for each other's turn at Python."""
+        """Yield the files of a manifest in its order, in groups that threads fetch. Only the calling thread decodes. It
+        keeps one core busy, and several decoding threads would wait for Python's lock."""
         uris, versions = manifest["image_uri"].to_pylist(), manifest["image_version"].to_pylist()
         wanted = [v or None for v in versions] if self.plan.checks_versions else [None] * len(versions)
         sizes = manifest["image_bytes"].to_pylist()
         rows = list(zip(uris, sizes, wanted, strict=True))
-        # Handing over a file costs as much as reading a small one, so many small files are handed over a few at a time.
+        # Passing a file from thread to thread costs as much as reading a small file, so small files pass in groups.
         small = max(sizes) <= SMALL_BYTES and min(sizes) > 0
         few = max(1, len(rows) // GROUPS) if small else 1
         groups = (rows[start : start + few] for start in range(0, len(rows), few))
@@ -228,7 +231,7 @@ class LoadShard:
         def fetched(group: Sequence[tuple[str, int, str | None]]) -> list[bytes | LoadedImage]:
             began = time.perf_counter()
             files = [fetch(*row) for row in group]
-            # Of all threads: to append is safe, and to add to a number would not be.
+            # Several threads report here. Appending to a list is safe, and adding to a number would not be.
             spent.fetch.append(time.perf_counter() - began)
             spent.bytes.extend(len(file) for file in files if isinstance(file, bytes))
             return files
@@ -237,7 +240,7 @@ class LoadShard:
 
 
 def usual_readers(uris: Sequence[str]) -> int:
-    """How many of these are fetched at the same time if nobody says."""
+    """Return how many of these files are fetched at the same time if the settings do not say it."""
     return LOCAL_READERS if all(map(storage.is_local, uris)) else REMOTE_READERS
 
 
@@ -251,17 +254,21 @@ def _stretched(image: LoadedImage, side: int) -> tuple[LoadedImage, bytes | None
 
 
 def decoder_for(attempts: Attempts, shard: int, max_pixels: int) -> AbstractContextManager[IsolatedDecoder | None]:
-    """Count an attempt at decoding a shard; a decoder in a process of its own if the earlier ones killed theirs."""
+    """Count an attempt at decoding a shard; return a decoder in a separate process if earlier attempts ended with a
+    dead worker."""
     return IsolatedDecoder(max_pixels) if attempts.begin(shard) else nullcontext()
 
 
 @contextmanager
 def dies_if_stuck(images: int) -> Iterator[None]:
-    """End this process if decoding so many images takes much longer than any number of images should: a decoder that
-    hangs can't be stopped otherwise. The shard's next attempt counts it.
+    """End this process if decoding takes much longer than the images can need, because a decoder that hangs can't be
+    stopped otherwise. The next attempt at the shard counts this one.
 
-    The kernel's alarm ends it, which needs no thread to watch and no turn at Python, after a traceback of all threads.
-    A process has one alarm, so no two of its threads may decode at the same time.
+    An alarm of the kernel ends the process after a traceback of all threads is written. It needs neither a watching
+    thread nor Python's lock. A process has one alarm, so only one of its threads may decode at a time.
+
+    Args:
+        images: number of images that are decoded within the block.
     """
     faulthandler.register(signal.SIGALRM, chain=True)
     earlier = signal.setitimer(signal.ITIMER_REAL, STUCK_SECONDS + images * LONG_SECONDS)

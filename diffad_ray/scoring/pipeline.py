@@ -1,4 +1,4 @@
-"""`score`: select, plan, run the stages over the shards, write the record."""
+"""`score`: selects images, makes a plan, runs the stages over the shards, and writes the record."""
 
 from __future__ import annotations
 
@@ -55,15 +55,14 @@ def score(
     show_progress: bool = False,
     **settings: Any,
 ) -> Run:
-    """Score every image of an archive into a table: one row an image, those that can't be scored included.
+    """Score every image of an archive, and write one row for each image to a table, also if it can't be scored.
 
-    Images that the table has under the same detector are left out. An interrupted run, started again, is finished.
+    Images that the table has under the same detector are skipped. The same call finishes an interrupted run.
 
     Args:
-        archive: folder or URI with images at any depth, a manifest of URIs (.parquet, .csv, .tsv, or a
-            folder of such parts), or the
-            manifest.json of an S3 inventory.
-        table: folder or URI to write to; several archives and detectors may share one.
+        archive: folder or URI with images at any depth, a manifest of URIs (.parquet, .csv, .tsv, or a folder of such
+            parts), or the manifest.json of an S3 inventory.
+        table: folder or URI to write to; several archives and detectors may share a table.
         detector: folder or URI of a bundle.
         force: score images again that the table has.
         missing_masks: score alerts alone again that have no masks and regions, because they were judged below the
@@ -79,9 +78,10 @@ def score(
         The plan and the record of the run.
 
     Raises:
-        TryLater: another process writes to the table, or the cluster lacks what is asked for; the same call goes on.
-        UserError: an input is not as it must be, and nothing has been written then; or the cluster failed, and the same
-            call goes on.
+        TryLater: another process writes to the table, or the cluster is smaller than the settings demand. The same call
+            continues later.
+        UserError: an input is invalid, and nothing has been written; or the cluster failed, and the same call
+            continues.
     """
     check_address()
     task = make_task(
@@ -98,7 +98,7 @@ def score(
 
 
 def run_task(task: Task, show_progress: bool = False) -> Run:
-    """`score`, from a task that `make_task` made."""
+    """Do what `score` does, for a task that `make_task` returned."""
     archive, table = task.archive, task.table
     if check_address() is None:
         # This machine alone scores. `preflight` asks the nodes of a cluster.
@@ -109,7 +109,8 @@ def run_task(task: Task, show_progress: bool = False) -> Run:
         def select() -> Selection:
             return select_images(archive, table, task.detectors, task.settings, scratch)
 
-        # A first run whose archive can't be read leaves nothing behind; later ones learn first whether they may write.
+        # The first run of a table selects before it writes, so that an unreadable archive leaves no files. Later runs
+        # first learn whether they may write.
         selection = None if _is_begun(table) else select()
         if selection and not selection.archive.is_listed:
             refuse_absent(selection.connection, selection.rows, archive)
@@ -117,7 +118,7 @@ def run_task(task: Task, show_progress: bool = False) -> Run:
             finish_compactions(table)
             interrupted = _interrupted(table, task.work)
             finished = _go_through(interrupted, task, lease, True, show_progress) if interrupted else None
-            # The archive may have changed since that one was planned.
+            # The archive may have changed since the interrupted run was planned.
             selection = selection or select()
             if task.missing_masks:
                 selection = only_missing(selection, table, task.thresholds)
@@ -136,9 +137,11 @@ class Forecast:
     """What a run would do.
 
     Attributes:
-        new: images to score, by the name of the detector; `no detector` where no route leads to one.
-        skipped: images that the table has.
-        interrupted: the name of a run that would be finished first, and `left`, how many of its images have no row.
+        new: number of images to score by the name of the detector, or `no detector` for images that no route leads to
+            one.
+        skipped: number of images that the table has.
+        interrupted: name of the run that would be finished first; empty if there is none.
+        left: number of images of the interrupted run that have no row.
         notes: what the user should know, in sentences.
     """
 
@@ -150,7 +153,7 @@ class Forecast:
 
 
 def foresee(task: Task) -> Forecast:
-    """What `run_task` would do with a task; nothing is written, and no cluster is joined."""
+    """Return what `run_task` would do with a task, without writing anything or joining a cluster."""
     with scratch_folder() as scratch:
         selection = select_images(task.archive, task.table, task.detectors, task.settings, scratch)
         if task.missing_masks:
@@ -170,9 +173,9 @@ def foresee(task: Task) -> Forecast:
 
 
 def _go_through(plan: Plan, task: Task, lease: Lease, resumed: bool, show_progress: bool) -> Run:
-    """Score the shards of a plan that are missing, and write its record."""
+    """Score the missing shards of a plan, and write its record."""
     started = time.monotonic()
-    # To plan may have taken long.
+    # Planning may have taken longer than the lease lasts without a renewal.
     lease.confirm()
     pending = pending_shards(plan)
     summaries, size = _scored(plan, pending, task, lease, show_progress) if pending else ([], Size(0, 0, 0))
@@ -197,7 +200,7 @@ def _go_through(plan: Plan, task: Task, lease: Lease, resumed: bool, show_progre
 def _scored(
     plan: Plan, pending: Sequence[int], task: Task, lease: Lease, show_progress: bool
 ) -> tuple[list[ShardSummary], Size]:
-    """Score the pending shards of a plan; their summaries, and what they were scored on."""
+    """Score the pending shards of a plan; return their summaries, and the nodes, CPUs and GPUs that were used."""
     title = f"run {plan.run_id}"
 
     def say(text: str) -> None:
@@ -235,8 +238,8 @@ def _is_begun(table: str) -> bool:
 
 
 def _interrupted(table: str, work: str) -> Plan | None:
-    """The interrupted run of the same work, or None. One of other work is brought to an end as it is, so that workers
-    of it that still live somewhere can't write images that this run plans too."""
+    """Return the plan of the interrupted run of the same work, or None. Interrupted runs of other work are abandoned,
+    so that workers of theirs that still live can't write images that this run also plans."""
     remove_half_plans(table)
     unfinished = [run.plan for run in read_runs(table) if run.record is None]
     same = [plan for plan in unfinished if plan.work == work]
@@ -247,7 +250,7 @@ def _interrupted(table: str, work: str) -> Plan | None:
 
 
 def abandon(plan: Plan) -> None:
-    """Take the names of a plan's missing shards by empty files, then write its record."""
+    """Create empty files under the names of a plan's missing shards, then write its record."""
 
     def close(shard: int) -> None:
         place = (plan.run_date, plan.run_id, shard)
@@ -264,7 +267,7 @@ def abandon(plan: Plan) -> None:
 
 
 def count_run(plan: Plan, state: Literal["finished", "abandoned"]) -> RunRecord:
-    """Count the run's rows in the table."""
+    """Count the rows of a run in the table, and return its record."""
     counts, found = RowCounts(), list[str]()
     if plan.shards:
         files = quoted(f"{glob.escape(plan.table)}/scores/run_date={plan.run_date}/{plan.run_id}-*.parquet")

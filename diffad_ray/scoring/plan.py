@@ -1,4 +1,4 @@
-"""The plan: which images a run scores and by which detector, cut into fixed shards, written before any is scored."""
+"""Makes the plan of a run: its images, each with its detector, in fixed shards. It is written before scoring begins."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from diffad_ray.table.superseded import write_superseded
 
 READ_ROWS = 50_000
 SHARD_BYTES = 48_000_000
-"Largest size of a shard's pixels, or files where they pass undecoded: as one Ray Data block it must not be cut."
+"Most bytes of a shard's pixels, or files if the next stage decodes them; a shard is one undivided block of Ray Data."
 SMALLEST_SHARD, WANTED_SHARDS = 16, 64
 MOST_LARGE_IMAGES, UNKNOWN_BYTES = 64, 4_000_000
-"Of images that are seen in tiles: how many make a shard at most, and the size of one where nobody knows it."
+"""Most images of a shard for detectors that see tiles, and the bytes that are assumed for an image of unknown size."""
 WRITERS = 16
 
 
@@ -50,18 +50,18 @@ def make_plan(
     force: bool,
     finished: str = "",
 ) -> Plan:
-    """Leave out what the table has, and write the rest of a selection as manifest shards and a plan file.
+    """Write the images of a selection that the table lacks as manifest shards and a plan file.
 
-    The plan exists once its file does. Neither the selection nor the table is ever held in memory as a whole.
+    The plan exists once its file exists. Neither the selection nor the table is held in memory as a whole.
 
     Args:
-        archive: its location.
+        archive: location of the archive.
         work: hash of the task.
-        force: score all images, whatever the table has.
-        finished: a run that this call has just finished; its failures are left to the next call.
+        force: score all images, also those that the table has.
+        finished: a run that this call has just finished; the next call tries its failed images again.
 
     Raises:
-        UserError: the table can't be read or written, or has other types.
+        UserError: the table can't be read or written, or its columns have other types.
     """
     now = datetime.now(UTC)
     run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
@@ -93,7 +93,8 @@ def make_plan(
         for detector in detectors:
             write_detector(table, known_detector(detector))
         if total:
-            # Before the plan, because a run that exists may be finished by another process, which writes neither.
+            # Both are written before the plan, because another process may finish a run whose plan exists, and that
+            # process writes neither of them.
             write_superseded(selection.connection, pending, table, run_id)
             extend_schema(table, selection.columns)
             write_plan(plan)
@@ -114,7 +115,7 @@ def known_detector(detector: Routed) -> KnownDetector:
 
 
 def _planned(detectors: Sequence[Routed], counts: Mapping[str, int]) -> list[PlannedDetector]:
-    """The detectors that have images to score, and last none for those that no route leads to one."""
+    """Return the detectors that have images to score; the last one stands for images without a route to a detector."""
     places = {d.bundle.fingerprint: (d.location, d.bundle.name) for d in detectors} | {"": ("", "")}
     return [
         PlannedDetector(location, name, fingerprint, counts[fingerprint])
@@ -124,12 +125,12 @@ def _planned(detectors: Sequence[Routed], counts: Mapping[str, int]) -> list[Pla
 
 
 class Pending(NamedTuple):
-    """What a table lacks of a selection.
+    """The images of a selection that a table lacks.
 
     Attributes:
-        selection: with columns that have the types that they have in the table.
+        selection: the selection, with columns of the types that the table has.
         rows: SQL of the images that are to be scored.
-        counts: their number by the fingerprint of the detector; empty where no route leads to one.
+        counts: the number of these images by the fingerprint of the detector, which is empty without a route to one.
     """
 
     selection: Selection
@@ -140,10 +141,10 @@ class Pending(NamedTuple):
 def compare(
     archive: str, table: str, selection: Selection, settings: ScoringSettings, force: bool = False, finished: str = ""
 ) -> Pending:
-    """Leave out of a selection what the table has; nothing is written. Takes what `make_plan` takes.
+    """Find the images of a selection that the table lacks, and write nothing. The arguments are those of `make_plan`.
 
     Raises:
-        UserError: the table can't be read, or has other types.
+        UserError: the table can't be read, or its columns have other types.
     """
     try:
         selection = _fitted(selection, table)
@@ -159,7 +160,7 @@ def compare(
 
 
 def _knows_any(selection: Selection, table: str) -> bool:
-    """Whether the table has a row of any of the images: then their places are right, wherever they are now."""
+    """Return whether the table has a row of any of the images: then their places are right, even if they are gone."""
     if not has_rows(table):
         return False
     known = f"SELECT 1 FROM {selection.rows} SEMI JOIN {rows_of(table, 'scores')} USING (image_id) LIMIT 1"
@@ -167,7 +168,7 @@ def _knows_any(selection: Selection, table: str) -> bool:
 
 
 def _fitted(selection: Selection, table: str) -> Selection:
-    """A selection whose columns have the types that they have in the table."""
+    """Return the selection with columns of the types that the table has."""
     archive = selection.archive
     rows, columns, notes = fit_columns(
         selection.connection, selection.rows, selection.columns, archive.columns.keys(), archive.untyped, table
@@ -186,7 +187,7 @@ _KEY = "(image_id, detector_fingerprint)"
 
 
 def _done(table: str, settings: ScoringSettings, finished: str) -> str:
-    """SQL of the images that need not be scored again, by image and detector."""
+    """Return SQL of the images that need not be scored again, by image and detector."""
     if not has_rows(table):
         return "(SELECT 0::BIGINT AS image_id, '' AS detector_fingerprint WHERE false)"
     retried = ", ".join(map(quoted, {*PASSING, *settings.retry}))
@@ -197,18 +198,23 @@ def _done(table: str, settings: ScoringSettings, finished: str) -> str:
 
 
 class ShardLimits(NamedTuple):
-    """How many images, and bytes of files, a shard may have."""
+    """The most images of a shard, and the most bytes of its files."""
 
     images: int
     file_bytes: int | None
 
 
 def shard_limits(images: int, bundle: Bundle, wanted: int | None) -> ShardLimits:
-    """Few enough images to fit a block, many enough to be worth a file, for even work over workers."""
+    """Return limits with which a shard fits a block, is worth a file of its own, and gives all workers equal work.
+
+    Args:
+        images: number of images of the run.
+        wanted: number of images of a shard that the user asks for, if any.
+    """
     settings = bundle.detector.settings
     even = wanted or max(SMALLEST_SHARD, -(-images // WANTED_SHARDS))
     if settings.view == "tiles":
-        # Large images pass as they are stored, to be decoded one by one.
+        # The files of large images pass undecoded; the next stage decodes them one by one.
         return ShardLimits(min(even, MOST_LARGE_IMAGES), SHARD_BYTES)
     fitting = max(SMALLEST_SHARD, SHARD_BYTES // (settings.image_size**2 * 3))
     return ShardLimits(min(fitting, even), None)
@@ -221,8 +227,8 @@ def _write_manifests(
     detectors: Sequence[PlannedDetector],
     limits: Mapping[str, ShardLimits],
 ) -> int:
-    """Write the shards, each of one detector; how many there are. Workers meet a detector's shards one after another,
-    so that they load each detector about once."""
+    """Write the shards, each with images of one detector, and return their number. The shards of a detector follow each
+    other, so that each worker loads a detector about once."""
     schema = pa.schema([*MANIFEST, *selection.columns])
     shards = 0
     with ThreadPoolExecutor(WRITERS) as pool:
@@ -231,7 +237,7 @@ def _write_manifests(
             reader = selection.connection.sql(f"{rows} ORDER BY image_uri").to_arrow_reader(READ_ROWS)
             limit = limits[detector.fingerprint]
             numbered = enumerate(_shards(reader, limit), shards)
-            # A few at a time: neither waits for the store one by one, nor are all held in memory.
+            # Writing a few shards at a time avoids waiting for the store after each, and bounds the memory.
             while chunk := list(islice(numbered, 4 * WRITERS)):
                 writes = [(name_of(k), parquet_bytes(rows.cast(schema))) for k, rows in chunk]
                 list(pool.map(lambda write: storage.write(*write), writes))
@@ -240,7 +246,7 @@ def _write_manifests(
 
 
 def _shards(reader: pa.RecordBatchReader, limits: ShardLimits) -> Iterator[pa.Table]:
-    """The rows of a reader, cut where the next one would be too many or too large."""
+    """Yield the rows of a reader as shards. A shard ends where the next row would exceed a limit."""
     waiting = reader.schema.empty_table()
     for batch in reader:
         waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
@@ -252,7 +258,7 @@ def _shards(reader: pa.RecordBatchReader, limits: ShardLimits) -> Iterator[pa.Ta
 
 
 def _fitting(rows: pa.Table, limits: ShardLimits) -> int:
-    """How many of the rows, one at least, make the next shard."""
+    """Return how many of the rows make the next shard, at least one."""
     head = rows.slice(0, limits.images)
     if limits.file_bytes is None:
         return len(head)
@@ -265,15 +271,15 @@ def _fitting(rows: pa.Table, limits: ShardLimits) -> int:
 
 
 def remove_half_plans(table: str) -> None:
-    """Remove the manifests of plans that were never finished; by the holder of the lease, so that none is being made.
+    """Remove the manifests of plans that were never finished. The caller holds the lease, so no plan is being made.
 
-    A run's plan file is written after its manifests, and after that its mark of planning is removed.
+    The plan file of a run is written after its manifests. Then the file that marks the planning is removed.
     """
     files = run_files(table)
     for mark in [uri for uri in files if uri.endswith(PLANNING_SUFFIX)]:
         run = mark.removesuffix(PLANNING_SUFFIX)
         if f"{run}{PLAN_SUFFIX}" not in files:
-            with suppress(FileNotFoundError):  # it had none yet
+            with suppress(FileNotFoundError):  # the run had no manifest yet
                 for file in list(storage.walk(f"{table}/manifests/{run.rsplit('/', 1)[-1]}")):
                     storage.delete(file.uri)
             storage.delete(run_file(table, SUPERSEDED.name, run.rsplit("/", 1)[-1]))
@@ -281,7 +287,7 @@ def remove_half_plans(table: str) -> None:
 
 
 def pending_shards(plan: Plan) -> list[int]:
-    """Numbers of the shards whose scores are not written yet."""
+    """Return the numbers of the shards whose scores are not written yet."""
     prefix = f"{plan.run_id}-"
     done = set()
     try:

@@ -1,4 +1,5 @@
-"""The stages of scoring on Ray Data. A shard is one block from end to end, so the last stage can publish it whole."""
+"""The stages of scoring on Ray Data. A shard stays one block in all stages, so that the last stage can publish it in
+one write."""
 
 from __future__ import annotations
 
@@ -18,21 +19,22 @@ from diffad_ray.scoring.task import Task
 from diffad_ray.table.runs import Plan
 
 NO_PROGRESS_SECONDS, SLOW_IMAGE_SECONDS, SLOW_TILES_SECONDS = 600.0, 10.0, 6 * 3600.0
-"A run in which no shard ends for so long is ended with an error: a shard of the slowest networks on a CPU may still."
+"""A run ends with an error if no shard ends for so many seconds. A shard of the slowest networks on a CPU takes less
+time."""
 NEVER = -1.0
-"Tasks an actor below which one of a pool is stopped."
+"Ray Data removes actors of a pool if there are fewer tasks for each actor than this number."
 CPUS_A_STAGE = 0.5
-"Of Ray's logical CPUs; small, so that all stages find a place on a machine of few cores."
+"Ray's logical CPUs of a task or actor. The number is small, so that all stages fit on a machine of few cores."
 
 
 def run_shards(plan: Plan, pending: Sequence[int], task: Task, size: Size) -> Iterator[ShardSummary]:
-    """Load, detect and commit the pending shards of a plan on a cluster that is joined; each as it is done.
+    """Load, detect and commit the pending shards of a plan on the joined cluster, and yield each shard that is done.
 
     Args:
-        plan: of the run.
+        plan: the plan of the run.
         pending: numbers of the shards whose rows are missing.
-        task: whose detectors and settings the plan was made with.
-        size: what the run works on.
+        task: the task from whose detectors and settings the plan was made.
+        size: the nodes, CPUs and GPUs that the run works on.
     """
     _set_context(plan, task)
     settings, storage_settings = task.settings, task.storage
@@ -45,14 +47,14 @@ def run_shards(plan: Plan, pending: Sequence[int], task: Task, size: Size) -> It
     numbers = np.asarray(pending, np.int32)
     places = Places(len(pending))
     stages = ray.data.read_datasource(places, num_cpus=CPUS_A_STAGE, override_num_blocks=len(pending))
-    # Without GPUs, Ray fuses loading into the actors that detect: the cores are busy then, and nothing is copied.
-    # With GPUs, loading runs on the CPUs of all nodes, ahead of them.
+    # Without GPUs, Ray fuses loading with detection in the same actors, so that the cores are busy and no pixels are
+    # copied. With GPUs, loading runs on the CPUs of all nodes, ahead of the GPUs.
     load = LoadShard(plan, settings, storage_settings, numbers, wanted, attempts)
     stages = stages.map_batches(load.run, batch_size=None, batch_format="pyarrow", num_cpus=CPUS_A_STAGE)
     stages = stages.map_batches(
         DetectShard,
         fn_constructor_args=(locations, settings, storage_settings, thresholds, size.threads(count), attempts),
-        # Where a node is lost, the run goes on with the actors that are left.
+        # If a node is lost, the run goes on with the remaining actors.
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count, initial_size=count),
         batch_size=None,
         batch_format="pyarrow",
@@ -74,14 +76,14 @@ def run_shards(plan: Plan, pending: Sequence[int], task: Task, size: Size) -> It
 
 
 def _set_context(plan: Plan, task: Task) -> None:
-    """Set what Ray Data does by itself."""
+    """Set options of Ray Data that are not arguments of its functions."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
-    # A shard is a block from end to end: cut in two it could not be written whole.
+    # A shard must stay one block. Ray Data would otherwise divide large blocks, and no stage would have all its rows.
     context.target_max_block_size = None
-    # Ray would stop an actor whenever no shard waits for it, and start another one seconds later, for seconds. Those
-    # that detect stay, too, with their GPUs, until the run has no more shards for them.
+    # By default, Ray stops an actor when no shard waits for it, and starts another one later, which takes seconds. With
+    # this setting, all actors, also those with GPUs, stay until the run has no more shards for them.
     context.autoscaling_config.actor_pool_util_downscaling_threshold = NEVER
     views = {detector.bundle.detector.settings.view for detector in task.detectors}
     slowest = SLOW_TILES_SECONDS if "tiles" in views else SLOW_IMAGE_SECONDS * plan.images / plan.shards
@@ -89,7 +91,7 @@ def _set_context(plan: Plan, task: Task) -> None:
 
 
 def judges_of(task: Task) -> dict[str, Judge]:
-    """What judges the scores of each detector, by fingerprint."""
+    """Return the name, calibration and threshold of each detector by fingerprint."""
     thresholds = task.thresholds
     return {
         bundle.fingerprint: Judge(bundle.name, bundle.calibration, thresholds[bundle.fingerprint])
@@ -98,7 +100,7 @@ def judges_of(task: Task) -> dict[str, Judge]:
 
 
 def wanted_of(task: Task) -> dict[str, WantedImage]:
-    """What each detector wants of an image, by fingerprint."""
+    """Return the input that each detector needs, by fingerprint."""
     wanted = {}
     for _, bundle, _ in task.detectors:
         own = bundle.detector.settings

@@ -1,12 +1,13 @@
-"""Compaction: merges the many small files that scoring writes into few large ones, while readers read.
+"""Compaction: merges the many small files that scoring writes into few large files, while queries run.
 
-It leaves out superseded rows, sorts the rows, and gives each file all columns of the table. Afterwards any engine that
-reads the plain files sees each image once, and all columns.
-A merger is written down first, in a journal that names its sources and its target; then the target is created whole,
-the sources are deleted, and the journal last. Each step can be taken again, so whoever finds a journal carries it out
-to its end. Between creation and deletion a row is there twice; the views read one of both files.
-All targets are created before the first source is deleted, because a deletion disturbs the queries that go on just
-then: they have to be made again, and one short time of deletions is one such disturbance.
+Compaction leaves out superseded rows, sorts the rows, and gives each file all columns of the table. Afterwards every
+engine that reads the plain files sees each image once, with all columns.
+A merger is first written to a journal, which names its sources and its target. Then the target is created in one write,
+the sources are deleted, and the journal is deleted last. Each of these steps can be repeated, so a process that finds a
+journal completes its merger. After the creation and before the deletion, a row is in two files, of which the views read
+one.
+All targets are created before the first source is deleted. A query that meets a deleted file must be repeated, and this
+order keeps the time of deletions short.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from diffad_ray.table.superseded import KEY, mark_dropped
 
 ROWS_PER_FILE = 200_000
 _WRITTEN = "COMPRESSION zstd, ROW_GROUP_SIZE 30720"
-"Groups a quarter of the usual size: a search by URI reads a quarter as many rows, and files grow by 1 %."
+"""Row groups have a quarter of the usual size. A search by URI then reads a quarter of the rows, and files are 1 %
+larger."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,10 @@ class CompactSummary:
     """What a compaction did.
 
     Attributes:
-        files_before, files_after: Parquet files of runs that are over.
-        rows: that were copied.
-        dropped: superseded rows and their regions, which were removed.
-        left: files that belong to other runs.
+        files_before, files_after: number of Parquet files of ended runs.
+        rows: number of rows that were copied.
+        dropped: number of superseded rows, and of regions of such rows, that were removed.
+        left: number of files of other runs.
     """
 
     files_before: int
@@ -56,14 +58,14 @@ class CompactSummary:
 
 
 def compact(table: str | Path, rows_per_file: int = ROWS_PER_FILE) -> CompactSummary:
-    """Merge small files of runs that are over into files of about `rows_per_file` rows, within their folders.
+    """Merge small files of ended runs into files of about `rows_per_file` rows, within each folder.
 
-    Files of unfinished runs stay as they are: that they exist says which shards are done. Files of any size are written
-    again if they have superseded rows or lack columns of the table, which are null then. Killed at any moment, it loses
-    nothing: the next compaction or scoring run brings it to its end.
+    Files of unfinished runs are not changed, because their existence marks the shards that are done. A file of any size
+    is written again if it has superseded rows or lacks columns of the table; such columns are then null. If compaction
+    is killed, nothing is lost, and the next compaction or scoring run completes it.
 
     Raises:
-        UserError: no table, another process writes to it, or a file of it can't be read.
+        UserError: there is no table, another process writes to it, or a file of it can't be read.
     """
     if rows_per_file < 1:
         raise UserError(f"rows_per_file must be 1 or more, not {rows_per_file}")
@@ -85,7 +87,8 @@ def compact(table: str | Path, rows_per_file: int = ROWS_PER_FILE) -> CompactSum
                     dropped += sum(states[path].superseded for path in merger.sources)
                     after -= len(merger.sources) - 1
         finally:
-            # After an error, too, rows must not stay double; that a lost lease is no hindrance is due to the journals.
+            # After an error, too, no row may stay in two files. This needs no lease, because the journals allow each
+            # step to be repeated.
             finish_compactions(location)
         mark_dropped(location, superseded)
         write_schema(location, scores_schema(location), is_uniform=not left)
@@ -93,7 +96,7 @@ def compact(table: str | Path, rows_per_file: int = ROWS_PER_FILE) -> CompactSum
 
 
 def mergeable_files(table: str) -> int:
-    """How many Parquet files share a folder with others that a compaction may merge them with.
+    """Count the Parquet files that a compaction may merge with another file of the same folder.
 
     Raises:
         UserError: there is no table.
@@ -103,10 +106,10 @@ def mergeable_files(table: str) -> int:
 
 
 def finish_compactions(table: str) -> None:
-    """Carry out what killed compactions left to do; for the holder of the table's lease.
+    """Complete the mergers of compactions that were killed. The caller holds the lease of the table.
 
     Raises:
-        UserError: a file can't be read; what was left to do with it is forgotten, nothing is lost.
+        UserError: a file can't be read. Its merger is given up, and no row is lost.
     """
     mergers = [merger for merger in pending_mergers(table) if _create(table, merger)]
     sources = [f"{table}/{path}" for merger in mergers for path in merger.sources]
@@ -116,7 +119,7 @@ def finish_compactions(table: str) -> None:
 
 
 def _files_of_ended_runs(table: str) -> tuple[dict[str, list[str]], int]:
-    """Paths by folder of the Parquet files of runs with a record, and the number of other Parquet files."""
+    """Return the Parquet files of runs with a record, by folder, and the number of other Parquet files."""
     ended = ended_runs(table)
     folders: dict[str, list[str]] = {}
     left = 0
@@ -130,14 +133,15 @@ def _files_of_ended_runs(table: str) -> tuple[dict[str, list[str]], int]:
 
 
 def _superseded(table: str) -> list[str]:
-    """Files with the rows that ended runs supersede; no other ones are in force for rows of ended runs."""
+    """Return the files that list the rows which ended runs supersede. Only these are in force for rows of ended
+    runs."""
     ended = ended_runs(table)
     return [path for path in paths_below(table, SUPERSEDED.name) if run_of(path) in ended]
 
 
 @dataclass(frozen=True)
 class _FileState:
-    """A Parquet file: its rows, how many of them are superseded, and whether it lacks columns of the table."""
+    """The number of rows of a Parquet file, the number of superseded ones, and whether the file lacks columns."""
 
     rows: int
     superseded: int
@@ -153,7 +157,7 @@ def _columns(table: str, kind: str) -> pa.Schema:
 
 
 def _file_states(table: str, folder: str, paths: list[str], superseded: list[str]) -> dict[str, _FileState]:
-    """The files of a folder, by their paths."""
+    """Return the states of the files of a folder by path."""
     located = {path: f"{table}/{path}" for path in paths}
     files = file_list(located.values())
     kind = folder.partition("/")[0]
@@ -179,17 +183,17 @@ def _file_states(table: str, folder: str, paths: list[str], superseded: list[str
 
 
 def _has_superseded(kind: str) -> bool:
-    """Whether rows of a part can be superseded: what was planned stays what it was."""
+    """Return whether rows of a part can be superseded. Rows of manifests, for example, never are."""
     return set(SUPERSEDED.key) <= set(PARQUET_PARTS[kind].columns.names)
 
 
 def _mergers(folder: str, states: dict[str, _FileState], rows_per_file: int, superseded: list[str]) -> Iterator[Merger]:
-    """Which files of a folder to merge: in the order of their names, until there are rows enough."""
+    """Group the files of a folder, in the order of their names, until each group has enough rows."""
     kind = folder.partition("/")[0]
     drops = superseded if _has_superseded(kind) else []
 
     def merger(group: list[str]) -> Merger:
-        # Named by the time, so that listings that go on find it after its sources.
+        # The name holds the time, so that a listing in progress meets the target after its sources.
         target = f"{folder}/merged-{time.time_ns():016x}.parquet"
         rows = sum(states[path].rows - states[path].superseded for path in group)
         return Merger(kind, group, target, rows, drops)
@@ -207,25 +211,26 @@ def _mergers(folder: str, states: dict[str, _FileState], rows_per_file: int, sup
 
 
 def _create(table: str, merger: Merger) -> bool:
-    """Create the target of a merger, if it is not there; false where that can't be done any more."""
+    """Create the target of a merger unless it exists; return false if its sources are gone."""
     if storage.exists(f"{table}/{merger.target}"):
         return True
     try:
         merged = _merge(table, merger)
     except duckdb.Error as error:
-        # Nothing has been merged, and nothing will be.
+        # The merger is given up before anything was merged.
         storage.delete(f"{table}/{merger.journal}")
         if all(storage.exists(f"{table}/{path}") for path in merger.sources):
             raise _unreadable(table, error) from error
-        # Someone deleted rows by hand.
+        # A person deleted files of the table.
         return False
-    # A name of its own: where it is taken, by a compactor who woke up, the same rows are in it.
+    # The name belongs to this merger. If the file exists already, another process that had been suspended wrote the
+    # same rows to it.
     storage.create(f"{table}/{merger.target}", merged)
     return True
 
 
 def _merge(table: str, merger: Merger) -> bytes:
-    """The target's file; sorting spills to disk, so only the file itself, compressed, must fit into memory."""
+    """Return the target file. Sorting uses the disk, so that only the compressed file must fit into the memory."""
     part = PARQUET_PARTS[merger.kind]
     files = rows_in(f"{table}/{path}" for path in merger.sources)
     folders = {path.rpartition("/")[0] for path in (*merger.sources, *merger.superseded)}
@@ -238,7 +243,7 @@ def _merge(table: str, merger: Merger) -> bytes:
             entries = rows_in(f"{table}/{path}" for path in merger.superseded)
             rows += f" ANTI JOIN {entries} AS entries USING ({KEY})"
         names = ", ".join(map(identifier, columns.names))
-        # In the table's order, since some engines want it; what else a file has is kept.
+        # The columns have the table's order, because some engines need it. Other columns of a file are kept.
         selected = f"SELECT {names}, * EXCLUDE ({names}) FROM {rows} ORDER BY {', '.join(part.order)}"
         merge = f"COPY ({selected}) TO {quoted(str(merged))} (FORMAT parquet, {_WRITTEN}, {TABLE_METADATA})"
         ((copied,),) = connection.execute(merge).fetchall()

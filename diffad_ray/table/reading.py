@@ -22,13 +22,13 @@ from diffad_ray.table.parts import completed
 from diffad_ray.table.runs import refuse_other_table
 
 MOST_THREADS = 4
-"Of DuckDB: each one that sorts needs its share of the memory."
+"Most threads of DuckDB. Each thread that sorts needs a share of the memory."
 MEMORY_LIMIT = "2GB"
-"Of joins and sorts over a whole table; what needs more spills to the local disk."
+"Memory for joins and sorts over a whole table. DuckDB writes what needs more to the local disk."
 
 
 def bound(connection: duckdb.DuckDBPyConnection, memory: str, scratch: Path) -> None:
-    """Let a connection hold so much memory, such as `1GB`; what needs more goes to a folder."""
+    """Limit the memory of a connection, such as to `1GB`; DuckDB writes what needs more to the folder `scratch`."""
     connection.execute(f"SET memory_limit = {quoted(memory)}")
     connection.execute(f"SET temp_directory = {quoted(str(scratch))}")
     connection.execute(f"SET threads = {min(MOST_THREADS, os.cpu_count() or 1)}")
@@ -36,22 +36,22 @@ def bound(connection: duckdb.DuckDBPyConnection, memory: str, scratch: Path) -> 
 
 @contextmanager
 def connect_bounded(*locations: str, listed: Iterable[str] = ()) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection for work on a table of any size: what does not fit into memory goes to a temporary folder."""
+    """Open a connection for tables of any size: what does not fit into the memory goes to a temporary folder."""
     with scratch_folder() as scratch, connect(*locations, listed=listed) as connection:
         bound(connection, MEMORY_LIMIT, scratch)
         yield connection
 
 
 def has_rows(table: str) -> bool:
-    """Whether any run has written scores."""
+    """Return whether any run has written scores."""
     return storage.has_files(f"{table}/scores")
 
 
 def existing(table: str) -> str:
-    """The normalised location of a table.
+    """Return the normalised location of a table.
 
     Raises:
-        UserError: there is none, it can't be read, or it is of a schema version that this code knows not.
+        UserError: there is no table, it can't be read, or this code does not know its schema version.
     """
     table = storage.normalised(table)
     try:
@@ -68,30 +68,30 @@ def existing(table: str) -> str:
 
 
 def rows_of(table: str, kind: str) -> str:
-    """SQL for all rows of `scores` or `regions`, whatever run wrote them; `run_date` is a column.
+    """Return SQL for all rows of `scores` or `regions` of any run; `run_date` is one of the columns.
 
-    While a compaction goes on, rows may come twice, alike in every column.
+    During a compaction, a row may occur twice with the same values in all columns.
     """
     pattern = quoted(f"{glob.escape(table)}/{kind}/run_date=*/*.parquet")
     return _dated(table, pattern, "union_by_name = true")
 
 
 def file_list(files: Iterable[str]) -> str:
-    """Files as an SQL list for DuckDB's readers, which would take some characters of a name for wildcards."""
+    """Return files as an SQL list for DuckDB. Characters that DuckDB would read as wildcards are escaped."""
     return "[" + ", ".join(quoted(glob.escape(file)) for file in files) + "]"
 
 
 def rows_in(files: Iterable[str]) -> str:
-    """SQL for the rows of given Parquet files; columns that some of them lack are null there."""
+    """Return SQL for the rows of Parquet files. A column that a file lacks is null in its rows."""
     return f"read_parquet({file_list(files)}, union_by_name = true, hive_partitioning = false)"
 
 
 def dated_rows(table: str, paths: Iterable[str], is_uniform: bool) -> str:
-    """SQL for the rows of files in folders by date; `run_date` is a column, by which DuckDB skips files.
+    """Return SQL for the rows of files in folders by date. DuckDB skips files by conditions on the column `run_date`.
 
     Args:
-        paths: within the table.
-        is_uniform: whether the first file has all columns that are wanted. Otherwise the ends of all files are read.
+        paths: paths within the table.
+        is_uniform: whether the first file has all wanted columns. Otherwise DuckDB reads the footers of all files.
     """
     options = f"union_by_name = {str(not is_uniform).lower()}"
     return _dated(table, file_list(f"{table}/{path}" for path in paths), options)
@@ -101,7 +101,8 @@ def _dated(table: str, files: str, options: str) -> str:
     if "=" not in table:
         partition = "hive_partitioning = true, hive_types = {'run_date': DATE}"
         return f"read_parquet({files}, {partition}, {options})"
-    # Every `name=value` of the path would become a column, and take the place of the table's own of that name.
+    # With hive partitioning, each `name=value` of the table's path would become a column, and would replace the column
+    # of this name that the table has.
     rows = f"read_parquet({files}, hive_partitioning = false, filename = true, {options})"
     run_date = "regexp_extract(filename, 'run_date=([^/]+)/[^/]*$', 1)::DATE AS run_date"
     return f"(SELECT * EXCLUDE (filename), {run_date} FROM {rows})"
@@ -109,7 +110,7 @@ def _dated(table: str, files: str, options: str) -> str:
 
 @dataclass
 class RowCounts:
-    """How many rows of scores a run has: `by_status`, and of them `anomalous`."""
+    """The number of rows of a run, by status, and the number of rows whose image is anomalous."""
 
     by_status: dict[str, int] = field(default_factory=dict)
     anomalous: int = 0
@@ -120,7 +121,11 @@ class RowCounts:
 
 
 def count_rows(connection: duckdb.DuckDBPyConnection, scores: str) -> defaultdict[str, RowCounts]:
-    """Rows of scores by run, 0 for a run that has none; `scores` is what follows FROM."""
+    """Count the rows of scores by run. The counts of a run without rows are 0.
+
+    Args:
+        scores: SQL after FROM.
+    """
     counted: defaultdict[str, RowCounts] = defaultdict(RowCounts)
     figures = f"SELECT run_id, status, count(*), count(*) FILTER (is_anomalous) FROM {scores} GROUP BY ALL ORDER BY ALL"
     for run_id, status, rows, anomalous in connection.execute(figures).fetchall():
@@ -130,11 +135,15 @@ def count_rows(connection: duckdb.DuckDBPyConnection, scores: str) -> defaultdic
 
 
 def declared_rows(connection: duckdb.DuckDBPyConnection, columns: pa.Schema, rows: str) -> str:
-    """SQL for rows with all columns that they should have: null where no file has one; `rows` follows FROM."""
+    """Return SQL for rows with all declared columns. A column that no file has is null.
+
+    Args:
+        rows: SQL after FROM.
+    """
     return completed(rows, connection.sql(f"SELECT * FROM {rows}").columns, sql_types(connection, columns))
 
 
 def sql_types(connection: duckdb.DuckDBPyConnection, columns: pa.Schema) -> dict[str, str]:
-    """DuckDB's types of columns."""
+    """Return DuckDB's types of columns by name."""
     declared = connection.from_arrow(columns.empty_table())
     return dict(zip(declared.columns, map(str, declared.types), strict=True))

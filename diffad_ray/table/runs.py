@@ -1,4 +1,4 @@
-"""The runs of a table: what each set out to do, and what became of it."""
+"""The runs of a table: the plan of each run, and the record of what it did."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ PLAN_SUFFIX, PLANNING_SUFFIX = ".plan.json", ".planning"
 
 @dataclass(frozen=True)
 class PlannedDetector:
-    """A detector of a run, and how many images it is to score; an empty location is no detector: no route led there."""
+    """A detector of a run, and the number of images that it is to score. An empty location stands for no detector, for
+    images that no route leads to one."""
 
     location: str
     name: str
@@ -25,19 +26,20 @@ class PlannedDetector:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run sets out to do.
+    """The plan of a run.
 
     Attributes:
-        run_id: sorts by time of start.
-        run_date: partition of the run's rows.
+        run_id: name of the run; names sort by the time of start.
+        run_date: date of the partition that gets the run's rows.
         table, archive: locations.
-        detectors: what scores the images.
-        images: to score; `skipped`: the table has them already; `other_files`: files that are no images.
+        detectors: the detectors that score the images.
+        images: number of images to score; `skipped`: number of images that the table has already; `other_files`: number
+            of files that are no images.
         shards: number of manifest files.
-        checks_versions: whether versions are the store's, so that a fetch can tell that an object was replaced.
-        columns: names of the columns beyond those of every table; the manifests hold them.
-        notes: what the user should know of the archive, in sentences.
-        work: hash of everything that was asked for: the same command has the same one.
+        checks_versions: whether the versions are those of the store, so that a fetch notices a replaced object.
+        columns: names of the columns that not every table has; the manifests hold their values.
+        notes: what the user should know about the archive, in sentences.
+        work: hash of everything that was asked for; the same command has the same hash.
         settings: resolved settings.
     """
 
@@ -57,7 +59,7 @@ class Plan:
     settings: dict[str, Any]
 
     def __post_init__(self) -> None:
-        # Read back from JSON, they are dictionaries.
+        # Detectors that were read from JSON are dictionaries.
         detectors = [d if isinstance(d, PlannedDetector) else PlannedDetector(**d) for d in self.detectors]
         object.__setattr__(self, "detectors", detectors)
 
@@ -75,20 +77,22 @@ class Plan:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run did; kept beside its plan. A run without a record goes on, or was interrupted.
+    """The record of what a run did, which is stored beside its plan. A run without a record is in progress, or was
+    interrupted.
 
     Attributes:
-        state: `finished`, or `abandoned` where a run of other work found it interrupted: its missing shards will never
-            be written, and the images in them belong to whichever run plans them next.
-        images: rows written; `skipped`: images that the table had already; `other_files`: files that are no images.
-        by_status: rows by status.
-        anomalous: images at or over the threshold.
-        modes: memory formats and precisions that the networks ran in, as their detectors say.
-        seconds: of the last call; earlier, interrupted ones are not counted.
-        resumed: whether an interrupted run was finished.
-        processor_seconds: that the stages took in all workers, of the last call.
-        cpus, gpus, machines: that the last call worked on.
-        findings: what the user should know of the rows, in sentences.
+        state: `finished`, or `abandoned` if a run of other work found it interrupted. The missing shards of an
+            abandoned run are never written, and the next run that plans their images scores them.
+        images: number of rows written; `skipped`: number of images that the table had already; `other_files`: number of
+            files that are no images.
+        by_status: number of rows by status.
+        anomalous: number of images whose score reaches the threshold.
+        modes: memory formats and precisions in which the networks ran.
+        seconds: duration of the last call, without earlier calls that were interrupted.
+        resumed: whether the last call finished an interrupted run.
+        processor_seconds: processor time of the stages in all workers during the last call.
+        cpus, gpus, machines: number of those that the last call worked on.
+        findings: what the user should know about the rows, in sentences.
     """
 
     run_id: str
@@ -110,14 +114,14 @@ class RunRecord:
 
 
 class Run(NamedTuple):
-    """A run of a table; without a record it goes on or was interrupted."""
+    """A run of a table. A run without a record is in progress, or was interrupted."""
 
     plan: Plan
     record: RunRecord | None
 
 
 def run_files(table: str) -> list[str]:
-    """The files of all runs, sorted: plans, records, and marks of plans that are being made.
+    """Return the files of all runs in sorted order: plans, records, and marks of plans that are being made.
 
     Raises:
         UserError: the table can't be read.
@@ -131,7 +135,7 @@ def run_files(table: str) -> list[str]:
 
 
 def read_runs(table: str) -> list[Run]:
-    """All runs of a table, the oldest first.
+    """Return all runs of a table, the oldest first.
 
     Raises:
         UserError: the table can't be read, or is of a newer schema version than this code knows.
@@ -140,7 +144,7 @@ def read_runs(table: str) -> list[Run]:
     with_record = {uri for uri in files if not uri.endswith((PLAN_SUFFIX, PLANNING_SUFFIX))}
 
     def run(uri: str) -> Run:
-        # A table may have been moved, or be reached by another path than when the run wrote it.
+        # The stored location may be wrong, because a table can be moved, or be reached by another path.
         plan = parsed(Plan, storage.read(uri), uri, table=table)
         if plan.record_file not in with_record:
             return Run(plan, None)
@@ -150,9 +154,10 @@ def read_runs(table: str) -> list[Run]:
 
 
 def refuse_other_table(table: str) -> None:
-    """Raise UserError if the newest run of a table was planned by code of a schema version that this code knows not.
+    """Raise UserError if code of an unknown schema version planned the newest run of a table.
 
-    The newest one is enough: who writes to a table reads all of its runs first, so no older code follows newer code.
+    It suffices to check the newest run. Code that writes to a table reads all runs first, so older code never writes
+    after newer code.
     """
     plans = [uri for uri in run_files(table) if uri.endswith(PLAN_SUFFIX)]
     if plans:
@@ -162,16 +167,16 @@ def refuse_other_table(table: str) -> None:
 
 
 def ended_runs(table: str) -> set[str]:
-    """Names of the runs that have a record."""
+    """Return the names of the runs that have a record."""
     names = [uri.rpartition("/")[2] for uri in run_files(table)]
     return {name.removesuffix(".json") for name in names if not name.endswith((PLAN_SUFFIX, PLANNING_SUFFIX))}
 
 
 def write_plan(plan: Plan) -> None:
-    """From this moment on the run exists."""
+    """Write the plan of a run. The run exists from this moment on."""
     storage.write(plan.plan_file, document(plan))
 
 
 def write_record(plan: Plan, record: RunRecord) -> None:
-    """From this moment on the run is over."""
+    """Write the record of a run. The run has ended from this moment on."""
     storage.write(plan.record_file, document(record))
