@@ -20,6 +20,7 @@ from diffad_ray.cli.detectors import ablate, contact_sheet, evaluate, import_che
 from diffad_ray.cli.drift import drift
 from diffad_ray.cli.engines import ddl, export, views
 from diffad_ray.cli.nightly import nightly
+from diffad_ray.cli.report import report
 from diffad_ray.cli.review import review
 from diffad_ray.cli.scoring import score
 from diffad_ray.cli.serving import serve
@@ -72,12 +73,13 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     evaluate,
     ablate,
     query,
+    threshold,
+    report,
+    drift,
+    review,
+    compare,
     picture,
     overlay,
-    threshold,
-    review,
-    drift,
-    compare,
     runs,
     verify,
     compact,

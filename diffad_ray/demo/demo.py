@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,15 +13,19 @@ from rich.console import Console
 from rich.table import Table
 
 from diffad_ray.analytics.query import query
+from diffad_ray.analytics.report import Question, report
 from diffad_ray.analytics.summary import summarise
 from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.cluster import connect, cores
-from diffad_ray.demo.archive import DemoArchive, make_archive
+from diffad_ray.demo import days
+from diffad_ray.demo.archive import IMAGE_SIZE, DemoArchive, make_archive
 from diffad_ray.demo.surfaces import DEFECTS, PRODUCTS
 from diffad_ray.errors import UserError
 from diffad_ray.evaluation.metrics import at_threshold, auroc, average_precision
 from diffad_ray.labels.datasets import GOOD
 from diffad_ray.reports.gallery import draw_gallery, worst_images
+from diffad_ray.reports.report_page import write_page
+from diffad_ray.reports.report_page.sentences import headlines
 from diffad_ray.reports.terminal import print_summary
 from diffad_ray.scoring.pipeline import score
 from diffad_ray.training.train import train
@@ -83,14 +88,29 @@ def run_demo(output: Path, *, images: int, steps: int | None, seed: int, console
     _print_truth(archive, table, console)
     worst = {p: worst_images(table, output / "detectors" / p, SHOWN).images for p in PRODUCTS}
     draw_gallery(worst, output / "worst.png")
+    _report_days(output, seed, console, say)
     console.print()
     say("done. Look at, and try:")
     for line in (
+        f"{output / 'report.html'}",
         f"{output / 'worst.png'}",
         f"diffad-ray query {table}",
+        f"diffad-ray report {output / 'days-table'} --since {days.SHOWN}d --day-column date --out report.html",
         f'diffad-ray query {table} "SELECT detector, status, count(*), avg(score) FROM scores GROUP BY ALL"',
     ):
         console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _report_days(output: Path, seed: int, console: Console, say: Callable[[str], None]) -> None:
+    """Score some days of a small plant, and report on the last ones: three planted stories."""
+    images = days.make_days(output / "days", IMAGE_SIZE, seed)
+    table = output / "days-table"
+    score(output / "days", detector=output / "detectors" / days.PRODUCT, table=table, template=days.TEMPLATE)
+    found = report(table, Question(since=f"{days.SHOWN}d", day_column="date"))
+    write_page(found, str(output / "report.html"))
+    say(f"scored {images} images of {days.DAYS} days, and reported on the last {days.SHOWN}:")
+    for one in headlines(found):
+        console.print(f"  - {one.text}", highlight=False, markup=False)
 
 
 def _fresh_folder(output: Path) -> Path:

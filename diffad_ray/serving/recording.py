@@ -130,8 +130,8 @@ def _found(answer: Answer | Refused, detector: LoadedDetector) -> dict[str, obje
         return {"status": answer.status, "error": str(answer)}
     image, detection = answer.image, answer.detection
     found = {"status": "ok", "width": image.width, "height": image.height, "mode": image.mode}
-    found |= image.quality._asdict()
     found |= {"score": answer.verdict.score, "network_mode": str(detector.engine.runtime)}
+    found |= image.quality._asdict()
     if answer.verdict.is_anomalous:
         found["anomaly_map"] = detection.anomaly_map.astype(MAP_TYPE).tobytes()
         found["map_width"] = detection.anomaly_map.shape[1]
