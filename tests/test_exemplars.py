@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffad_ray.familiarity.exemplars import (
-    GROUPS,
+    GROUP,
     MOST_PLACES,
     ON_A_CPU,
     KnownPlaces,
@@ -45,7 +45,7 @@ def test_what_is_left_is_the_difference_from_the_nearest_example(known: int, cha
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.integers(1, 300), st.integers(1, 3 * GROUPS), st.integers(1, 5), st.integers(1, 3), st.integers(0, 1000))
+@given(st.integers(1, 300), st.integers(1, 3 * GROUP), st.integers(1, 5), st.integers(1, 3), st.integers(0, 1000))
 def test_the_nearest_example_is_found_where_many_are_as_near(
     count: int, known: int, channels: int, values: int, seed: int
 ) -> None:

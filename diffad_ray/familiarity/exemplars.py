@@ -26,8 +26,8 @@ COMMON_SHRINKAGE = 0.1
 IMAGES_AT_ONCE = 16
 DISTANCES_AT_ONCE, ON_A_CPU = 1 << 26, 1 << 18
 "Pairwise distances in one matrix product, on a GPU and on a CPU, whose second-level cache holds a quarter million."
-GROUPS = 128
-"Groups of coreset entries in the search for the nearest one: first the group is found, then its member."
+GROUP = 128
+"Adjacent coreset entries of which the search for the nearest one first takes the maximum."
 
 
 class KnownPlaces(NamedTuple):
@@ -113,21 +113,18 @@ def nearest(places: Tensor, known: Tensor) -> Tensor:
         >>> nearest(torch.tensor([[0.9, 0.0], [0.0, 0.4]]), torch.tensor([[0.0, 0.0], [1.0, 0.0]])).tolist()
         [1, 0]
     """
-    # Repeats of the last entry fill the last groups.
-    filled = torch.cat([known, known[-1:].expand(-len(known) % GROUPS, -1)])
+    # Repeats of the last entry fill the last group.
+    filled = torch.cat([known, known[-1:].expand(-len(known) % GROUP, -1)])
     # |p - k|^2 is smallest where p.k - |k|^2 / 2 is largest; an extra channel computes this in one matrix product.
-    groups = torch.cat([filled, -filled.square().sum(dim=1, keepdim=True) / 2], dim=1).unflatten(0, (GROUPS, -1))
-    members = groups.shape[1]
-    side_by_side = groups.permute(2, 1, 0).flatten(1)
+    filled_and_half = torch.cat([filled, -filled.square().sum(dim=1, keepdim=True) / 2], dim=1).T.contiguous()
     places_and_one = torch.cat([places, torch.ones_like(places[:, :1])], dim=1)
     at_once = max(1, (ON_A_CPU if places.device.type == "cpu" else DISTANCES_AT_ONCE) // len(filled))
-    found = []
+    row, found = torch.arange(at_once, device=places.device), []
     for part in places_and_one.split(at_once):
-        # `argmax` over all entries takes longer than their product. `amax` across groups uses vector instructions, and
-        # a second product with the best group reads adjacent memory; the products of its members lie far apart.
-        group = (part @ side_by_side).view(len(part), members, GROUPS).amax(dim=1).argmax(dim=1)
-        member = torch.bmm(groups[group], part[:, :, None]).squeeze(2).argmax(dim=1)
-        found.append(group * members + member)
+        closeness = (part @ filled_and_half).view(len(part), -1, GROUP)
+        # `amax` uses vector instructions; `argmax` does not, and over all entries it takes longer than the product.
+        group = closeness.amax(dim=2).argmax(dim=1)
+        found.append(group * GROUP + closeness[row[: len(part)], group].argmax(dim=1))
     return torch.cat(found).clamp(max=len(known) - 1)
 
 
