@@ -6,17 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-Z_95 = 1.959963984540054
-"Quantile of the normal distribution that leaves 2.5 % above it."
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A share in [0, 1], or a difference of two shares in [-1, 1], with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
+from diffad_ray.analytics.intervals import Z_95, Interval, wilson
 
 
 @dataclass(frozen=True)
@@ -95,21 +85,6 @@ class Agreement:
             "new_rate": asdict(wilson(self.new_alerts, self.images)),
             "difference": asdict(self.difference),
         }
-
-
-def wilson(count: int, total: int) -> Interval:
-    """Return the share of `count` in `total` > 0 with Wilson's 95 % score interval.
-
-    Example:
-        >>> found = wilson(0, 100)
-        >>> round(found.value, 3), round(found.low, 3), round(found.high, 3)
-        (0.0, 0.0, 0.037)
-    """
-    share, z_squared = count / total, Z_95**2
-    centre = share + z_squared / (2 * total)
-    half = Z_95 * math.sqrt(share * (1 - share) / total + z_squared / (4 * total**2))
-    scale = 1 + z_squared / total
-    return Interval(share, max(0.0, min(share, (centre - half) / scale)), min(1.0, max(share, (centre + half) / scale)))
 
 
 def binomial_half(fewer: int, total: int) -> float:

@@ -56,6 +56,7 @@ class RunOptions:
     cpus: Cpus = None
     check: CheckAlone = False
     fresh: Annotated[bool, typer.Option(help="Start over instead of going on.")] = False
+    as_json: AsJson = False
 
 
 @unfold
@@ -69,7 +70,6 @@ def train(
     run: RunOptions,
     settings: Settings = None,
     override: Overrides = None,
-    as_json: AsJson = False,
 ) -> None:
     """Train a detector on images of good parts. The same command continues an interrupted training.
 
@@ -81,7 +81,7 @@ def train(
     from diffad_ray.training.sources import Sources
     from diffad_ray.training.train import train as train_detector
 
-    with for_training(normals, detector, run.workers, run.gpus, run.cpus, run.check, as_json) as does_train:
+    with for_training(normals, detector, run.workers, run.gpus, run.cpus, run.check, run.as_json) as does_train:
         if not does_train:
             return
         bundle = train_detector(
@@ -94,7 +94,7 @@ def train(
             fresh=run.fresh,
             show_progress=True,
         )
-    if as_json:
+    if run.as_json:
         print_json({"detector": detector, **bundle.summary()})
     else:
         print_training(bundle, detector, console)

@@ -91,6 +91,11 @@ def run_demo(output: Path, *, images: int, steps: int | None, seed: int, console
     _report_days(output, seed, console, say)
     console.print()
     say("done. Look at, and try:")
+    _print_next(output, table, console)
+
+
+def _print_next(output: Path, table: Path, console: Console) -> None:
+    """Print what to look at, and what to type next."""
     for line in (
         f"{output / 'report.html'}",
         f"{output / 'worst.png'}",

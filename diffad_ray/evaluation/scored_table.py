@@ -41,14 +41,7 @@ def evaluate_table(
         UserError: the table or the labels are missing, no label matches, or one matches several images or detectors.
     """
     check_threshold(threshold)
-    told: list[str] = []
-    if str(labels) == VERDICTS:
-        wanted, told = verdict_labels(str(table))
-        location = f"{storage.normalised(table)}/{VERDICTS}"
-    else:
-        wanted = read_labels(str(labels))
-        location = storage.normalised(labels)
-        check_kinds((label.kind for label in wanted), location)
+    wanted, location, told = _labels(str(table), str(labels))
     bundle = None if detector is None else load_bundle(str(detector))
     fingerprint = None if bundle is None else bundle.fingerprint
     rows = _rows(str(table), wanted, location, fingerprint)
@@ -86,6 +79,16 @@ def evaluate_table(
     if bundle is not None:
         notes += supervision(bundle, list(images))
     return conclude(subject, list(images.values()), {}, unreadable, notes)
+
+
+def _labels(table: str, labels: str) -> tuple[list[Label], str, list[str]]:
+    """Return the labels, where they are, and what the user should know of them."""
+    if labels == VERDICTS:
+        wanted, told = verdict_labels(table)
+        return wanted, f"{storage.normalised(table)}/{VERDICTS}", told
+    wanted, location = read_labels(labels), storage.normalised(labels)
+    check_kinds((label.kind for label in wanted), location)
+    return wanted, location, []
 
 
 def _no_match(table: str, labels: str, wanted: list[Label], wrong: str) -> UserError:

@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from diffad_ray.analytics.comparison import Comparison, Group
-from diffad_ray.analytics.paired import Agreement, Interval, wilson
+from diffad_ray.analytics.intervals import Interval, wilson
+from diffad_ray.analytics.paired import Agreement
 from diffad_ray.errors import counted
 
 PER = 10_000

@@ -88,7 +88,7 @@ def _overkill(reviewed: Reviewed | None) -> str:
     if reviewed is None or reviewed.overkill is None:
         return ""
     share = reviewed.overkill
-    return f"{reviewed.good} of {reviewed.alerts}: {share.share:.0%} ({share.low:.0%} to {share.high:.0%})"
+    return f"{reviewed.good} of {reviewed.alerts}: {share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
 
 
 def _number(value: float) -> str:

@@ -23,7 +23,7 @@ from diffad_ray.scoring.manifest import refuse_absent
 from diffad_ray.scoring.selection import Routed, Selection
 from diffad_ray.scoring.settings import PASSING, ScoringSettings
 from diffad_ray.sql import quoted, why
-from diffad_ray.table.detectors import KnownDetector, write_detector
+from diffad_ray.table.detectors import write_detector
 from diffad_ray.table.layout import MANIFEST, parquet_bytes, shard_file
 from diffad_ray.table.parts import SUPERSEDED, run_file
 from diffad_ray.table.reading import has_rows, rows_of
@@ -64,19 +64,17 @@ def make_plan(
         UserError: the table can't be read or written, or its columns have other types.
     """
     now = datetime.now(UTC)
-    run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    run_id, run_date = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", f"{now:%Y-%m-%d}"
     selection, pending, counts = compare(archive, table, selection, settings, force, finished)
     planned = _planned(detectors, counts)
     total = sum(counts.values())
-    limits = {d.bundle.fingerprint: shard_limits(total, d.bundle, settings.shard_images) for d in detectors}
-    limits[""] = ShardLimits(settings.shard_images or READ_ROWS, None)
-    name_of = partial(shard_file, table, "manifests", f"{now:%Y-%m-%d}", run_id)
+    name_of = partial(shard_file, table, "manifests", run_date, run_id)
     try:
         storage.write(f"{table}/runs/{run_id}{PLANNING_SUFFIX}", b"")
-        shards = _write_manifests(selection, pending, name_of, planned, limits)
+        shards = _write_manifests(selection, pending, name_of, planned, _limits(total, detectors, settings))
         plan = Plan(
             run_id=run_id,
-            run_date=f"{now:%Y-%m-%d}",
+            run_date=run_date,
             table=table,
             archive=archive,
             detectors=planned,
@@ -91,10 +89,9 @@ def make_plan(
             settings=asdict(settings),
         )
         for detector in detectors:
-            write_detector(table, known_detector(detector))
+            write_detector(table, detector.known)
         if total:
-            # Both are written before the plan, because another process may finish a run whose plan exists, and that
-            # process writes neither of them.
+            # Before the plan: another process may finish a run whose plan exists, and it writes neither of them.
             write_superseded(selection.connection, pending, table, run_id)
             extend_schema(table, selection.columns)
             write_plan(plan)
@@ -105,13 +102,10 @@ def make_plan(
     return plan
 
 
-def known_detector(detector: Routed) -> KnownDetector:
-    """What the table keeps of a detector."""
-    location, bundle, _ = detector
-    calibration = bundle.calibration
-    return KnownDetector(
-        bundle.fingerprint, bundle.name, location, bundle.detector.kind, calibration.threshold, calibration
-    )
+def _limits(total: int, detectors: Sequence[Routed], settings: ScoringSettings) -> dict[str, ShardLimits]:
+    """Return the limits of shards by fingerprint; the empty one is that of images without a detector."""
+    limits = {d.bundle.fingerprint: shard_limits(total, d.bundle, settings.shard_images) for d in detectors}
+    return limits | {"": ShardLimits(settings.shard_images or READ_ROWS, None)}
 
 
 def _planned(detectors: Sequence[Routed], counts: Mapping[str, int]) -> list[PlannedDetector]:

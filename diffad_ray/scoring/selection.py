@@ -19,6 +19,7 @@ from diffad_ray.scoring.archive import Archive, open_archive
 from diffad_ray.scoring.patterns import PathTemplate, enters, glob_regex, matches_any
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.sql import connect, identifier, quoted, why
+from diffad_ray.table.detectors import KnownDetector
 from diffad_ray.table.layout import image_id_sql
 from diffad_ray.table.reading import bound
 
@@ -34,6 +35,19 @@ class Routed(NamedTuple):
     location: str
     bundle: Bundle
     patterns: tuple[str, ...]
+
+    @property
+    def known(self) -> KnownDetector:
+        """What the table keeps of the detector."""
+        bundle = self.bundle
+        return KnownDetector(
+            bundle.fingerprint,
+            bundle.name,
+            self.location,
+            bundle.detector.kind,
+            bundle.calibration.threshold,
+            bundle.calibration,
+        )
 
 
 class Selection(NamedTuple):

@@ -9,9 +9,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from diffad_ray.analytics.intervals import wilson
+
 MEDIAN_CHI2 = 0.4549
 "Median of the chi-squared distribution with one degree of freedom."
-NORMAL_95 = 1.96
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,14 @@ def compare_rates(now: Rate, earlier: Rate, dispersion: Dispersion | None = None
     together = (now.count + earlier.count) / (now.of + earlier.of)
     statistic = _likelihood(now, a, together) + _likelihood(earlier, b, together)
     score = math.sqrt(max(0.0, statistic) / dispersion.factor)
-    low_a, high_a = _wilson(now, dispersion.factor)
-    low_b, high_b = _wilson(earlier, dispersion.factor)
+    of_now = wilson(now.count / dispersion.factor, now.of / dispersion.factor)
+    of_earlier = wilson(earlier.count / dispersion.factor, earlier.of / dispersion.factor)
     return RateChange(
         now=now,
         earlier=earlier,
         difference=a - b,
-        low=a - b - math.hypot(a - low_a, high_b - b),
-        high=a - b + math.hypot(high_a - a, b - low_b),
+        low=a - b - math.hypot(a - of_now.low, of_earlier.high - b),
+        high=a - b + math.hypot(of_now.high - a, b - of_earlier.low),
         ratio=a / b if b else None,
         effect=cohens_h(a, b),
         p=two_sided(score, dispersion.pairs),
@@ -157,10 +158,3 @@ def _likelihood(rate: Rate, share: float, expected: float) -> float:
     if rate.of - rate.count:
         total += (rate.of - rate.count) * math.log((1 - share) / (1 - expected))
     return 2 * total
-
-
-def _wilson(rate: Rate, factor: float) -> tuple[float, float]:
-    n, share, z2 = rate.of / factor, rate.count / rate.of, NORMAL_95**2
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = NORMAL_95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import duckdb
@@ -17,30 +15,6 @@ JUDGED = (
     "JOIN scores ON judged_image = image_id"
 )
 "SQL, to follow FROM, of the scores of images that people called good or defective."
-Z_95 = 1.959963984540054
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A share with its confidence interval of 95 %."""
-
-    share: float
-    low: float
-    high: float
-
-
-def wilson(count: int, of: int) -> Interval:
-    """Return the share of `count` in `of` with the interval of Wilson (1927), which holds for few images, too.
-
-    Example:
-        >>> found = wilson(2, 10)
-        >>> round(found.low, 3), round(found.high, 3)
-        (0.057, 0.51)
-    """
-    share, spread = count / of, Z_95**2 / of
-    middle = (share + spread / 2) / (1 + spread)
-    half = Z_95 / (1 + spread) * math.sqrt(share * (1 - share) / of + spread / (4 * of))
-    return Interval(share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)))
 
 
 class Words(NamedTuple):
