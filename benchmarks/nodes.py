@@ -196,7 +196,10 @@ def main() -> None:
             lambda nodes, proxy: night_with_losses(nodes, proxy, arguments.images, arguments.shard_images),
         )
         print_figures(figures)
-    if arguments.steps:
+    if arguments.images and arguments.steps:
+        # In a process of its own, since this one has opened the store of the night.
+        subprocess.run([sys.executable, __file__, "--images", "0", "--steps", str(arguments.steps)], check=True)
+    elif arguments.steps:
         print_figures(on_nodes(NORMALS, lambda nodes, _: training_that_loses_a_node(nodes, arguments.steps)))
 
 

@@ -151,6 +151,11 @@ class DetectorSettings(ABC):
         return 0
 
     @property
+    def makes_pseudo_anomalies(self) -> bool:
+        """Whether a training makes pseudo-anomalies, to which `--textures` lends its appearance."""
+        return False
+
+    @property
     def training_scales(self) -> tuple[float, ...]:
         """Sizes of training images, as shares of `image_size`; each training step draws one of them."""
         return (1.0,)
@@ -207,7 +212,7 @@ class Trainable(Scorer):
     """A scorer that is trained: its parts by gradient steps, then the rest by `fit`."""
 
     learns_from: ClassVar[frozenset[str]] = frozenset()
-    "Those of `textures` and `defective` that the training uses in addition to normal images."
+    "`defective` if the training uses defective images in addition to normal ones."
 
     @abstractmethod
     def parts(self, learning_rate: float | None) -> list[Part]:

@@ -65,6 +65,10 @@ class DiffusionADSettings(DiffusionSettings):
             raise ValueError("familiarity judges in log odds: set it to 0 where score_unit is 'probability'")
 
     @property
+    def makes_pseudo_anomalies(self) -> bool:
+        return True
+
+    @property
     def reconstruction_calls(self) -> int:
         # Norm guidance evaluates both steps in one call.
         return self.t_small + 1 if self.reconstruction == "iterative" else 1
@@ -86,7 +90,6 @@ class DiffusionAD(DiffusionDetector):
     """Reconstructs an image without its anomaly, and segments the pair of both images."""
 
     kind = "diffusion-ad"
-    learns_from = frozenset({"textures"})
     in_log_odds = True
     settings_class = DiffusionADSettings
     settings: DiffusionADSettings

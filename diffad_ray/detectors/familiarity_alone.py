@@ -41,7 +41,6 @@ class FamiliarityAlone(JudgedDetector):
     """Scores images by `Familiarity` alone: by residuals from statistics of normal images."""
 
     kind = "familiarity"
-    learns_from = frozenset({"textures"})
     in_log_odds = True
     settings_class = FamiliarityAloneSettings
     settings: FamiliarityAloneSettings

@@ -39,6 +39,10 @@ class JudgedSettings(DetectorSettings):
     familiarity: float = 0.0
     anomalies: AnomalySettings = field(default_factory=AnomalySettings)
 
+    @property
+    def makes_pseudo_anomalies(self) -> bool:
+        return self.familiarity > 0
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.top_share <= 1:

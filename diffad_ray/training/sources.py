@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffad_ray import storage
+from diffad_ray.detectors.base import DetectorSettings
 from diffad_ray.detectors.kinds import find_detector
 from diffad_ray.errors import UserError
 
@@ -23,7 +24,9 @@ class Sources:
             back some of `normals`. An image that lies in both is not learnt from.
 
     Example:
-        >>> Sources("parts/good", defects=("parts/defects",)).require_suitable("semantic-diffgan")
+        >>> from diffad_ray.detectors.semantic_diffgan import SemanticDiffGANSettings
+        >>> sources = Sources("parts/good", defects=("parts/defects",))
+        >>> sources.require_suitable("semantic-diffgan", SemanticDiffGANSettings())
     """
 
     normals: str
@@ -40,11 +43,14 @@ class Sources:
             storage.normalised(self.calibrate_on) if self.calibrate_on else None,
         )
 
-    def require_suitable(self, kind: str) -> None:
+    def require_suitable(self, kind: str, settings: DetectorSettings) -> None:
         """Raise UserError if a detector of this kind does not learn from one of these, or lacks one that it needs."""
         learns_from = find_detector(kind).learns_from
-        if self.textures and "textures" not in learns_from:
-            raise UserError(f"a {kind} makes no pseudo-anomalies and takes no textures: leave --textures out")
+        if self.textures and not settings.makes_pseudo_anomalies:
+            raise UserError(
+                f"a {kind} without familiarity makes no pseudo-anomalies and takes no textures: leave --textures out, "
+                "or take familiarity by --set detector.familiarity=2"
+            )
         if self.defects and "defective" not in learns_from:
             raise UserError(f"a {kind} learns from normal images alone: leave --defects out")
         if not self.defects and "defective" in learns_from:

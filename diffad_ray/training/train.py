@@ -82,7 +82,7 @@ def train(
         from diffad_ray.cluster import check_address  # loads Ray, which takes seconds
 
         check_address()
-    sources.require_suitable(kind)
+    sources.require_suitable(kind, chosen)
     _require_a_turn_for_each_part(kind, chosen, training.steps)
     job = _job(sources, location, kind, chosen, training)
     if fresh:
