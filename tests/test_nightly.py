@@ -62,6 +62,7 @@ def settings(archive: Path, detector: Path, tmp_path: Path) -> Path:
         archive = "{tmp_path}/archive"
         table = "{tmp_path}/table"
         golden = "{tmp_path}/golden"
+        report = "{tmp_path}/report.html"
         compact_files = 2
         keep_masks_days = 30
         [scoring]
@@ -104,7 +105,7 @@ def test_nights(
 
     code, steps, said = night()
     assert code == 0
-    assert list(steps) == ["check", "score", "compact", "verify", "golden", "drift", "prune"]
+    assert list(steps) == ["check", "score", "compact", "verify", "golden", "drift", "report", "prune"]
     assert steps["score"]["figures"]["record"]["by_status"] == {"ok": images - 1, "unreadable": 1}
     assert "broken.png" in steps["score"]["notes"][0]
     assert len({steps[name]["run"] for name in ("score", "compact", "verify", "prune")}) == 1
@@ -114,6 +115,8 @@ def test_nights(
     assert steps["prune"]["figures"]["masks"] == 0
     assert steps["golden"]["figures"]["state"] == "first night"
     assert len(steps["drift"]["figures"]["groups"]) == 1
+    assert f"{images} images" in steps["report"]["text"]
+    assert "<title>" in (tmp_path / "report.html").read_text()
 
     # Golden samples are scored again, and the same files give the same scores.
     code, steps, said = night()

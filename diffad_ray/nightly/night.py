@@ -57,7 +57,7 @@ def prepare(settings_file: str, overrides: Sequence[str], say: Callable[[str], N
 
 
 def nightly(night: Night, tell: Callable[[StepResult], None], dry_run: bool = False) -> list[StepResult]:
-    """Run the steps: check, score new images, compact, verify, look at golden samples and drift, prune.
+    """Run the steps: check, score new images, compact, verify, look at golden samples and drift, report, prune.
 
     The first step that fails ends the night. If somebody must act on golden samples or drift, a last result named
     `alerts` says so.

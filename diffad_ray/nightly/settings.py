@@ -28,6 +28,8 @@ class NightlySettings:
         golden_table: their table; None: the location of `table` with `-golden` behind it.
         drift_since, drift_by: days that are compared, and columns that make groups, as `drift` takes them.
         fail_on_drift: end the night with exit code 2 if golden samples have moved or a group needs action.
+        report: HTML page that each night writes anew, a file or URI; None writes none.
+        report_since: days that it is about, as `report` takes them.
         keep_masks_days: days after which a run's masks are deleted; None keeps them. Scores and regions stay.
         keep_manifests_days: days after which a run's manifests are deleted; None keeps them.
     """
@@ -42,6 +44,8 @@ class NightlySettings:
     drift_since: str = "30d"
     drift_by: tuple[str, ...] = ()
     fail_on_drift: bool = False
+    report: str | None = None
+    report_since: str = "7d"
     keep_masks_days: int | None = None
     keep_manifests_days: int | None = None
 

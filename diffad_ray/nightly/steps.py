@@ -138,5 +138,6 @@ STEPS = (
     Step("verify", _verify, _would_verify),
     Step("golden", watching.score_golden, watching.would_score_golden),
     Step("drift", watching.look_for_drift, watching.would_look_for_drift),
+    Step("report", watching.write_report, watching.would_write_report),
     Step("prune", _prune, _would_prune),
 )

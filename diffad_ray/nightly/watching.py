@@ -1,4 +1,4 @@
-"""The steps of a night that ask whether its scores can be believed: golden samples, and drift."""
+"""The steps of a night that look at its scores: golden samples, drift, and the report."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from dataclasses import asdict, replace
 from diffad_ray import storage
 from diffad_ray.analytics.drift import drift
 from diffad_ray.analytics.drift.golden import golden
+from diffad_ray.analytics.report import Question, report
 from diffad_ray.errors import counted
 from diffad_ray.nightly.state import Night, Outcome
 from diffad_ray.reports.drift_text import described
+from diffad_ray.reports.report_page import write_page
+from diffad_ray.reports.report_page.sentences import headlines
 from diffad_ray.scoring.pipeline import run_task
 from diffad_ray.scoring.task import Task
 from diffad_ray.table.reading import has_rows
 
 NO_GOLDEN = "no golden samples: `golden` is not set"
+NO_REPORT = "no page: `report` is not set"
 
 
 def golden_task(night: Night) -> Task:
@@ -60,3 +64,19 @@ def would_look_for_drift(night: Night) -> Outcome:
     if not has_rows(night.table):
         return Outcome("would have no days to compare: there is no table yet")
     return Outcome(f"would compare the days of {night.settings.drift_since}")
+
+
+def write_report(night: Night) -> Outcome:
+    settings = night.settings
+    if settings.report is None:
+        return Outcome(NO_REPORT)
+    found = report(night.table, Question(since=settings.report_since))
+    write_page(found, settings.report)
+    text = f"wrote {settings.report}: {found.whole.now.images} images, {counted(found.whole.now.alerts, 'alert')}"
+    return Outcome(text, found.as_json(), [one.text for one in headlines(found)])
+
+
+def would_write_report(night: Night) -> Outcome:
+    if night.settings.report is None:
+        return Outcome(NO_REPORT)
+    return Outcome(f"would write {night.settings.report} about the last {night.settings.report_since}")
