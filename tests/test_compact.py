@@ -302,6 +302,7 @@ def test_killed_at_every_call_while_others_read(tmp_path: Path) -> None:
     assert kills > 15, "calls were not counted"
 
 
+@pytest.mark.parametrize("table", ["local", pytest.param("s3", marks=pytest.mark.long)], indirect=True)
 def test_reading_goes_on(table: str) -> None:
     write_run(table, 1, NAMES, shard_rows=2)
     expected = rows(table)

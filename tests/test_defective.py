@@ -75,6 +75,7 @@ def test_folders_tables_and_data_sets(cuts: Path, normals: Path, tmp_path: Path)
         find_defective([str(cuts)], set(everything))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["semantic-diffgan"])
 def test_other_kinds_are_trained_compared_and_evaluated_by_the_same_commands(
     kind: str,

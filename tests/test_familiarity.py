@@ -55,6 +55,7 @@ def fitted(count: int = 120) -> Familiarity:
     return familiarity
 
 
+@pytest.mark.long
 def test_new_normal_images_look_as_the_segmenter_finds_them_and_defects_do_not() -> None:
     familiarity, new = fitted(), parts(400, 3)
     usual = peaks(familiarity, new)
@@ -81,7 +82,10 @@ def test_the_light_of_the_whole_image_is_no_defect_but_that_of_its_half_is() -> 
     assert peaks(familiarity, half).median() > usual + 3
 
 
-@pytest.mark.parametrize(("gain", "offset"), [(0.3, 0.0), (0.2, 0.4), (3.0, -0.5)])
+@pytest.mark.parametrize(
+    ("gain", "offset"),
+    [(0.3, 0.0), *(pytest.param(*values, marks=pytest.mark.long) for values in ((0.2, 0.4), (3.0, -0.5)))],
+)
 def test_an_exposure_unlike_all_others_is_strange(gain: float, offset: float) -> None:
     familiarity, new = fitted(), parts(100, 3)
     assert peaks(familiarity, gain * new + offset).min() > peaks(familiarity, new).quantile(0.98) + 2
@@ -158,6 +162,7 @@ def test_strangeness_is_what_the_judge_says_and_how_far_the_nearest_examples_are
             assert abs(terms[0] - terms[1]) < 1, "each distance alone would give another strangeness"
 
 
+@pytest.mark.long
 def test_what_lies_beside_a_scratch_is_not_strange() -> None:
     generator = torch.Generator().manual_seed(0)
     grain = (0.5 + 0.03 * torch.randn((102, 1, SIDE, SIDE), generator=generator)).expand(-1, 3, -1, -1)
@@ -211,6 +216,7 @@ def test_an_untaught_detector_is_the_same_whatever_was_drawn_before() -> None:
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lost", ["judge.into.weight", "whitening"])
 def test_a_part_that_is_lost_is_missed(lost: str) -> None:
     detector = familiar(tiny_detector(), smooth_images(40, 0))

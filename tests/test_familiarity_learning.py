@@ -61,6 +61,7 @@ def test_lots_are_kept_together() -> None:
     assert share > 0.8
 
 
+@pytest.mark.long
 def test_what_judges_learns_what_an_anomaly_leaves() -> None:
     generator = torch.Generator().manual_seed(0)
     left, masks = torch.randn((200, 1, 5, GRID, GRID), generator=generator), torch.zeros((200, GRID, GRID))
@@ -93,6 +94,7 @@ def test_nothing_is_learnt_of_a_handful_or_of_what_is_no_number() -> None:
     assert not familiar(detector, tiles).familiarity.is_fitted
 
 
+@pytest.mark.long
 def test_a_detector_learns_at_its_end_what_anomalies_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[tuple[Any, ...]] = []
 
@@ -169,6 +171,7 @@ def test_no_image_is_compared_with_statistics_that_have_seen_it(monkeypatch: pyt
     assert sum(compared) > 40 + 20 * 16 // LOOKS
 
 
+@pytest.mark.long
 def test_mostly_blank_images_and_a_few_parts_are_no_trouble() -> None:
     few = np.zeros((57, 32, 32, 3), np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)

@@ -37,6 +37,7 @@ def outside_ray(**more: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | more
 
 
+@pytest.mark.long
 def test_an_image_that_kills_its_worker_is_found(archive: Path, detector: Path, tmp_path: Path) -> None:
     """A decoder with a fatal bug: a module that every Python process loads makes it die of certain bytes."""
     (tmp_path / "deadly").mkdir()

@@ -78,6 +78,7 @@ def test_every_file_of_the_corpus_is_one_row(detector: Path, tmp_path: Path) -> 
     check_rows(tmp_path / "table", expected)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cluster")
 def test_every_object_of_the_corpus_is_one_row(s3: str, detector: Path, tmp_path: Path) -> None:
     import boto3

@@ -83,7 +83,7 @@ def test_installed_wheel_is_the_one_that_runs(installed: Path, tmp_path: Path) -
 
 def test_completion_is_offered(installed: Path, tmp_path: Path) -> None:
     """As the script asks that `--install-completion` leaves in a shell's start-up file."""
-    asked = {"_DIFFAD_RAY_COMPLETE": "complete_bash", "COMP_WORDS": "diffad-ray comp", "COMP_CWORD": "1"}
+    asked = {"_DIFFAD_RAY_COMPLETE": "complete_bash", "COMP_WORDS": "diffad-ray compac", "COMP_CWORD": "1"}
     assert call(["env", *(f"{name}={value}" for name, value in asked.items()), installed / "diffad-ray"], tmp_path) == (
         "compact\n"
     )

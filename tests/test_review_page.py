@@ -69,6 +69,7 @@ def problems_of(page: Any) -> list[str]:
     return problems
 
 
+@pytest.mark.long
 def test_200_verdicts_by_keyboard_while_the_server_is_killed_twice(browser: Any, tmp_path: Path) -> None:
     table = archive_with_table(tmp_path, IMAGES)
     server = Server(table, str(IMAGES))

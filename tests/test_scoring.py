@@ -104,6 +104,7 @@ def test_only_new_and_changed_images_are_scored(archive: Path, detector: Path, t
     assert (plan.images, plan.skipped) == (2, len(some) - 1)
 
 
+@pytest.mark.long
 def test_alerts_of_a_lower_threshold_get_masks_and_nothing_else_is_scored_again(
     archive: Path, detector: Path, bundle: Bundle, tmp_path: Path
 ) -> None:

@@ -284,11 +284,12 @@ def _trial(engine: Engine, squares: np.ndarray) -> tuple[float, float, float]:
     seconds: list[float] = []
     while not seconds or (sum(seconds) < TRIAL_SECONDS and len(seconds) < MOST_TRIALS):
         started = time.perf_counter()
-        (found,) = engine.detect(squares)
+        found = list(engine.detect(squares))
         seconds.append(time.perf_counter() - started)
     hook.remove()
     originals = as_unit_tensor(squares).permute(0, 2, 3, 1).numpy()
-    assert found.reconstruction is not None
-    error = float(np.square(found.reconstruction - originals).mean())
-    # The engine pads the batch to `batch_size`, and the padding is computed, too.
-    return sum(seen) / len(seconds) / engine.batch_size, engine.batch_size / min(seconds), error
+    reconstructed = [batch.reconstruction for batch in found if batch.reconstruction is not None]
+    error = float(np.square(np.concatenate(reconstructed) - originals).mean())
+    # The engine pads the last batch to `batch_size`, and the padding is computed, too.
+    computed = len(found) * engine.batch_size
+    return sum(seen) / len(seconds) / computed, computed / min(seconds), error
