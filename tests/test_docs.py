@@ -74,3 +74,9 @@ def test_api_page_has_every_public_name_and_all_settings() -> None:
     sources = [path.read_text() for path in (ROOT / "diffad_ray").rglob("*.py")]
     settings = {name for source in sources for name in re.findall(r"^class (\w+Settings)\b", source, re.MULTILINE)}
     assert settings <= {name.rpartition(".")[2] for name in names}
+
+
+def test_every_page_of_results_is_on_the_site() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    pages = {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.md")}
+    assert pages == set(re.findall(r"<\.\./benchmarks/results/(\w+)>", index))
