@@ -6,17 +6,12 @@ access to the bundles.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from diffad_ray import storage
 from diffad_ray.bundles.calibration import Calibration
-from diffad_ray.errors import UserError
-from diffad_ray.table.documents import document, parsed
+from diffad_ray.table.documents import document, read_documents
 from diffad_ray.table.parts import DETECTORS
-
-READERS = 8
-"Documents that are read at the same time."
 
 
 @dataclass(frozen=True)
@@ -59,15 +54,4 @@ def read_detectors(table: str) -> dict[str, KnownDetector]:
     Raises:
         UserError: the table can't be read, a document is damaged, or it is of a newer schema version.
     """
-
-    def read(uri: str) -> KnownDetector:
-        return parsed(KnownDetector, storage.read(uri), uri)
-
-    try:
-        files = [file.uri for file in storage.walk(f"{table}/{DETECTORS.name}")]
-        with ThreadPoolExecutor(READERS) as pool:
-            return {known.fingerprint: known for known in pool.map(read, files)}
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise UserError(f"the table {table} can't be read: {error}") from error
+    return {known.fingerprint: known for known in read_documents(table, DETECTORS.name, KnownDetector)}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.versions import OLDEST_TABLE_SCHEMA, TABLE_SCHEMA
 
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 D = TypeVar("D", bound="DataclassInstance")
+READERS = 8
+"Number of documents that are read at the same time."
 _SCHEMA = "table_schema"
 "The entry with the schema version of the code that wrote a document; documents without it are of version 1."
 
@@ -43,6 +47,26 @@ def parsed(kind: type[D], data: bytes, location: str, **known: Any) -> D:
             f"{location} is damaged, or written by another version of diffad-ray ({error}): update diffad-ray where "
             "it is older, or move the file away"
         ) from error
+
+
+def read_documents(table: str, part: str, kind: type[D]) -> list[D]:
+    """Return all documents of a part of a table in the order of their names; none if the part does not exist.
+
+    Raises:
+        UserError: the table can't be read, a document is damaged, or it is of a newer schema version.
+    """
+
+    def read(uri: str) -> D:
+        return parsed(kind, storage.read(uri), uri)
+
+    try:
+        files = sorted(file.uri for file in storage.walk(f"{table}/{part}"))
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(read, files))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"the table {table} can't be read: {error}") from error
 
 
 def refuse_newer(schema: int, location: str) -> None:

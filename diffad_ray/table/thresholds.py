@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -17,11 +16,8 @@ import numpy as np
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
-from diffad_ray.table.documents import document, parsed
+from diffad_ray.table.documents import document, read_documents
 from diffad_ray.table.parts import THRESHOLDS
-
-READERS = 8
-"Documents that are read at the same time."
 
 
 @dataclass(frozen=True)
@@ -86,18 +82,7 @@ def read_thresholds(table: str) -> list[AppliedThreshold]:
     Raises:
         UserError: the table can't be read, a document is damaged, or it is of a newer schema version.
     """
-
-    def read(uri: str) -> AppliedThreshold:
-        return parsed(AppliedThreshold, storage.read(uri), uri)
-
-    try:
-        files = sorted(file.uri for file in storage.walk(f"{table}/{THRESHOLDS.name}"))
-        with ThreadPoolExecutor(READERS) as pool:
-            return list(pool.map(read, files))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(f"the table {table} can't be read: {error}") from error
+    return read_documents(table, THRESHOLDS.name, AppliedThreshold)
 
 
 def in_force(table: str) -> dict[str, AppliedThreshold]:
