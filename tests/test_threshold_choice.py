@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 from wide_table import FINGERPRINTS, write_wide_table
@@ -41,6 +41,7 @@ def scores_of(rows: list[dict[str, Any]]) -> duckdb.DuckDBPyConnection:
 
 
 @settings(deadline=None, max_examples=40)
+@example([0.1, 0.1, 0.1], 0.1)
 @given(P_VALUES, st.sampled_from([0.01, 0.05, 0.1, 0.5]))
 def test_discoveries_are_those_of_a_plain_loop(p: list[float], fdr: float) -> None:
     ordered = sorted(p)

@@ -179,7 +179,7 @@ def match_alerts(connection: duckdb.DuckDBPyConnection) -> MatchedThreshold:
     counted = f"SELECT count(*) FILTER (old_decision = '{REJECT}') FROM pairs"
     ((wanted,),) = connection.execute(counted).fetchall()
     reject, alerts = _threshold_for(connection, wanted)
-    judged = f"CASE WHEN new_score >= {reject!r} THEN '{REJECT}' ELSE '{GOOD}' END"
+    judged = f"CASE WHEN new_score >= {reject!r}::DOUBLE THEN '{REJECT}' ELSE '{GOOD}' END"
     connection.execute(f"UPDATE pairs SET new_decision = {judged}")
     return MatchedThreshold(reject, alerts, wanted)
 

@@ -77,15 +77,16 @@ def discoveries(
         floors: by fingerprint, the smallest tail probability that the calibration gives without the fitted tail.
     """
     p = "tail_probability"
+    most = f"{fdr!r}::DOUBLE"  # A plain 0.1 would be a DECIMAL, whose product with a count is rounded otherwise.
     if floors:
         whens = " ".join(f"WHEN {quoted(key)} THEN {floor!r}::DOUBLE" for key, floor in floors.items())
         p = f"greatest({p}, CASE detector_fingerprint {whens} ELSE 0 END)"
     row = connection.execute(
         f"WITH images AS (SELECT count(*) AS m FROM scores WHERE {condition}), "
-        f"distinct_p AS (SELECT {p} AS p, count(*) AS n FROM scores WHERE {condition} AND {p} <= {fdr!r} GROUP BY 1), "
+        f"distinct_p AS (SELECT {p} AS p, count(*) AS n FROM scores WHERE {condition} AND {p} <= {most} GROUP BY 1), "
         "counted AS (SELECT p, sum(n) OVER (ORDER BY p) AS k FROM distinct_p) "
         f"SELECT max(p), coalesce(max(k), 0)::BIGINT, (SELECT m FROM images) FROM counted, images "
-        f"WHERE p * m <= {fdr!r} * k"
+        f"WHERE p * m <= {most} * k"
     ).fetchone()
     assert row is not None
     return Discovery(*row)
@@ -129,7 +130,7 @@ def level_of_fdr(
 
 def _best_fdr(connection: duckdb.DuckDBPyConnection, condition: str, floor: float) -> float:
     """Return the smallest fdr at which tail probabilities that end at a floor find an alert."""
-    beyond = f"count(*) FILTER (tail_probability <= {floor!r})"
+    beyond = f"count(*) FILTER (tail_probability <= {floor!r}::DOUBLE)"
     row = connection.execute(f"SELECT {beyond}, count(*) FROM scores WHERE {condition}").fetchone()
     assert row is not None
     return floor * row[1] / row[0] if row[0] else math.inf
