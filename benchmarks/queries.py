@@ -2,11 +2,15 @@
 
     python benchmarks/queries.py --rows 10000000
     python benchmarks/queries.py --rows 1000000 --s3
+    python benchmarks/queries.py --rows 100000000 --table /data/table --repeats 2
 
 The table has a file a day, rows of two lines with four cameras, regions in 1 % of the images, and 1 % of the images
 with a temporary failure, which the next night tries again. Each question is asked in a process of its own, three times;
 the fastest time counts. It is asked before and after `compact`. Plain SQL reads superseded rows too before compaction,
 so it does less work than is needed for a right answer. Bytes and files are those that DuckDB says it read.
+
+With `--table`, the table is made there unless it is there already, is asked as it stands, and is kept. `diffad-ray
+compact` between two such calls gives the figures after compaction.
 """
 
 from __future__ import annotations
@@ -28,7 +32,6 @@ import pyarrow as pa
 
 ROOT = Path(__file__).parents[1]
 FIRST = date(2026, 1, 1)
-REPEATS = 3
 MORE = {
     "one day's statuses": "SELECT status, count(*) FROM scores WHERE run_date = DATE '2026-01-02' GROUP BY 1",
     "one image by URI": "SELECT * EXCLUDE (image_modified, scored_at) FROM scores WHERE image_uri = '{uri}'",
@@ -111,7 +114,7 @@ def peak_megabytes() -> float:
     return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024
 
 
-def ask(table: str, name: str, plain: bool, rows: int) -> None:
+def ask(table: str, name: str, plain: bool, rows: int, repeats: int) -> None:
     """Ask one question in this process, and print what it cost as JSON."""
     from diffad_ray.sql import connect
     from diffad_ray.storage import normalised
@@ -132,7 +135,7 @@ def ask(table: str, name: str, plain: bool, rows: int) -> None:
 
     before = peak_megabytes()
     seconds, processor = [], []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         # From the listing on: that is what a user waits for.
         started, used = time.perf_counter(), time.process_time()
         with opened() as connection:
@@ -152,7 +155,7 @@ def ask(table: str, name: str, plain: bool, rows: int) -> None:
     print(json.dumps(figures | {"rows": found}))
 
 
-def compare(table: str, rows: int) -> None:
+def compare(table: str, rows: int, repeats: int) -> None:
     """Print a row of figures a question: views, plain SQL."""
     print(
         "| question | rows | views s | plain s | ratio | views CPU s | plain CPU s | MB | read MB | plain MB | files |"
@@ -162,6 +165,7 @@ def compare(table: str, rows: int) -> None:
         figures = {}
         for plain in (True, False):
             command = [sys.executable, __file__, "--ask", name, "--table", table, "--rows", str(rows)]
+            command += ["--repeats", str(repeats)]
             asked = subprocess.run(command + ["--plain"] * plain, capture_output=True, text=True, check=False)
             if asked.returncode:
                 raise RuntimeError(asked.stderr)
@@ -192,22 +196,26 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--days", type=int, default=30)
     parser.add_argument("--s3", action="store_true", help="ask a copy on an S3 server on loopback")
-    parser.add_argument("--ask", help="ask one question and print JSON")
-    parser.add_argument("--table", help="that is asked")
+    parser.add_argument("--repeats", type=int, default=3, help="how often each question is asked")
+    parser.add_argument("--table", help="folder of a table that is made if it is not there, asked and kept")
+    parser.add_argument("--make", action="store_true", help="only make the table")
+    parser.add_argument("--ask", help="ask one question of --table and print JSON")
     parser.add_argument("--plain", action="store_true", help="ask by plain SQL")
     arguments = parser.parse_args()
+    rows, repeats = arguments.rows, arguments.repeats
     if arguments.ask:
-        ask(arguments.table, arguments.ask, arguments.plain, arguments.rows)
+        ask(arguments.table, arguments.ask, arguments.plain, rows, repeats)
         return
-    from diffad_ray.table.compact import compact
-
-    print(f"{platform.platform()}, {os.cpu_count()} CPUs, DuckDB {duckdb.__version__}, {arguments.rows} rows\n")
+    print(f"{platform.platform()}, {os.cpu_count()} CPUs, DuckDB {duckdb.__version__}, {rows} rows\n", flush=True)
+    if arguments.table:
+        if not Path(arguments.table).exists():
+            make(arguments.table, rows, arguments.days)
+        if not arguments.make:
+            compare(arguments.table, rows, repeats)
+        return
     with tempfile.TemporaryDirectory(prefix="diffad-queries-") as place:
         table, server = f"{place}/table", None
-        started = time.monotonic()
-        make_table(table, arguments.rows, arguments.days)
-        size = sum(path.stat().st_size for path in Path(table).rglob("*.parquet"))
-        print(f"made in {time.monotonic() - started:.0f} s, {size / 1e6:.0f} MB, load {os.getloadavg()[0]:.1f}\n")
+        make(table, rows, arguments.days)
         try:
             if arguments.s3:
                 sys.path.insert(0, str(Path(__file__).parent))
@@ -217,16 +225,29 @@ def main() -> None:
                 os.environ |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "us-east-1"}
                 os.environ |= {"AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
                 table = on_s3(Path(table))
-            print("Before compaction:\n")
-            compare(table, arguments.rows)
-            started = time.monotonic()
-            print(f"\n{compact(table)}, {time.monotonic() - started:.0f} s, load {os.getloadavg()[0]:.1f}\n")
-            print("After compaction:\n")
-            compare(table, arguments.rows)
+            before_and_after(table, rows, repeats)
         finally:
             if server:
                 server.kill()
                 server.wait()
+
+
+def make(table: str, rows: int, days: int) -> None:
+    started = time.monotonic()
+    make_table(table, rows, days)
+    size = sum(path.stat().st_size for path in Path(table).rglob("*.parquet"))
+    print(f"made in {time.monotonic() - started:.0f} s, {size / 1e6:.0f} MB, load {os.getloadavg()[0]:.1f}\n")
+
+
+def before_and_after(table: str, rows: int, repeats: int) -> None:
+    from diffad_ray.table.compact import compact
+
+    print("Before compaction:\n")
+    compare(table, rows, repeats)
+    started = time.monotonic()
+    print(f"\n{compact(table)}, {time.monotonic() - started:.0f} s, load {os.getloadavg()[0]:.1f}\n")
+    print("After compaction:\n")
+    compare(table, rows, repeats)
 
 
 if __name__ == "__main__":

@@ -179,6 +179,32 @@ def test_a_merger_that_was_written_down_alone_is_carried_out(tmp_path: Path) -> 
         finish_compactions(table)
 
 
+def test_a_compaction_first_finishes_the_one_before(tmp_path: Path) -> None:
+    table = str(tmp_path)
+    write_run(table, 1, NAMES[:8])
+    expected = rows(table)
+    sources = [f"scores/run_date=2026-01-01/{name}" for name in parquet(table, "scores")]
+    merger = Merger("scores", sources, f"scores/run_date=2026-01-01/merged-{'0' * 16}.parquet", 8, [])
+    storage.write(f"{table}/{merger.journal}", document(merger))
+    compact(table)
+    assert rows(table) == expected
+    assert parquet(table, "scores") == [f"merged-{'0' * 16}.parquet"]
+
+
+def test_a_compaction_that_lost_its_lease_merges_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = str(tmp_path)
+    write_run(table, 1, NAMES)
+    before = parquet(table, "scores")
+
+    def lost(_: Lease) -> None:
+        raise UserError("another process writes to the table")
+
+    monkeypatch.setattr(Lease, "check", lost)
+    with pytest.raises(UserError, match="another process"):
+        compact(table)
+    assert parquet(table, "scores") == before
+
+
 def test_files_of_unfinished_runs_stay(tmp_path: Path) -> None:
     plan = write_run(str(tmp_path), 1, NAMES, done=2, state=None)
     left = {kind: parquet(str(tmp_path), kind) for kind in ("scores", "regions", "manifests")}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from hand_made_table import write_run
 from diffad_ray import UserError, query
 from diffad_ray.analytics.database import write_database
 from diffad_ray.analytics.ddl import ENGINES, ddl
-from diffad_ray.analytics.delta import export_delta
+from diffad_ray.analytics.delta import export_delta, regions_beside
 from diffad_ray.table.compact import compact
 from diffad_ray.table.snapshot import Merger
 
@@ -133,14 +135,30 @@ def test_sql_for_engines_names_all_columns(table: Path, engine: str) -> None:
 def test_an_export_to_delta_is_incremental(tmp_path: Path) -> None:
     deltalake = pytest.importorskip("deltalake", reason="it is not installed: pip install 'diffad-ray[delta]'")
     table, lake = tmp_path / "table", tmp_path / "lake"
+
+    def check(images: int, regions: int) -> list[dict[str, Any]]:
+        """The two Delta tables against the views of the table."""
+        found = {}
+        for view, there in (("scores", lake), ("regions", regions_beside(str(lake)))):
+            found[view] = deltalake.DeltaTable(there).to_pyarrow_table().to_pylist()
+            key = itemgetter("image_id", "run_id", *["region"] * (view == "regions"))
+            assert sorted(map(key, found[view])) == sorted(map(key, query(table, f"FROM {view}").to_pylist()))
+        assert (len(found["scores"]), len(found["regions"])) == (images, regions)
+        return found["scores"]
+
     write_run(str(table), 1, NAMES, failing=NAMES[4])
     assert len(export_delta(table, lake)) == 1
-    write_run(str(table), 2, [NAMES[4], "new.png"], columns={"serial": "7"})
-    assert len(export_delta(table, lake)) == 1
+    check(10, 8)
+    # Tried again: one that had failed, one with two regions that fails now, and one that has two regions as before.
+    write_run(str(table), 2, [NAMES[4], NAMES[3], NAMES[6], "new9.png"], columns={"serial": "7"}, failing=NAMES[3])
+    write_run(str(table), 3, ["good1.png"])
+    assert len(export_delta(table, lake)) == 2
     assert export_delta(table, lake) == []
     compact(table)
     assert export_delta(table, lake) == []
-    rows = deltalake.DeltaTable(lake).to_pyarrow_table().to_pylist()
-    assert len(rows) == len({row["image_id"] for row in rows}) == 11
-    assert {row["status"] for row in rows} == {"ok"}
-    assert [row["serial"] for row in rows].count("7") == 2
+    rows = check(12, 8)
+    assert sorted(row["status"] for row in rows) == ["ok"] * 11 + ["timeout"]
+    assert [row["serial"] for row in rows].count("7") == 4
+    shutil.rmtree(regions_beside(str(lake)))
+    assert len(export_delta(table, lake)) == 3
+    check(12, 8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,16 +18,22 @@ from diffad_ray.analytics.summary import summarise
 from diffad_ray.reports.overlay import original_and_regions
 from diffad_ray.table import parts
 from diffad_ray.table.compact import compact
+from diffad_ray.table.detectors import KnownDetector, write_detector
 from diffad_ray.table.layout import TABLE_SCHEMA_KEY, image_id, mask_file, parquet_bytes, shard_file
 from diffad_ray.table.lease import Lease
 from diffad_ray.table.parts import MANIFESTS, MASKS, NO_RUN, REGIONS, RUNS, SCHEMA_FILE, SCORES, Part, part_of, run_of
 from diffad_ray.table.reading import connect_bounded, rows_of
+from diffad_ray.table.retention import Rule, write_rule
 from diffad_ray.table.runs import read_runs
+from diffad_ray.table.samples import SampledImage, write_sample
 from diffad_ray.table.snapshot import pending_mergers
+from diffad_ray.table.thresholds import AppliedThreshold, apply_threshold
+from diffad_ray.table.verdicts import Verdict, add_verdicts
 from diffad_ray.table.verify import verify
 from diffad_ray.table.views import create_view, open_table
 from diffad_ray.versions import TABLE_SCHEMA
 
+ROOT = Path(__file__).parents[1]
 NAMES = [f"line/{k:02d}.png" for k in range(12)]
 PLACE = ("2026-01-01", "20260101T030000-abc001", 12)
 
@@ -96,9 +103,18 @@ def test_files_that_are_no_part_of_a_table(path: str) -> None:
 
 
 def test_every_file_that_is_written_belongs_to_its_part(tmp_path: Path) -> None:
-    plan = write_run(str(tmp_path), 1, NAMES)
-    with Lease(str(tmp_path), "score"):
+    table = str(tmp_path)
+    plan = write_run(table, 1, NAMES)
+    with Lease(table, "score"):
         pass
+    moment = datetime(2026, 1, 2, tzinfo=UTC)
+    add_verdicts(table, [Verdict(1, "/archive/a.png", FINGERPRINT, "good", "ada", moment)])
+    write_sample(table, [SampledImage(1, "/archive/a.png", FINGERPRINT, "reject", 5, 1)])
+    write_detector(table, KnownDetector(FINGERPRINT, "part", "/detectors/part", "familiarity", 1.5, None))
+    apply_threshold(table, AppliedThreshold(FINGERPRINT, 1.5, None, "by hand", "ada", "a test", moment.isoformat()))
+    write_rule(table, Rule("2025-12-31"))
+    not_of_runs = {"verdicts", "samples", "detectors", "thresholds", "retention", "leases"}
+    assert not_of_runs < {path.name for path in tmp_path.iterdir()}
     for file in storage.walk(str(tmp_path)):
         path = file.uri.removeprefix(f"{tmp_path}/")
         part = part_of(path)
@@ -106,11 +122,17 @@ def test_every_file_that_is_written_belongs_to_its_part(tmp_path: Path) -> None:
             continue
         assert part is not None
         assert part.name == path.partition("/")[0]
-        if part.schema is not None:
+        if part.schema is not None and part.is_of_runs:
             assert run_of(path) == (NO_RUN if part.name == "superseded" else plan.run_id)
             assert pq.read_metadata(file.uri).metadata[TABLE_SCHEMA_KEY] == str(TABLE_SCHEMA).encode()
     assert part_of(mask_file("", FINGERPRINT, -1)[1:]) is MASKS
     assert part_of(f"runs/{plan.run_id}.planning") is RUNS
+
+
+@pytest.mark.parametrize(("page", "part"), [("README.md", SCORES), ("docs/tables.md", REGIONS)])
+def test_the_documentation_names_every_column(page: str, part: Part) -> None:
+    text = (ROOT / page).read_text()
+    assert [name for name in part.columns.names if f"`{name}`" not in text] == []
 
 
 def test_a_table_that_was_written_before_a_column_existed(tmp_path: Path) -> None:

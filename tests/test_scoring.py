@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import write_image
+from test_cli import run
 from tiny_detector import tiny_training
 
 from diffad_ray import query, score, storage, train
@@ -180,7 +182,13 @@ def test_routes_columns_and_a_manifest_in_one_run(archive: Path, detector: Path,
     assert (again.plan.images, again.plan.skipped) == (unrouted, 35 - unrouted)
 
 
-def test_failures_are_tried_again(detector: Path, archive: Path, tmp_path: Path) -> None:
+def test_failures_are_tried_again_and_the_table_is_compacted(
+    detector: Path,
+    archive: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     image = next((archive / "camera0").glob("*.png"))
     (tmp_path / "list.csv").write_text(f"uri\n{image}\nlate.png\nbroken.png\n")
     (tmp_path / "broken.png").write_bytes(b"no image")
@@ -190,11 +198,16 @@ def test_failures_are_tried_again(detector: Path, archive: Path, tmp_path: Path)
     assert first.by_status == {"missing": 1, "ok": 1, "unreadable": 1}
     assert score(tmp_path / "list.csv", **options).plan.images == 0
     shutil.copy(image, tmp_path / "late.png")
-    second = score(tmp_path / "list.csv", retry=["missing"], **options).record
-    assert second is not None
-    assert second.by_status == {"ok": 1}
-    statuses = rows(tmp_path / "table", "SELECT status, count(*) AS n FROM scores GROUP BY 1 ORDER BY 1")
-    assert statuses == [{"status": "ok", "n": 2}, {"status": "unreadable", "n": 1}]
+    given = [word for name, value in options.items() for word in (f"--{name}", value)]
+    assert run(monkeypatch, "score", tmp_path / "list.csv", *given, "--retry", "missing", "--compact", "--json") == 0
+    second = json.loads(capsys.readouterr().out)
+    assert second["record"]["by_status"] == {"ok": 1}
+    assert (second["compaction"]["rows"], second["compaction"]["dropped"]) == (3, 1)
+    statuses = [{"status": "ok", "n": 2}, {"status": "unreadable", "n": 1}]
+    counted = "SELECT status, count(*) AS n FROM {} GROUP BY 1 ORDER BY 1"
+    assert rows(tmp_path / "table", counted.format("scores")) == statuses
+    # The superseded row of late.png is gone from the files, too.
+    assert rows(tmp_path / "table", counted.format(f"'{tmp_path}/table/scores/*/*.parquet'")) == statuses
 
 
 def test_a_killed_run_is_finished_by_the_same_command(archive: Path, detector: Path, tmp_path: Path) -> None:

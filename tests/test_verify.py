@@ -174,8 +174,9 @@ def test_unfinished_runs_are_no_problem(table: Path) -> None:
         shards(table)[-2].write_bytes(b"not yet looked at: this run goes on")
         found = verify(table)
         assert "running run" in [note.kind for note in found.notes]
-    with Lease(str(table), "compact"), pytest.raises(UserError, match="is being compacted"):
-        verify(table)
+    for work, doing in (("compact", "compacted"), ("prune", "pruned")):
+        with Lease(str(table), work), pytest.raises(UserError, match=f"is being {doing}"):
+            verify(table)
 
 
 def test_between_two_steps_of_a_compaction(table: Path) -> None:
@@ -206,6 +207,25 @@ def test_parts_without_any_file(table: Path) -> None:
     assert kinds(table) == {"region count": regions // 2}
     shutil.rmtree(table / "manifests")
     assert kinds(table) == {"region count": regions // 2, "unplanned row": 24, "plan": 1}
+
+
+def test_images_without_a_detector_are_compared_too(table: Path) -> None:
+    for kind in ("scores", "manifests"):
+        change(shards(table, kind)[1], lambda rows: [*rows[:2], {**rows[2], "detector_fingerprint": None}, *rows[3:]])
+    assert verify(table).problems == []
+
+
+def test_files_that_lack_columns_are_no_problem_until_they_are_compacted(table: Path) -> None:
+    write_run(str(table), 3, ["later.png"], columns={"line": "press"})
+    found = verify(table)
+    assert found.problems == []
+    assert [(note.kind, note.count) for note in found.notes] == [("lacking columns", 6)]
+    assert "files of scores lack columns of the table; `diffad-ray compact" in found.notes[0].message
+    compact(table)
+    assert verify(table).notes == []
+    path = shards(table)[0]
+    path.write_bytes(parquet_bytes(pq.read_table(pa.BufferReader(path.read_bytes())).drop_columns(["line"])))
+    assert kinds(table) == {"lacking columns": 1}
 
 
 def test_a_mask_of_two_rows_is_missing_once(table: Path) -> None:

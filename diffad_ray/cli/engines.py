@@ -39,16 +39,19 @@ def views(
 
 def export(
     table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
-    output: Annotated[str, typer.Argument(help="Folder or URI of the table to write to.")],
+    output: Annotated[str, typer.Argument(help="Folder or URI of the table of scores to write to.")],
     to: Annotated[str, typer.Option(help="Format: delta.")] = "delta",
 ) -> None:
-    """Add the runs that a Delta table lacks to it. Needs `pip install 'diffad-ray[delta]'`.
+    """Add the runs that two Delta tables lack to them. Needs `pip install 'diffad-ray[delta]'`.
+
+    OUTPUT gets the scores, OUTPUT-regions the regions.
 
     Copy: `diffad-ray export scores s3://lake/scores --to delta`
     """
-    from diffad_ray.analytics.delta import export_delta
+    from diffad_ray.analytics.delta import export_delta, regions_beside
 
     if to != "delta":
         raise UserError(f"unknown format {to!r}: tables are exported to delta")
     runs = export_delta(table, output)
-    say(f"added {len(runs)} runs to {output}" if runs else f"nothing to do: {output} has all runs that have ended")
+    there = f"{output} and {regions_beside(output)}"
+    say(f"added {len(runs)} runs to {there}" if runs else f"nothing to do: {there} have all runs that have ended")
