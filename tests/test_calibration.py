@@ -75,6 +75,20 @@ def test_tail_probabilities_are_those_of_the_distribution() -> None:
     assert len(calibration.scores) == len(calibration.ranks) <= 1000
 
 
+def test_the_tail_by_hand() -> None:
+    """Of 20 scores the six largest make the tail, which begins at their quantile of 0.7; of 100 the ten largest do."""
+    few = Calibration.from_scores(np.arange(20.0), 0.01)
+    assert (few.tail_count, few.tail_scale) == (6, pytest.approx(np.mean([14, 15, 16, 17, 18, 19]) - 13.3))
+    # 1 % of 21 images is 0.21 of an image, so the threshold lies beyond the highest score.
+    assert few.threshold == pytest.approx(19 + 6 * few.tail_scale * (0.21 ** (-1 / 6) - 1))
+    assert few.tail_probability(np.array([19.0, 18.0])).tolist() == pytest.approx([1 / 21, 2 / 21])
+    many = Calibration.from_scores(np.arange(100.0), 0.01)
+    assert (many.tail_count, many.tail_scale) == (10, pytest.approx(np.mean(np.arange(90, 100)) - 89.1))
+    # 1 % of 101 images is 1.01: a hundredth of the way from the highest score to the one below it.
+    assert many.threshold == pytest.approx(98.99)
+    assert many.ranks == tuple(range(1, 101))
+
+
 @pytest.mark.parametrize("constant", [0.0, 0.5, -3.0, 1e6])
 def test_scores_all_alike_still_give_a_threshold_above_them(constant: float) -> None:
     calibration = Calibration.from_scores(np.full(20, constant))

@@ -17,6 +17,7 @@ from diffad_ray import storage
 from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.images.quality import Quality
 from diffad_ray.inference.regions import mask_from_runs
+from diffad_ray.scoring import measures
 from diffad_ray.scoring.commit import CommitShard, Judge
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.storage import StorageSettings
@@ -194,6 +195,17 @@ def test_a_shard_that_is_done_stays_as_it_is(shard: Shard) -> None:
     before = {kind: shard.file(kind).read_bytes() for kind in ("scores", "regions")}
     shard.commit([image("good.png", 0.1), image("other.png", 0.1)])
     assert {kind: shard.file(kind).read_bytes() for kind in before} == before
+
+
+def test_only_a_shard_that_this_call_wrote_counts(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[list[str]] = []
+    stages: list[str] = []
+    monkeypatch.setattr(measures, "add_images", counted.append)
+    monkeypatch.setattr(measures, "add_seconds", lambda stage, _: stages.append(stage))
+    for _ in range(2):
+        shard.commit([image("bad.png", 0.5), image("broken.png", None)])
+    assert counted == [["ok", "unreadable"]]
+    assert stages == ["commit", "commit"]
 
 
 def test_the_scores_are_written_last_and_regions_of_a_dead_attempt_are_replaced(

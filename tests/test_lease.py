@@ -154,6 +154,12 @@ def test_a_holder_says_who_it_is() -> None:
     assert not holder.is_gone()
 
 
+def test_a_holder_that_was_overtaken_leaves_the_newer_generation_alone(tmp_path: Path) -> None:
+    with Lease(str(tmp_path), "score"):
+        storage.write(f"{tmp_path}/leases/00000002.json", elsewhere().to_bytes())
+    assert lease_files(str(tmp_path)) == ["00000002.json"]
+
+
 def test_a_generation_that_another_one_created_first_is_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     create = storage.create
 

@@ -26,14 +26,13 @@ SELECT {column}, run_date, images, failed_images, worst.image_id AS image_id, wo
     worst.score AS score, worst.tail_probability AS tail_probability, worst.detector AS detector,
     worst.detector_fingerprint AS detector_fingerprint, decision, verdict, verdict_images
 FROM (
-    SELECT {column}, run_date, count(DISTINCT image_id) AS images,
-        count(DISTINCT image_id) FILTER (score IS NULL) AS failed_images,
+    SELECT {column}, run_date, {images} AS images, {failed_images} AS failed_images,
         arg_min({{
             image_id: image_id, image_uri: image_uri, score: score, tail_probability: tail_probability,
             detector: detector, detector_fingerprint: detector_fingerprint
         }}, coalesce(tail_probability, 1)) FILTER (score IS NOT NULL) AS worst,
         {decision} AS decision, {verdict} AS verdict,
-        count(DISTINCT image_id) FILTER (verdict IS NOT NULL) AS verdict_images
+        {verdict_images} AS verdict_images
     FROM scores LEFT JOIN (SELECT image_id, verdict FROM verdicts) USING (image_id)
     WHERE {column} IS NOT NULL GROUP BY {column}, run_date
 )"""
@@ -102,10 +101,22 @@ def create_parts(connection: duckdb.DuckDBPyConnection, column: str) -> None:
     connection.execute(
         VIEW.format(
             column=identifier(column),
+            images=_distinct_images("true"),
+            failed_images=_distinct_images("score IS NULL"),
+            verdict_images=_distinct_images("verdict IS NOT NULL"),
             decision=severest("decision"),
             verdict=severest("verdict"),
         )
     )
+
+
+def _distinct_images(condition: str) -> str:
+    """Return an SQL aggregate of the number of images with a row that meets a condition.
+
+    An image has several rows in one night if several detectors scored it. DuckDB counts short lists four times as fast
+    as it computes `count(DISTINCT image_id)` for each of many groups.
+    """
+    return f"coalesce(list_unique(list(image_id) FILTER ({condition})), 0)"
 
 
 def severest(kind: str, column: str | None = None) -> str:
