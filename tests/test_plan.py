@@ -114,14 +114,16 @@ def test_a_column_keeps_its_type(two_lines: Path, bundle: Bundle, tmp_path: Path
 def test_half_a_plan_is_removed(tmp_path: Path) -> None:
     table = str(tmp_path)
     storage.write(f"{table}/runs/killed.planning", b"")
-    storage.write(f"{table}/manifests/killed/00000.parquet", b"x")
     storage.write(f"{table}/runs/whole.plan.json", b"{}")
     storage.write(f"{table}/runs/whole.planning", b"")
-    storage.write(f"{table}/manifests/whole/00000.parquet", b"x")
+    for run in ("killed", "whole"):
+        storage.write(f"{table}/manifests/{run}/00000.parquet", b"x")
+        storage.write(f"{table}/superseded/{run}.parquet", b"x")
     remove_half_plans(table)
     assert {file.uri.removeprefix(table) for file in storage.walk(table)} == {
         "/runs/whole.plan.json",
         "/manifests/whole/00000.parquet",
+        "/superseded/whole.parquet",
     }
 
 
