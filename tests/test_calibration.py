@@ -87,6 +87,18 @@ def test_the_tail_by_hand() -> None:
     # 1 % of 101 images is 1.01: a hundredth of the way from the highest score to the one below it.
     assert many.threshold == pytest.approx(98.99)
     assert many.ranks == tuple(range(1, 101))
+    # 1 % of 100 images is one, which may be anomalous: the threshold is the highest score itself.
+    assert Calibration.from_scores(np.arange(99.0), 0.01).threshold == 98.0
+
+
+@pytest.mark.parametrize("lowest", [-60.0, -20.0, 5.0])
+@pytest.mark.parametrize("rate", [0.3, 0.01, 1e-4])
+def test_a_threshold_for_a_rate_is_the_smallest_one(lowest: float, rate: float) -> None:
+    calibration = Calibration.from_scores(np.linspace(lowest, lowest + 30, 50))
+    found = np.float32(calibration.threshold_at(rate))
+    below = np.nextafter(found, np.float32(-np.inf))
+    at, under = calibration.tail_probability(np.array([found, below], np.float64))
+    assert at <= rate < under
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.5, -3.0, 1e6])

@@ -96,6 +96,11 @@ def test_what_a_later_run_leaves_out(two_lines: Path, bundle: Bundle, tmp_path: 
     pq.write_table(pa.Table.from_pylist(table_rows, schema=schema), path)
     again = planned()
     assert [row["image_uri"] for shard in shards_of(again) for row in shard] == [rows[2]["image_uri"]]
+    # The plan writes down which row it replaces.
+    replaced = pq.read_table(table / "superseded" / f"{again.run_id}.parquet").to_pylist()
+    assert {(row["image_id"], row["run_id"], row["superseded_by"]) for row in replaced} == {
+        (rows[2]["image_id"], "r", again.run_id)
+    }
     assert planned(retry=("failed",)).images == 2
     assert [str(file) for file in table.glob("runs/*.planning")] == []
 
