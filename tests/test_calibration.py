@@ -73,6 +73,7 @@ def test_tail_probabilities_are_those_of_the_distribution() -> None:
     np.testing.assert_allclose(calibration.tail_probability(np.array([5.0])), np.exp(-5.0), rtol=0.3)
     assert calibration.tail_probability(np.array([-1.0])) == 1
     assert len(calibration.scores) == len(calibration.ranks) <= 1000
+    assert (calibration.scores[0], calibration.ranks[0]) == (scores.min(), 1)
 
 
 def test_the_tail_by_hand() -> None:

@@ -113,8 +113,8 @@ def create_parts(connection: duckdb.DuckDBPyConnection, column: str) -> None:
 def _distinct_images(condition: str) -> str:
     """Return an SQL aggregate of the number of images with a row that meets a condition.
 
-    An image has several rows in one night if several detectors scored it. DuckDB counts short lists four times as fast
-    as it computes `count(DISTINCT image_id)` for each of many groups.
+    An image has several rows in one night if several detectors scored it. DuckDB counts the distinct values of many
+    short lists with less time and memory than `count(DISTINCT image_id)` takes for as many groups.
     """
     return f"coalesce(list_unique(list(image_id) FILTER ({condition})), 0)"
 
