@@ -25,8 +25,8 @@ USUAL_LOG_ODDS = -4.0
 LEAST_SPREAD = 0.05
 "Floor of the spread of normal images' evidence, in the unit of the evidence; that of a kind should vary by more."
 BATCH, MOST_SQUARES = 16, 1500
-COMPARED_SQUARES, MOST_PENALTY = 96, 4.0
-"Normal squares that get pseudo-anomalies to compare a kind's own evidence with familiarity; largest `penalty`."
+COMPARED_SQUARES, MOST_DISCOUNT = 96, 4.0
+"Normal squares that get pseudo-anomalies to compare a kind's own evidence with familiarity; largest `discount`."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class JudgedDetector(Trainable):
     "[1]: median evidence of normal images"
     spread: Tensor
     "[1]: 0.9 quantile less median of the evidence of normal images"
-    penalty: Tensor
+    discount: Tensor
     "[1]: subtracted from the kind's own log odds, >= 0, because familiarity tells pseudo-anomalies better"
 
     def __init__(self, settings: JudgedSettings):
@@ -87,7 +87,7 @@ class JudgedDetector(Trainable):
         self.familiarity = Familiarity(settings.image_size)
         self.register_buffer("usual", torch.zeros(1), persistent=not self.in_log_odds)
         self.register_buffer("spread", torch.ones(1), persistent=not self.in_log_odds)
-        self.register_buffer("penalty", torch.zeros(1))
+        self.register_buffer("discount", torch.zeros(1))
 
     @abstractmethod
     def evidence(self, images: Tensor) -> Examination:
@@ -108,7 +108,7 @@ class JudgedDetector(Trainable):
         if not (self.settings.familiarity and self.familiarity.is_fitted):
             return found
         unfamiliar = self.familiarity.log_odds(images, self.settings.familiarity)
-        return found._replace(anomaly_map=either(found.anomaly_map - self.penalty, unfamiliar))
+        return found._replace(anomaly_map=either(found.anomaly_map - self.discount, unfamiliar))
 
     def image_score(self, anomaly_map: Tensor) -> Tensor:
         """Return the mean [N] of the largest `top_share` of the pixels of [N,1,H,W], comparable between sizes."""
@@ -137,7 +137,7 @@ class JudgedDetector(Trainable):
 
             learn_familiarity(self.familiarity, normals, peaks, self.settings.anomalies, tell)
             if self.familiarity.is_fitted:
-                self._fit_penalty(normals, peaks)
+                self._fit_discount(normals, peaks)
 
     @torch.no_grad()
     def _fit_evidence(self, normals: NormalSquares, tell: Callable[[str], None]) -> None:
@@ -154,8 +154,8 @@ class JudgedDetector(Trainable):
         tell(f"evidence of {len(found)} good images measured")
 
     @torch.no_grad()
-    def _fit_penalty(self, normals: NormalSquares, peaks: Callable[[Tensor], Tensor]) -> None:
-        """Fit `penalty`: by how much familiarity has better odds of telling a pseudo-anomaly from a normal square.
+    def _fit_discount(self, normals: NormalSquares, peaks: Callable[[Tensor], Tensor]) -> None:
+        """Fit `discount`: by how much familiarity has better odds of telling a pseudo-anomaly from a normal square.
 
         Evidence that tells little would add to familiarity the differences between normal images alone. The opposite
         can't be shown: a segmenter is taught by such anomalies, and familiarity is there for all others.
@@ -170,7 +170,7 @@ class JudgedDetector(Trainable):
                 familiar = self.familiarity.log_odds(shown, self.settings.familiarity)
                 found.append(torch.stack([peaks(shown), self.image_score(familiar[:, None])], dim=1))
         own, familiar = log_odds_to_tell(torch.cat(good), torch.cat(defective))
-        self.penalty = (familiar - own).clamp(0, MOST_PENALTY)[None]
+        self.discount = (familiar - own).clamp(0, MOST_DISCOUNT)[None]
 
 
 def log_odds_to_tell(good: Tensor, defective: Tensor) -> Tensor:
