@@ -162,7 +162,8 @@ class JudgedDetector(Trainable):
         """
         always = replace(self.settings.anomalies, share=1.0)
         generator = seeded_generator(normals.device, normals.seed, COMPARED_SQUARES)
-        good, defective = [], []
+        good: list[Tensor] = []
+        defective: list[Tensor] = []
         for squares in squares_of(normals, COMPARED_SQUARES, BATCH):
             images, foregrounds = with_foregrounds(squares)
             samples = pseudo_anomalies(images, normals.textures, generator, always, foregrounds=foregrounds)
