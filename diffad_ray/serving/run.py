@@ -27,6 +27,7 @@ from diffad_ray.serving.punctual import CALLBACK, CALLBACK_VARIABLE
 from diffad_ray.serving.settings import ServingSettings
 from diffad_ray.serving.tokens import VARIABLE, read_tokens
 from diffad_ray.settings import build, read_settings
+from diffad_ray.table.reading import existing
 
 APPLICATION = "diffad-ray"
 KEEP_ALIVE_SECONDS = 15
@@ -123,6 +124,7 @@ def absolute(settings: ServingSettings) -> ServingSettings:
         prefixes=checked_prefixes(settings.prefixes),
         tokens_file=location(settings.tokens_file),
         log_file=location(settings.log_file),
+        thresholds=location(settings.thresholds),
         record_table=location(settings.record_table),
         record_images=location(settings.record_images),
     )
@@ -143,6 +145,8 @@ def _check(settings: ServingSettings, host: str, port: int) -> None:
         raise UserError("no detector is given: name one, as in `diffad-ray serve detectors/part`")
     for detector in settings.detectors.values():
         load_description(detector.location)
+    if settings.thresholds not in (None, settings.record_table):
+        existing(settings.thresholds)
     if not read_tokens(settings.tokens_file) and not settings.loopback_only:
         raise UserError(f"the host {host} can be reached by others: set --tokens or {VARIABLE}, or bind to 127.0.0.1")
     if os.environ.get("RAY_SERVE_THROUGHPUT_OPTIMIZED", "0") != "0":
