@@ -21,7 +21,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 
 
 class ServerError(Exception):
-    """The server gave no verdict.
+    """The server gave no score.
 
     Attributes:
         code: HTTP status; 0 if there was no answer at all.
@@ -35,16 +35,16 @@ class ServerError(Exception):
 
 @dataclass(frozen=True)
 class Score:
-    """The verdict on an image.
+    """What a server says of an image.
 
     Attributes:
-        verdict: `good`, `review` or `reject`.
+        decision: `good`, `review` or `reject`, as in the tables.
         score: log odds of an anomaly.
         regions: connected anomalous regions, in pixels of the original image, the highest peak first.
         answer: everything that the server says, see docs/serving.md.
     """
 
-    verdict: str
+    decision: str
     score: float
     threshold: float
     tail_probability: float | None
@@ -91,7 +91,7 @@ class _Requests:
 
 
 def _read(answer: httpx2.Response | None, problem: str) -> Score:
-    """Return the verdict in an answer.
+    """Return the score and the decision in an answer.
 
     Raises:
         ServerError: there is none.
@@ -104,12 +104,12 @@ def _read(answer: httpx2.Response | None, problem: str) -> Score:
         found = {"error": answer.text[:200]}
     if answer.status_code != 200:
         raise ServerError(answer.status_code, str(found.get("error", "")), found.get("status"))
-    names = ("verdict", "score", "threshold", "tail_probability", "regions", "fingerprint")
+    names = ("decision", "score", "threshold", "tail_probability", "regions", "fingerprint")
     return Score(**{name: found[name] for name in names}, answer=found)
 
 
 class Client:
-    """Asks a server for verdicts; a context manager, for any number of threads.
+    """Asks a server for scores and decisions; a context manager, for any number of threads.
 
     Requests that the server refuses for lack of room, and those that get no answer, are repeated after the time that it
     names. To repeat one is safe: a score changes nothing, and a recorded image has one row.
@@ -123,7 +123,7 @@ class Client:
 
     Example:
         >>> with Client("http://127.0.0.1:8000", detector="part") as client:  # doctest: +SKIP
-        ...     print(client.score("image.png").verdict)
+        ...     print(client.score("image.png").decision)
         good
     """
 
@@ -150,7 +150,7 @@ class Client:
         detector: str | None = None,
         record: bool = False,
     ) -> Score:
-        """Return the verdict on an image.
+        """Return the score of an image and the decision on it.
 
         Args:
             image: path of a file, or its bytes.
@@ -201,7 +201,7 @@ class AsyncClient:
         detector: str | None = None,
         record: bool = False,
     ) -> Score:
-        """Return the verdict on an image; see `Client.score`."""
+        """Return the score of an image and the decision on it; see `Client.score`."""
         path, request = self._requests.path(detector), self._requests.request(image, uri, record)
         for attempt in range(self._requests.attempts):
             answer, problem = None, ""

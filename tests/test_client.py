@@ -1,4 +1,4 @@
-"""The client: verdicts, reasons, and repetitions after the time that the server names."""
+"""The client: scores, decisions, reasons, and repetitions after the time that the server names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from served import Served, served
 from diffad_ray.client import AsyncClient, Client, ServerError
 
 ANSWER = {
-    "verdict": "good",
+    "decision": "good",
     "score": -1.5,
     "threshold": 2.0,
     "tail_probability": 0.5,
@@ -32,7 +32,7 @@ def server(detector: Path, archive: Path) -> Iterator[Served]:
         yield running
 
 
-def test_verdicts_of_bytes_paths_and_uris(server: Served, archive: Path) -> None:
+def test_scores_of_bytes_paths_and_uris(server: Served, archive: Path) -> None:
     path = archive / "camera1" / "01.png"
     with Client(server.url, detector="weave") as client:
         found = client.score(path)
@@ -93,7 +93,7 @@ def test_the_time_that_a_server_names_is_waited(busy: str, monkeypatch: pytest.M
     pauses: list[float] = []
     monkeypatch.setattr("diffad_ray.client.time", SimpleNamespace(sleep=pauses.append))
     with Client(busy, detector="part") as client:
-        assert client.score(b"image").verdict == "good"
+        assert client.score(b"image").decision == "good"
         assert all(7 <= pause <= 8.4 for pause in pauses)
         assert len(pauses) == 2
     with Client(busy, detector="part", attempts=2) as client, pytest.raises(ServerError, match="queue is full"):
@@ -106,7 +106,7 @@ def test_the_time_that_a_server_names_is_waited(busy: str, monkeypatch: pytest.M
 
     async def scored() -> str:
         async with AsyncClient(busy, detector="part") as client:
-            return (await client.score(b"image")).verdict
+            return (await client.score(b"image")).decision
 
     Busy.asked, pauses[:] = 0, []
     assert asyncio.run(scored()) == "good"

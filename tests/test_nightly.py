@@ -124,6 +124,19 @@ def test_nights(
     (sample,) = steps["golden"]["figures"]["samples"]
     assert (sample["is_same_file"], sample["score"]) == (True, sample["before"])
 
+    # Without golden samples, a night in which nothing is new needs no worker, and so no Ray.
+    text = settings.read_text()
+    settings.write_text(re.sub(r"golden = .*", "", text))
+    with monkeypatch.context() as patch:
+        patch.setattr("diffad_ray.cluster.connect", lambda: pytest.fail("a cluster was joined"))
+        code, steps, said = night()
+        assert (code, steps["check"]["text"]) == (0, "no node was asked: nothing is new"), said
+        (tmp_path / "archive" / "camera1" / "new.png").write_bytes(b"")
+        with pytest.raises(pytest.fail.Exception, match="a cluster was joined"):
+            night()
+    (tmp_path / "archive" / "camera1" / "new.png").unlink()
+    settings.write_text(text)
+
     # The next night: nothing is new, and what it finds damaged ends it without hiding what it did before.
     next((tmp_path / "table").glob("masks/**/*.png")).unlink()
     assert run(monkeypatch, "nightly", settings, "--set", "nightly.keep_masks_days=0") == 1

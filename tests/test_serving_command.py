@@ -47,7 +47,7 @@ def test_names_of_detectors(tmp_path: Path) -> None:
         ({"detectors": {"a": {"place": "x"}}}, r"\[serving.detectors.a\] has no setting 'place'"),
         ({"places": 0}, "places must be 1 or more"),
         ({"body_seconds": 0}, "body_seconds must be more than 0"),
-        ({"review_tail": 2}, "review_tail"),
+        ({"threshold_seconds": 0}, "threshold_seconds must be more than 0"),
         ({"port": 8000}, "has no setting 'port'"),
     ],
 )
@@ -72,11 +72,16 @@ def test_the_manifest_builds_an_application() -> None:
 
 def test_paths_are_those_of_the_callers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    values = {"detectors": {"part": {"location": "part"}}, "prefixes": ["parts", "s3://plant/a"], "tokens_file": "t"}
+    values = {
+        "detectors": {"part": {"location": "part"}},
+        "prefixes": ["parts", "s3://plant/a"],
+        "tokens_file": "t",
+    } | {"thresholds": "scores"}
     found = absolute(build(ServingSettings, values, "serving"))
     assert found.detectors["part"].location == str(tmp_path / "part")
     assert found.prefixes == (str(tmp_path / "parts"), "s3://plant/a")
     assert (found.tokens_file, found.log_file) == (str(tmp_path / "t"), None)
+    assert (found.thresholds, found.record_table) == (str(tmp_path / "scores"), None)
 
 
 def test_replicas_share_the_cores() -> None:
@@ -105,6 +110,7 @@ def test_what_the_command_refuses(
     assert "no detector at" in said(tmp_path / "none")
     assert "can be reached by others" in said(detector, "--host", "0.0.0.0")
     assert "can't be read" in said(detector, "--tokens", tmp_path / "none")
+    assert "no table at" in said(detector, "--thresholds", tmp_path / "none")
     assert "allows everything" in said(detector, "--prefix", "s3://")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

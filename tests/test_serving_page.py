@@ -12,7 +12,7 @@ from served import served
 CHROMIUM = shutil.which("chromium")
 
 
-def test_an_image_is_shown_with_its_verdict(detector: Path, tmp_path: Path) -> None:
+def test_an_image_is_shown_with_its_decision(detector: Path, tmp_path: Path) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("needs Debian's chromium")
@@ -28,16 +28,16 @@ def test_an_image_is_shown_with_its_verdict(detector: Path, tmp_path: Path) -> N
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
         page.goto(server.url)
         page.set_input_files("#file", tmp_path / "part.png")
-        verdict = playwright.expect(page.locator("#verdict"))
-        verdict.to_have_class("reject")
-        assert "token" in page.inner_text("#verdict")
+        decision = playwright.expect(page.locator("#decision"))
+        decision.to_have_class("reject")
+        assert "token" in page.inner_text("#decision")
         problems.clear()
         page.fill("#token", "a-token-for-the-page")
         page.set_input_files("#file", [])
         page.set_input_files("#file", tmp_path / "part.png")
         page.wait_for_selector("img[alt=reconstruction]")
         answer = server.score(PNG, headers={"Authorization": "Bearer a-token-for-the-page"}).json()
-        assert page.inner_text("#verdict").startswith(f"{answer['verdict']}: score")
+        assert page.inner_text("#decision").startswith(f"{answer['decision']}: score")
         names = page.eval_on_selector_all("img", "images => images.map(image => image.alt)")
         assert names == ["mask", "overlay", "heat", "reconstruction"]
         sizes = page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
@@ -45,5 +45,5 @@ def test_an_image_is_shown_with_its_verdict(detector: Path, tmp_path: Path) -> N
         assert len(page.query_selector_all("#regions tbody tr")) == len(answer["regions"])
         assert problems == []
         page.set_input_files("#file", tmp_path / "text.png")
-        verdict.to_contain_text("not an image file")
+        decision.to_contain_text("not an image file")
         browser.close()

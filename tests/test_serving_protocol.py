@@ -51,7 +51,7 @@ def test_inference(server: Served, bundle: Bundle) -> None:
     assert (answer["id"], answer["model_name"], answer["model_version"]) == ("part-7", "weave", bundle.fingerprint)
     outputs = {output["name"]: output for output in answer["outputs"]}
     assert outputs["score"]["data"] == [single["score"]] * 2
-    assert outputs["verdict"]["data"] == [single["verdict"]] * 2
+    assert outputs["decision"]["data"] == [single["decision"]] * 2
     assert all(output["shape"] == [2] for output in outputs.values())
     asked = {"inputs": [tensor(ENCODED)], "outputs": [{"name": "mask"}]}
     (mask,) = server.client.post(f"/v2/models/weave/versions/{bundle.fingerprint}/infer", json=asked).json()["outputs"]

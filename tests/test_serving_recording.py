@@ -13,8 +13,8 @@ from served import Served, served
 
 from diffad_ray import query
 from diffad_ray.errors import UserError
-from diffad_ray.serving import recording
-from diffad_ray.serving.recording import append_requests
+from diffad_ray.serving import appending
+from diffad_ray.serving.appending import append_requests
 from diffad_ray.table.lease import Lease
 from diffad_ray.table.verify import verify
 
@@ -105,10 +105,10 @@ def test_a_run_that_is_killed_is_done_again(
     def dies(*_: object, **__: object) -> None:
         raise Killed
 
-    target = recording.storage if step == "delete" else recording
+    target = appending.storage if step == "delete" else appending
     with monkeypatch.context() as patch:
         if step == "delete":
-            original = recording.storage.delete
+            original = appending.storage.delete
             patch.setattr(target, step, lambda uri: dies() if "/requests/" in uri else original(uri))
         else:
             patch.setattr(target, step, dies)

@@ -150,7 +150,7 @@ def _groups(connection: duckdb.DuckDBPyConnection, value: str, where: str = "") 
 
 
 def _decisions(connection: duckdb.DuckDBPyConnection) -> dict[str, dict[str, int]]:
-    counted = {before: dict.fromkeys(DECISIONS, 0) for before in DECISIONS}
+    counted: dict[str, dict[str, int]] = {before: dict.fromkeys(DECISIONS, 0) for before in DECISIONS}
     sql = "SELECT old_decision, new_decision, count(*) FROM pairs GROUP BY ALL"
     for before, after, images in connection.execute(sql).fetchall():
         counted[before][after] = images

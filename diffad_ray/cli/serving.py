@@ -29,6 +29,9 @@ class ServiceOptions:
     ] = None
     tokens: Annotated[str | None, typer.Option(help="File of tokens, in lines NAME SCOPES TOKEN.")] = None
     replicas: Annotated[int | None, typer.Option(min=1, help="Processes that hold detectors.")] = None
+    thresholds: Annotated[
+        str | None, typer.Option(metavar="TABLE", help="Decide by this table's thresholds in force, see `threshold`.")
+    ] = None
     record_table: Annotated[str | None, typer.Option(help="Table to which requests with record=1 are appended.")] = None
     record_images: Annotated[str | None, typer.Option(help="Where images of such requests are kept.")] = None
     log_file: Annotated[str | None, typer.Option(help="File for a line of JSON a request.")] = None

@@ -75,6 +75,11 @@ def nightly(night: Night, tell: Callable[[StepResult], None], dry_run: bool = Fa
         Fault: `verify` found problems, or workers died.
         UserError: the user must act; on drift only with `fail_on_drift`.
     """
+    with night.kept:
+        return _run_steps(night, tell, dry_run)
+
+
+def _run_steps(night: Night, tell: Callable[[StepResult], None], dry_run: bool) -> list[StepResult]:
     results = []
     for step in STEPS:
         started = time.monotonic()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 from diffad_ray.nightly.settings import NightlySettings
+from diffad_ray.scoring.selection import Selection
 from diffad_ray.scoring.task import Task
 
 
@@ -17,6 +19,7 @@ class Night:
     Attributes:
         say: receives lines about the progress of a step.
         run_id: the run of this night; empty before it is known, and if nothing was new.
+        selection: images of the archive, from the check to the scoring; `kept` holds the folder in which they are.
         alerts: sentences about what somebody must act on, the golden samples first.
     """
 
@@ -24,6 +27,8 @@ class Night:
     task: Task
     say: Callable[[str], None]
     run_id: str = ""
+    selection: Selection | None = None
+    kept: ExitStack = field(default_factory=ExitStack)
     alerts: list[str] = field(default_factory=list)
 
     @property

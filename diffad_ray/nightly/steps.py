@@ -10,7 +10,8 @@ from diffad_ray.errors import Fault, counted
 from diffad_ray.nightly import watching
 from diffad_ray.nightly.state import Night, Outcome
 from diffad_ray.preflight.check import check_scoring
-from diffad_ray.scoring.pipeline import foresee, run_task
+from diffad_ray.scoring.forecast import foresee, has_work, selected
+from diffad_ray.scoring.pipeline import run_task
 from diffad_ray.table.compact import compact, mergeable_files
 from diffad_ray.table.prune import PruneSummary, prune
 from diffad_ray.table.reading import has_rows
@@ -27,9 +28,20 @@ class Step(NamedTuple):
 
 
 def _check(night: Night) -> Outcome:
+    if _is_idle(night):
+        return Outcome("no node was asked: nothing is new")
     found = check_scoring(night.task, lambda line: night.say(f"check    {line}"))
     found.require()
     return Outcome(f"{counted(len(found.nodes), 'node')}, no problems", asdict(found))
+
+
+def _is_idle(night: Night) -> bool:
+    """Return whether the night needs no worker. To start Ray and its workers takes longer than all other steps of a
+    night without new images. If there are any, the selection is kept for the next step."""
+    if night.settings.golden is not None or not has_rows(night.table):
+        return False
+    night.selection = night.kept.enter_context(selected(night.task))
+    return not has_work(night.task, night.selection)
 
 
 def _would_check(night: Night) -> Outcome:
@@ -37,7 +49,9 @@ def _would_check(night: Night) -> Outcome:
 
 
 def _score(night: Night) -> Outcome:
-    plan, record = run_task(night.task, show_progress=True)
+    plan, record = run_task(night.task, show_progress=True, selection=night.selection)
+    night.selection = None
+    night.kept.close()
     assert record is not None, "a run that ended without an error has a record"
     figures = {"plan": asdict(plan), "record": asdict(record)}
     if not plan.images:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from diffad_ray.scoring.commit import ShardSummary
 from diffad_ray.scoring.manifest import refuse_absent
 from diffad_ray.scoring.measures import Pending
 from diffad_ray.scoring.missing import only_missing
-from diffad_ray.scoring.plan import WRITERS, compare, make_plan, pending_shards, remove_half_plans
+from diffad_ray.scoring.plan import WRITERS, make_plan, pending_shards, remove_half_plans
 from diffad_ray.scoring.selection import Selection, select_images
 from diffad_ray.scoring.stages import run_shards
 from diffad_ray.scoring.task import Task, make_task
@@ -97,8 +97,12 @@ def score(
     return run_task(task, show_progress)
 
 
-def run_task(task: Task, show_progress: bool = False) -> Run:
-    """Do what `score` does, for a task that `make_task` returned."""
+def run_task(task: Task, show_progress: bool = False, selection: Selection | None = None) -> Run:
+    """Do what `score` does, for a task that `make_task` returned.
+
+    Args:
+        selection: the images of the archive, if they are selected already.
+    """
     archive, table = task.archive, task.table
     if check_address() is None:
         # This machine alone scores. `preflight` asks the nodes of a cluster.
@@ -111,7 +115,8 @@ def run_task(task: Task, show_progress: bool = False) -> Run:
 
         # The first run of a table selects before it writes, so that an unreadable archive leaves no files. Later runs
         # first learn whether they may write.
-        selection = None if _is_begun(table) else select()
+        if selection is None and not _is_begun(table):
+            selection = select()
         if selection and not selection.archive.is_listed:
             refuse_absent(selection.connection, selection.rows, archive)
         with Lease(table, "score") as lease:
@@ -130,46 +135,6 @@ def run_task(task: Task, show_progress: bool = False) -> Run:
             if finished:
                 log.warning("run %s is finished now; going on with what is new", finished.plan.run_id)
             return _go_through(plan, task, lease, False, show_progress)
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a run would do.
-
-    Attributes:
-        new: number of images to score by the name of the detector, or `no detector` for images that no route leads to
-            one.
-        skipped: number of images that the table has.
-        interrupted: name of the run that would be finished first; empty if there is none.
-        left: number of images of the interrupted run that have no row.
-        notes: what the user should know, in sentences.
-    """
-
-    new: dict[str, int]
-    skipped: int
-    interrupted: str
-    left: int
-    notes: list[str]
-
-
-def foresee(task: Task) -> Forecast:
-    """Return what `run_task` would do with a task, without writing anything or joining a cluster."""
-    with scratch_folder() as scratch:
-        selection = select_images(task.archive, task.table, task.detectors, task.settings, scratch)
-        if task.missing_masks:
-            selection = only_missing(selection, task.table, task.thresholds)
-        found = compare(task.archive, task.table, selection, task.settings, task.force or task.missing_masks)
-    names = {d.bundle.fingerprint: d.bundle.name for d in task.detectors} | {"": "no detector"}
-    new: dict[str, int] = {}
-    for fingerprint, count in found.counts.items():
-        new[names[fingerprint]] = new.get(names[fingerprint], 0) + count
-    same = [run.plan for run in read_runs(task.table) if run.record is None and run.plan.work == task.work]
-    left = 0
-    if same:
-        has_begun = len(pending_shards(same[-1])) < same[-1].shards
-        left = same[-1].images - (count_run(same[-1], "abandoned").images if has_begun else 0)
-    skipped = selection.images - sum(new.values())
-    return Forecast(new, skipped, same[-1].run_id if same else "", left, found.selection.notes)
 
 
 def _go_through(plan: Plan, task: Task, lease: Lease, resumed: bool, show_progress: bool) -> Run:

@@ -70,7 +70,7 @@ def as_dict(answer: Answer) -> dict[str, Any]:
     return {
         "detector": answer.name,
         "fingerprint": answer.fingerprint,
-        "verdict": answer.sorting,
+        "decision": answer.decision,
         "score": found.score,
         "threshold": found.threshold,
         "tail_probability": found.tail_probability,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from diffad_ray.table.decisions import Decision
 
 
 class Strict(BaseModel):
@@ -45,14 +47,14 @@ class QualityDocument(Strict):
 
 
 class AnswerDocument(Strict):
-    """The verdict on an image."""
+    """What a detector says of an image, and the decision by the threshold in force."""
 
     request_id: str
     detector: str
     fingerprint: str
-    verdict: Literal["good", "review", "reject"]
+    decision: Decision = Field(description="As in the tables: by the threshold in force, and its review band.")
     score: float = Field(description="Log odds of an anomaly.")
-    threshold: float
+    threshold: float = Field(description="The threshold in force.")
     tail_probability: float | None = Field(description="Share of normal images that score as high, in (0, 1].")
     is_anomalous: bool
     anomalous_fraction: float
@@ -63,7 +65,7 @@ class AnswerDocument(Strict):
 
 
 class ErrorDocument(Strict):
-    """Why there is no verdict."""
+    """Why there is no answer for an image."""
 
     error: str
     status: str | None = Field(
@@ -81,7 +83,8 @@ class DetectorDocument(Strict):
     kind: str | None
     view: str | None
     image_size: int | None
-    threshold: float | None
+    threshold: float | None = Field(description="The threshold in force.")
+    review: float | None = Field(description="Where the review band below the threshold begins; null: there is none.")
     problem: str | None = Field(description="Why a bundle at its location was not loaded, at the last try.")
 
 

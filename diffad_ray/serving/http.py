@@ -19,11 +19,12 @@ from starlette.types import ASGIApp
 
 from diffad_ray.serving import documents, inference_protocol
 from diffad_ray.serving.answers import body, form_of, parts_of
+from diffad_ray.serving.appending import keep_appending
 from diffad_ray.serving.detectors import LoadedDetector
 from diffad_ray.serving.gate import Gate, record_of
 from diffad_ray.serving.observation import exposition
 from diffad_ray.serving.page import page
-from diffad_ray.serving.recording import Recorder, keep_appending
+from diffad_ray.serving.recording import Recorder
 from diffad_ray.serving.refusals import Refused
 from diffad_ray.serving.requests import given_image
 from diffad_ray.serving.service import Service
@@ -78,7 +79,7 @@ def http_app(service: Service) -> ASGIApp:
 
 
 def _add_score(app: FastAPI, service: Service, recorder: Recorder | None) -> None:
-    ok = {"model": documents.AnswerDocument, "content": FORMS, "description": "The verdict."}
+    ok = {"model": documents.AnswerDocument, "content": FORMS, "description": "The score and the decision."}
 
     @app.post(
         "/detectors/{name}/score",
@@ -125,7 +126,11 @@ def _add_score(app: FastAPI, service: Service, recorder: Recorder | None) -> Non
             more = {"request_id": noted.request_id, "recorded": record}
             with noted.stage("write"):
                 kind, data = await run_in_threadpool(body, answer, form, pictures, more)
-        headers = {"X-Score": repr(answer.verdict.score), "X-Verdict": answer.sorting, "X-Detector": answer.fingerprint}
+        headers = {
+            "X-Score": repr(answer.verdict.score),
+            "X-Decision": answer.decision,
+            "X-Detector": answer.fingerprint,
+        }
         return Response(data, media_type=kind, headers=headers)
 
 
@@ -154,7 +159,7 @@ def _add_detectors(app: FastAPI, service: Service) -> None:
         "/detectors",
         summary="List the detectors",
         response_model=None,
-        responses=documents.answers({"model": documents.DetectorsDocument}, 401, 403, 500),
+        responses=documents.answers({"model": documents.DetectorsDocument}, 401, 403, 500, 503),
     )
     async def detectors(request: Request) -> Response:
         record_of(request).client = authorised_for(request, service)
@@ -177,20 +182,21 @@ def _described(service: Service, name: str) -> dict[str, Any]:
         "name": name,
         "fingerprint": held.bundle.fingerprint if held else None,
         "pinned": place.fingerprint,
-        **_settings_of(held),
+        **_settings_of(service, held),
         "problem": service.detectors.problems.get(name),
     }
 
 
-def _settings_of(held: LoadedDetector | None) -> dict[str, Any]:
+def _settings_of(service: Service, held: LoadedDetector | None) -> dict[str, Any]:
     if held is None:
-        return dict.fromkeys(("kind", "view", "image_size", "threshold"))
-    own = held.bundle.detector.settings
+        return dict.fromkeys(("kind", "view", "image_size", "threshold", "review"))
+    own, in_force = held.bundle.detector.settings, service.thresholds.of(held.bundle)
     return {
         "kind": held.bundle.detector.kind,
         "view": own.view,
         "image_size": own.image_size,
-        "threshold": held.bundle.calibration.threshold,
+        "threshold": in_force.reject,
+        "review": in_force.review,
     }
 
 

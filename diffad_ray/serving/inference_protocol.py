@@ -45,7 +45,7 @@ OUTPUTS = {
     "score": Output("FP64", lambda answer: answer.verdict.score),
     "tail_probability": Output("FP64", lambda answer: answer.verdict.tail_probability),
     "threshold": Output("FP64", lambda answer: answer.verdict.threshold),
-    "verdict": Output("BYTES", lambda answer: answer.sorting),
+    "decision": Output("BYTES", lambda answer: answer.decision),
     "regions": Output("BYTES", lambda answer: json.dumps(answer.verdict.regions)),
     "mask": Output("BYTES", lambda answer: base64.b64encode(picture(answer, "mask")).decode(), is_usual=False),
 }

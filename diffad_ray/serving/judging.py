@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,10 +18,11 @@ from diffad_ray.scoring.isolated import IsolatedDecoder
 from diffad_ray.scoring.load import decode
 from diffad_ray.serving.detectors import LoadedDetector
 from diffad_ray.serving.refusals import Refused
+from diffad_ray.serving.thresholds import InForce
+from diffad_ray.table.decisions import Decision, decision_on
 
 PROBE = cv2.imencode(".png", np.zeros((16, 16), np.uint8))[1].tobytes()
 "The first image of a process that decodes."
-Sorting = Literal["good", "review", "reject"]
 
 
 class Prepared(NamedTuple):
@@ -47,8 +48,8 @@ class Answer:
 
     Attributes:
         name, fingerprint: of the detector that answered.
-        verdict: score, tail probability, regions and mask.
-        sorting: the verdict in a word; `review` lies between `good` and `reject`.
+        verdict: score, tail probability, threshold in force, regions and mask.
+        decision: on the image, in the words of the tables.
         detection: the anomaly map, and the reconstruction where it was wanted.
     """
 
@@ -57,7 +58,7 @@ class Answer:
     image: Prepared
     detection: ImageDetection
     verdict: Verdict
-    sorting: Sorting
+    decision: Decision
 
 
 class Decoders:
@@ -109,18 +110,10 @@ class Decoders:
             decoder.close()
 
 
-def judged(detector: LoadedDetector, image: Prepared, detection: ImageDetection, review_tail: float) -> Answer:
-    """Return the answer for an image, by the same verdict that scoring writes.
-
-    Args:
-        review_tail: see `ServingSettings`.
-    """
+def judged(detector: LoadedDetector, image: Prepared, detection: ImageDetection, in_force: InForce) -> Answer:
+    """Return the answer for an image, by the same verdict that scoring writes and the decision that tables show."""
     bundle = detector.bundle
     size = image.width, image.height
-    found = verdict(detection.score, detection.anomaly_map, size, bundle.calibration, bundle.calibration.threshold)
-    sorting: Sorting = "good"
-    if found.is_anomalous:
-        sorting = "reject"
-    elif found.tail_probability is not None and found.tail_probability <= review_tail:
-        sorting = "review"
-    return Answer(detector.name, bundle.fingerprint, image, detection, found, sorting)
+    found = verdict(detection.score, detection.anomaly_map, size, bundle.calibration, in_force.reject)
+    decision = decision_on(detection.score, in_force.reject, in_force.review)
+    return Answer(detector.name, bundle.fingerprint, image, detection, found, decision)

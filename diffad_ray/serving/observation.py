@@ -34,7 +34,7 @@ class Record:
     client: str = ""
     detector: str = ""
     fingerprint: str = ""
-    verdict: str = ""
+    decision: str = ""
     image_status: str = ""
     status: int = 0
     bytes: int = 0
@@ -53,7 +53,7 @@ class Record:
     def line(self) -> str:
         """Return one line of JSON; times are in milliseconds."""
         fields: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
-        named = ("request_id", "client", "method", "path", "status", "detector", "fingerprint", "verdict", "bytes")
+        named = ("request_id", "client", "method", "path", "status", "detector", "fingerprint", "decision", "bytes")
         fields |= {name: value for name in (*named, "image_status") if (value := getattr(self, name))}
         fields["ms"] = {name: round(1000 * seconds, 2) for name, seconds in self.seconds.items()}
         fields["ms"]["total"] = round(1000 * (time.perf_counter() - self.began), 2)
@@ -73,8 +73,8 @@ class Metrics:
         )
         self.images = Counter(
             "diffad_ray_serve_images",
-            "Scored images by detector and verdict",
-            ["detector", "verdict"],
+            "Scored images by detector and decision",
+            ["detector", "decision"],
             registry=self.registry,
         )
         self.seconds = Histogram(
@@ -94,12 +94,17 @@ class Metrics:
         self.swaps = Gauge(
             "diffad_ray_serve_detector_swaps", "Detectors that were replaced by new ones", registry=self.registry
         )
+        self.thresholds_age = Gauge(
+            "diffad_ray_serve_thresholds_age_seconds",
+            "Seconds since the thresholds in force were read; 0 without a table",
+            registry=self.registry,
+        )
 
     def count(self, record: Record) -> None:
         """Count a request that was answered, and write its line."""
         self.requests.labels(record.detector, str(record.status)).inc()
-        if record.verdict:
-            self.images.labels(record.detector, record.verdict).inc()
+        if record.decision:
+            self.images.labels(record.detector, record.decision).inc()
         for stage, seconds in record.seconds.items():
             self.seconds.labels(stage).observe(seconds)
         requests_log.info(record.line())

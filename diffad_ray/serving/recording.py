@@ -1,4 +1,4 @@
-"""Rows of requests with `record=1`: kept one by one at once, and appended to the table by runs of their own.
+"""Rows of requests with `record=1`: kept one by one at once, and appended to the table by `appending.py`.
 
 A row is kept as `TABLE/requests/<fingerprint>/<request>.parquet` before its request is answered, so that none is lost
 with its replica. From time to time, a replica appends all that are there as a run with plan, manifests and record, by
@@ -13,42 +13,21 @@ import hashlib
 import json
 import logging
 import secrets
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from dataclasses import asdict
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from diffad_ray import storage
-from diffad_ray.bundles.calibration import Calibration
-from diffad_ray.errors import UserError
 from diffad_ray.inference.verdict import MAP_TYPE
-from diffad_ray.scoring.commit import CommitShard, Judge
 from diffad_ray.scoring.load import FOUND
-from diffad_ray.scoring.pipeline import abandon, count_run
-from diffad_ray.scoring.plan import remove_half_plans
-from diffad_ray.scoring.settings import PASSING, ScoringSettings
 from diffad_ray.serving.detectors import LoadedDetector
 from diffad_ray.serving.judging import Answer
 from diffad_ray.serving.refusals import Refused
 from diffad_ray.serving.requests import GivenImage
-from diffad_ray.sql import quoted
 from diffad_ray.storage import FileInfo
-from diffad_ray.table.compact import finish_compactions
-from diffad_ray.table.detectors import KnownDetector, read_detectors, write_detector
-from diffad_ray.table.layout import MANIFEST, SCORES, image_id, parquet_bytes
-from diffad_ray.table.lease import Lease
-from diffad_ray.table.reading import connect_bounded, has_rows, rows_of
-from diffad_ray.table.runs import Plan, PlannedDetector, read_runs, write_plan, write_record
-from diffad_ray.table.schema import extend_schema, scores_schema
-from diffad_ray.table.superseded import write_superseded
+from diffad_ray.table.layout import MANIFEST, image_id, parquet_bytes
 
 log = logging.getLogger(__name__)
-WORK = "serve"
-MOST_ROWS = 5000
-"Rows of a run; more wait for the next one."
 BLOCK = pa.schema(
     [
         *MANIFEST,
@@ -59,9 +38,11 @@ BLOCK = pa.schema(
         ("network_mode", pa.string()),
         ("seconds", pa.float64()),
         ("shard", pa.int32()),
+        ("threshold", pa.float64()),
     ]
 )
-"What `CommitShard` takes; a kept row is a table of these columns with one row."
+"""What `CommitShard` takes, and the threshold by which the answer was judged; a kept row is a table of these columns
+with one row."""
 SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"II": ".tif", b"MM": ".tif"}
 
 
@@ -130,146 +111,10 @@ def _found(answer: Answer | Refused, detector: LoadedDetector) -> dict[str, obje
         return {"status": answer.status, "error": str(answer)}
     image, detection = answer.image, answer.detection
     found = {"status": "ok", "width": image.width, "height": image.height, "mode": image.mode}
-    found |= {"score": answer.verdict.score, "network_mode": str(detector.engine.runtime)}
+    found |= {"score": answer.verdict.score, "threshold": answer.verdict.threshold}
+    found["network_mode"] = str(detector.engine.runtime)
     found |= image.quality._asdict()
     if answer.verdict.is_anomalous:
         found["anomaly_map"] = detection.anomaly_map.astype(MAP_TYPE).tobytes()
         found["map_width"] = detection.anomaly_map.shape[1]
     return found
-
-
-def append_requests(table: str) -> int:
-    """Append the rows that were kept to the table; how many there were.
-
-    Raises:
-        UserError: another process writes to the table, which is tried again later.
-        OSError: the table can't be read or written.
-    """
-    files = _kept(table)
-    if not files:
-        return 0
-    with Lease(table, "score") as lease:
-        finish_compactions(table)
-        remove_half_plans(table)
-        for run in read_runs(table):
-            if run.record is None and run.plan.work == WORK:
-                abandon(run.plan)
-        blocks, fingerprints, skipped = _new_rows(table, files)
-        if blocks:
-            # Every file of a table has all of its columns; a request brings no values for those of users.
-            users = [field for field in scores_schema(table) if field.name not in SCORES.names]
-            blocks = [_with_nulls(block, users) for block in blocks]
-            plan = replace(_plan(table, blocks, fingerprints, skipped), columns=[field.name for field in users])
-            columns = pa.schema([*MANIFEST, *users])
-            _make_known(table, fingerprints)
-            _announce(plan, [block.select(columns.names).cast(columns) for block in blocks])
-            lease.confirm()
-            judges = {key: _judge(table, key) for key in fingerprints}
-            commit = CommitShard(plan, ScoringSettings(), storage.settings(), judges)
-            for block in blocks:
-                commit(block)
-            modes = {mode for block in blocks for mode in block["network_mode"].to_pylist() if mode}
-            write_record(plan, replace(count_run(plan, "finished"), modes=sorted(modes)))
-        for file in files:
-            storage.delete(file)
-    return len(files)
-
-
-def _kept(table: str) -> list[str]:
-    try:
-        files = [file.uri for file in storage.walk(f"{table}/requests") if file.uri.endswith(".parquet")]
-    except FileNotFoundError:
-        return []
-    return files[:MOST_ROWS]
-
-
-def _new_rows(table: str, files: Iterable[str]) -> tuple[list[pa.Table], list[str], int]:
-    """Return the rows that the table lacks by fingerprint, the fingerprints, and the number of other rows."""
-    rows = pa.concat_tables([pq.read_table(pa.BufferReader(storage.read(file))).cast(BLOCK) for file in files])
-    with connect_bounded(table) as connection:
-        connection.register("kept", rows)
-        known = ""
-        if has_rows(table):
-            passing = ", ".join(map(quoted, PASSING))
-            scored = f"SELECT * FROM {rows_of(table, 'scores')} WHERE status NOT IN ({passing})"
-            known = f"ANTI JOIN ({scored}) USING (image_id, detector_fingerprint)"
-        once = "QUALIFY row_number() OVER (PARTITION BY image_id, detector_fingerprint ORDER BY status) = 1"
-        new = connection.sql(f"SELECT kept.* FROM kept {known} {once} ORDER BY image_uri").to_arrow_table().cast(BLOCK)
-    by_detector: defaultdict[str, list[int]] = defaultdict(list)
-    for place, fingerprint in enumerate(new["detector_fingerprint"].to_pylist()):
-        by_detector[fingerprint].append(place)
-    blocks = []
-    for shard, places in enumerate(by_detector.values()):
-        block = new.take(places)
-        numbers = pa.array([shard] * len(block), pa.int32())
-        blocks.append(block.set_column(block.column_names.index("shard"), "shard", numbers))
-    return blocks, list(by_detector), len(rows) - len(new)
-
-
-def _with_nulls(block: pa.Table, fields: Iterable[pa.Field]) -> pa.Table:
-    for field in fields:
-        block = block.append_column(field, pa.nulls(len(block), field.type))
-    return block
-
-
-def _announce(plan: Plan, manifests: list[pa.Table]) -> None:
-    """Write the manifests of a run, the rows that it supersedes, the columns of the table, and last the plan."""
-    for shard, manifest in enumerate(manifests):
-        storage.write(plan.manifest_file(shard), parquet_bytes(manifest))
-    with connect_bounded(plan.table) as connection:
-        connection.register("images", pa.concat_tables(manifests))
-        write_superseded(connection, "images", plan.table, plan.run_id)
-    extend_schema(plan.table, pa.schema([]))
-    write_plan(plan)
-
-
-def _described(table: str, fingerprint: str) -> dict[str, object]:
-    found: dict[str, object] = json.loads(storage.read(f"{table}/requests/{fingerprint}/detector.json"))
-    return found
-
-
-def _make_known(table: str, fingerprints: Iterable[str]) -> None:
-    """Write the detectors that the table does not know. A server does not tell the table where they are."""
-    for key in set(fingerprints) - read_detectors(table).keys():
-        judge = _judge(table, key)
-        # Servers of earlier versions did not write the kind.
-        kind = str(_described(table, key).get("kind", ""))
-        write_detector(table, KnownDetector(key, judge.name, "", kind, judge.threshold, judge.calibration))
-
-
-def _judge(table: str, fingerprint: str) -> Judge:
-    described = _described(table, fingerprint)
-    calibration = Calibration(**described["calibration"])  # type: ignore[arg-type]
-    return Judge(str(described["name"]), calibration, calibration.threshold)
-
-
-def _plan(table: str, blocks: list[pa.Table], fingerprints: list[str], skipped: int) -> Plan:
-    now = datetime.now(UTC)
-    counted = zip(fingerprints, blocks, strict=True)
-    return Plan(
-        run_id=f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
-        run_date=f"{now:%Y-%m-%d}",
-        table=table,
-        archive=f"{table}/requests",
-        detectors=[PlannedDetector("", str(_described(table, key)["name"]), key, len(block)) for key, block in counted],
-        images=sum(map(len, blocks)),
-        skipped=skipped,
-        other_files=0,
-        shards=len(blocks),
-        checks_versions=False,
-        columns=[],
-        notes=[],
-        work=WORK,
-        settings=asdict(ScoringSettings()),
-    )
-
-
-async def keep_appending(table: str, seconds: float) -> None:
-    """Append the rows that were kept, again and again."""
-    while True:
-        await asyncio.sleep(seconds)
-        try:
-            if count := await asyncio.to_thread(append_requests, table):
-                log.info("%d rows of requests appended to %s", count, table)
-        except (UserError, OSError) as error:
-            log.warning("rows of requests wait for %s: %s", table, error)

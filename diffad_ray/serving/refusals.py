@@ -1,4 +1,4 @@
-"""The answer to a request that gets no verdict: an HTTP status, and the reason in words."""
+"""The answer to a request that gets no decision: an HTTP status, and the reason in words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HTTP_STATUS: dict[Status, int] = {
 
 
 class Refused(Exception):
-    """A request is answered without a verdict.
+    """A request is answered without a decision.
 
     Attributes:
         code: HTTP status.

@@ -15,6 +15,8 @@ from typing import Any
 
 import ray
 from ray import serve as ray_serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from diffad_ray import storage
 from diffad_ray.bundles.bundle import load_description
@@ -27,9 +29,11 @@ from diffad_ray.serving.punctual import CALLBACK, CALLBACK_VARIABLE
 from diffad_ray.serving.settings import ServingSettings
 from diffad_ray.serving.tokens import VARIABLE, read_tokens
 from diffad_ray.settings import build, read_settings
+from diffad_ray.table.reading import existing
 
 APPLICATION = "diffad-ray"
 KEEP_ALIVE_SECONDS = 15
+log = logging.getLogger(__name__)
 
 
 def serve(
@@ -123,6 +127,7 @@ def absolute(settings: ServingSettings) -> ServingSettings:
         prefixes=checked_prefixes(settings.prefixes),
         tokens_file=location(settings.tokens_file),
         log_file=location(settings.log_file),
+        thresholds=location(settings.thresholds),
         record_table=location(settings.record_table),
         record_images=location(settings.record_images),
     )
@@ -143,6 +148,8 @@ def _check(settings: ServingSettings, host: str, port: int) -> None:
         raise UserError("no detector is given: name one, as in `diffad-ray serve detectors/part`")
     for detector in settings.detectors.values():
         load_description(detector.location)
+    if settings.thresholds not in (None, settings.record_table):
+        existing(settings.thresholds)
     if not read_tokens(settings.tokens_file) and not settings.loopback_only:
         raise UserError(f"the host {host} can be reached by others: set --tokens or {VARIABLE}, or bind to 127.0.0.1")
     if os.environ.get("RAY_SERVE_THROUGHPUT_OPTIMIZED", "0") != "0":
@@ -183,7 +190,15 @@ def _run(
         # A wait without a limit would keep Python from handling the signal.
         while not ended.wait(1.0):
             pass
-        ray_serve.get_deployment_handle(NAME, APPLICATION).broadcast("drain", DRAIN_SECONDS).results()
+        _drain()
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+def _drain() -> None:
+    """Let the replicas answer what they have accepted. One that has died or is still starting has nothing to answer."""
+    try:
+        ray_serve.get_deployment_handle(NAME, APPLICATION).broadcast("drain", DRAIN_SECONDS).results()
+    except (RayServeException, RayError) as error:
+        log.warning("a replica could not be drained: %s", error)

@@ -23,6 +23,7 @@ from diffad_ray.serving.observation import Metrics, Record
 from diffad_ray.serving.places import checked_prefixes
 from diffad_ray.serving.refusals import Refused
 from diffad_ray.serving.settings import ServingSettings
+from diffad_ray.serving.thresholds import Thresholds
 from diffad_ray.serving.tokens import Scope, authorised, read_tokens
 
 log = logging.getLogger(__name__)
@@ -63,15 +64,17 @@ class Service:
         self.networks = Networks(self._learn)
         self.decoders = Decoders(settings.decoders, settings.max_pixels, settings.decode_seconds)
         self.detectors = Detectors(settings.detectors, self.networks, device, settings.detector_bytes)
+        self.thresholds = Thresholds(settings)
         self.gather: Callable[[], Awaitable[dict[str, list[Metric]]]] = self._own_metrics
         self._large = asyncio.Semaphore(LARGE_IMAGES)
         self._tasks: list[asyncio.Task[None]] = []
         self.not_ready = "no detector has answered yet"
 
     async def start(self) -> None:
-        """Load the first detector, or all, and let each detect in an image; then look for new bundles from time to
-        time. A detector that can't be loaded leaves the replica alive and not ready."""
+        """Read the thresholds, load the first detector, or all, and let each detect in an image; then look for new
+        bundles and thresholds from time to time. What can't be read leaves the replica alive and not ready."""
         await asyncio.to_thread(self.decoders.warm)
+        await self.thresholds.read()
         for name in self.settings.detectors if self.settings.preload else list(self.settings.detectors)[:1]:
             await self._try(name)
         self._tasks.append(asyncio.create_task(self._refresh()))
@@ -92,6 +95,7 @@ class Service:
                     if not self.not_ready:
                         break
             await self.detectors.refresh()
+            await self.thresholds.read()
 
     def authorised(self, authorization: str | None, scope: Scope) -> str:
         """Return the name of the client that sends a header `Authorization`; see `tokens.authorised`."""
@@ -121,7 +125,7 @@ class Service:
         except TimeoutError:
             seconds = self.settings.request_seconds
             raise Refused(504, f"there was no answer within {seconds:g} s", retry_after=1) from None
-        record.verdict = answer.sorting
+        record.decision = answer.decision
         return answer, detector
 
     async def _answered(
@@ -130,8 +134,8 @@ class Service:
         found = await self.networks.detect(detector.engine, image.view, with_reconstruction)
         record.seconds["wait"], record.seconds["detect"] = found.waited, found.took
         with record.stage("judge"):
-            review_tail = self.settings.review_tail
-            return await asyncio.to_thread(judged, detector, image, found.detection, review_tail)
+            in_force = self.thresholds.of(detector.bundle)
+            return await asyncio.to_thread(judged, detector, image, found.detection, in_force)
 
     async def _decoded(self, function: Callable[..., T], *arguments: object) -> T:
         loop = asyncio.get_running_loop()
@@ -145,7 +149,7 @@ class Service:
         """Return why this replica should get no requests now; empty if it should."""
         if self.admission.is_closed:
             return "the server shuts down"
-        return self.networks.problem() or self.not_ready
+        return self.networks.problem() or self.thresholds.not_ready() or self.not_ready
 
     async def _own_metrics(self) -> dict[str, list[Metric]]:
         return {"0": self.families()}
@@ -155,6 +159,7 @@ class Service:
         self.metrics.places.set(self.admission.taken)
         self.metrics.held.set(sum(detector.bytes for detector in self.detectors.held.values()))
         self.metrics.swaps.set(self.detectors.swaps)
+        self.metrics.thresholds_age.set(self.thresholds.age)
         return self.metrics.families()
 
     async def drain(self, seconds: float) -> bool:

@@ -51,8 +51,9 @@ class ServingSettings:
         request_seconds: time from the body to the answer.
         decode_seconds: time for decoding one image.
         decoders: processes of a replica that decode.
-        review_tail: an image below the threshold gets the verdict `review` if a share of at most this of normal images
-            scores as high.
+        thresholds: table whose thresholds in force decide; None takes `record_table`. Without both, the own threshold
+            of each detector decides.
+        threshold_seconds: how often a replica reads these thresholds, at the next look for new bundles.
         replicas: processes that hold detectors; None takes one a GPU, or one a CPU core up to 8.
         threads: threads of a replica's networks on CPUs; None shares the cores between the replicas.
         log_file: file for a line of JSON a request; None writes to standard error.
@@ -76,7 +77,8 @@ class ServingSettings:
     request_seconds: float = 60.0
     decode_seconds: float = 20.0
     decoders: int = 2
-    review_tail: float = 0.05
+    thresholds: str | None = None
+    threshold_seconds: float = 60.0
     replicas: int | None = None
     threads: int | None = None
     log_file: str | None = None
@@ -91,11 +93,9 @@ class ServingSettings:
         for name in ("detector_bytes", "max_bytes", "max_pixels", "places", "waiting_bytes", "decoders"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
-        for name in ("refresh_seconds", "body_seconds", "request_seconds", "decode_seconds", "record_seconds"):
+        for name in (name for name in vars(self) if name.endswith("_seconds")):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be more than 0, not {getattr(self, name)}")
         for name in ("replicas", "threads"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value}")
-        if not 0 <= self.review_tail <= 1:
-            raise ValueError(f"review_tail {self.review_tail} must lie in [0, 1]")

@@ -1,4 +1,4 @@
-"""The decision on each image, `good`, `review` or `reject`, as SQL over the columns of `scores`.
+"""The decision on each image, `good`, `review` or `reject`: of one score, and as SQL over the columns of `scores`.
 
 The SQL is plain enough for every engine that `analytics/ddl.py` knows. Without applied thresholds, the columns of the
 rows stay as they are, so that filters on them reach the files.
@@ -7,13 +7,32 @@ rows stay as they are, so that filters on them reach the files.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from diffad_ray.sql import quoted
 from diffad_ray.table.thresholds import AppliedThreshold
 
-GOOD, REVIEW, REJECT = "good", "review", "reject"
+Decision = Literal["good", "review", "reject"]
+GOOD: Decision = "good"
+REVIEW: Decision = "review"
+REJECT: Decision = "reject"
 DECISION = "decision"
 "Name of the column that the views add."
+
+
+def decision_on(score: float, reject: float, review: float | None) -> Decision:
+    """Return the decision on a score, as the SQL of `judged_columns` gives it.
+
+    Args:
+        reject, review: see `AppliedThreshold`.
+
+    Example:
+        >>> decision_on(2.0, reject=3.0, review=1.0), decision_on(2.0, reject=3.0, review=None)
+        ('review', 'good')
+    """
+    if score >= reject:
+        return REJECT
+    return REVIEW if review is not None and score >= review else GOOD
 
 
 def judged_columns(

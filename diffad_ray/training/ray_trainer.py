@@ -85,7 +85,8 @@ def run_on_ray(job: TrainingJob, workers: int, cpus: int | None, on_report: Call
     watcher = threading.Thread(target=relay, daemon=True)
     watcher.start()
     # Checkpoints are written to the job's location through `storage/`, so a training continues in the same way with Ray
-    # and without. Ray's folder has its own records only.
+    # and without. Ray's folder has its own records only: Ray's controller, which alone writes them, runs on the node of
+    # this process, so that the folder need not be shared with other nodes.
     with tempfile.TemporaryDirectory(prefix="diffad-ray-") as scratch:
         trainer = TorchTrainer(
             _worker,
