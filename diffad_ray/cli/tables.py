@@ -21,7 +21,7 @@ from diffad_ray.errors import UserError
 def query(
     table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
     sql: Annotated[
-        str | None, typer.Argument(help="Query over the views scores, regions and verdicts; none: a summary.")
+        str | None, typer.Argument(help="Query over scores, regions, verdicts and all_verdicts; none: a summary.")
     ] = None,
     output_format: Annotated[
         str | None,
