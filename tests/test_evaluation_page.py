@@ -37,6 +37,7 @@ class Elements(HTMLParser):
         self.open: list[str] = []
         self.names: list[str] = []
         self.sources: list[str] = []
+        self.links: list[str] = []
         self.ids: list[str] = []
         self.attributes: list[tuple[str, str, str]] = []
         self.feed(text)
@@ -51,7 +52,9 @@ class Elements(HTMLParser):
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.names.append(tag)
         self.attributes += [(tag, name, value or "") for name, value in attrs]
-        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        # What a reader may follow is not loaded.
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href") and tag != "a"]
+        self.links += [value or "" for name, value in attrs if name == "href" and tag == "a"]
         self.ids += [value or "" for name, value in attrs if name == "id"]
 
     def handle_endtag(self, tag: str) -> None:
