@@ -81,6 +81,7 @@ def sentence(one: Finding) -> str:
     since = f" since {one.since}" if one.since else ""
     sure = f", {abs(one.errors):.0f} standard errors" if one.errors is not None else ""
     images = f"{one.images} images"
+    before, after = percent(one.before), percent(one.after)
     if one.figure in Quality._fields:
         word = "fell" if one.effect < 0 else "rose"
         change = f"{one.figure} {word} by {percent(abs(one.effect))}, from {one.before:.4g} to {one.after:.4g}"
@@ -97,21 +98,21 @@ def sentence(one: Finding) -> str:
         )
     if one.figure == "tail share":
         return (
-            f"The share of images with a tail probability up to {one.more['alpha']:.2g} went from {percent(one.before)} to "
-            f"{percent(one.after)}{since} ({images}{sure}, h = {one.effect:.2f}); good parts alone would give "
+            f"The share of images with a tail probability up to {one.more['alpha']:.2g} went from {before} to "
+            f"{after}{since} ({images}{sure}, h = {one.effect:.2f}); good parts alone would give "
             f"{percent(one.more['alpha'])} (binomial test: {_p(one.more['p'])})."
         )
     if one.figure == "place of regions":
+        x, y = (percent(round(one.more[axis], 2)) for axis in ("x", "y"))
         return (
-            f"Regions recur at the same place, {percent(round(one.more['x'], 2))} from the left and {percent(round(one.more['y'], 2))} from the "
-            f"top{since}: in {percent(one.after)} of {images}, and in {percent(one.before)} before (h = {one.effect:.2f}, "
-            f"{_p(one.more['p'])})."
+            f"Regions recur at the same place, {x} from the left and {y} from the top{since}: in {after} of {images}, "
+            f"and in {before} before (h = {one.effect:.2f}, {_p(one.more['p'])})."
         )
     if one.figure == "failures":
-        return f"The share of images without a score went from {percent(one.before)} to {percent(one.after)}{since} ({images})."
+        return f"The share of images without a score went from {before} to {after}{since} ({images})."
     return (
-        f"The size and mode of most images of the last day had {percent(one.before)} of the images before, and "
-        f"{percent(one.after)}{since} ({images})."
+        f"The size and mode of most images of the last day had {before} of the images before, and {after}{since} "
+        f"({images})."
     )
 
 

@@ -86,7 +86,7 @@ def serials(connection: duckdb.DuckDBPyConnection, asked: Asked, column: str) ->
         raise UserError("--group-by counts the parts of nights: give no --run, --only or --day-column with it")
     create_parts(connection, column)
     now, earlier = (_by_night(connection, _within(period)) for period in (asked.period, asked.earlier))
-    rates = [_total(now), _total(earlier)]
+    rejected, rejected_before = _total(now), _total(earlier)
     spread = dispersion_of([list(days.values()) for days in (now, earlier)])
     row = connection.execute(
         f"SELECT count(*) FROM scores WHERE {_within(asked.period)} AND {identifier(column)} IS NULL"
@@ -95,12 +95,12 @@ def serials(connection: duckdb.DuckDBPyConnection, asked: Asked, column: str) ->
     columns = [name for name in asked.columns if name != column and _tells_views_apart(connection, asked, column, name)]
     return Serials(
         column=column,
-        now=rates[0],
-        earlier=rates[1],
+        now=rejected,
+        earlier=rejected_before,
         without=row[0],
         days=now,
         earlier_days=earlier,
-        change=compare_rates(*rates, spread) if all(rate.of for rate in rates) else None,
+        change=compare_rates(rejected, rejected_before, spread) if rejected.of and rejected_before.of else None,
         views=[view for name in columns for view in _deciding(connection, asked, name)],
         worst=_worst(connection, asked, column, columns),
     )

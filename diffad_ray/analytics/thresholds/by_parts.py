@@ -11,8 +11,8 @@ from diffad_ray.sql import identifier
 def show_parts(connection: duckdb.DuckDBPyConnection, column: str) -> None:
     """Let `scores` and `verdicts` of a connection have a row for each detector, part and night, until `show_images`.
 
-    The row of a part is that of its image with the highest score, by which any threshold judges the part. Its verdict is
-    the severest one over its images. Images without a value of the column or without a score belong to no part.
+    The row of a part is that of its image with the highest score, by which any threshold judges the part. Its verdict
+    is the severest one over its images. Images without a value of the column or without a score belong to no part.
 
     Args:
         connection: from `open_table`.

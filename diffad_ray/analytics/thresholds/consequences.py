@@ -40,7 +40,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Window:
-    """What a threshold would have meant for the nights of a window; of parts in place of images, if these were asked for.
+    """What a threshold would have meant for the nights of a window; of parts, if these are counted in place of images.
 
     Attributes:
         nights: with scored images of any group; `images`: scored ones of the group.

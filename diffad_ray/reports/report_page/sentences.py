@@ -110,8 +110,8 @@ def _change(change: Change, report: Report) -> Headline:
         text = f"{group} is new since {first} ({change.images:,} images)."
         if rates is None:
             return Headline(text, "", 0.0, False)
-        text += f" Its defect rate{others}{',' * bool(others)} is {percent(rates.now.share)}, against {percent(rates.earlier.share)} of all "
-        text += "others."
+        now, rest = percent(rates.now.share), percent(rates.earlier.share)
+        text += f" Its defect rate{others}{',' * bool(others)} is {now}, against {rest} of all others."
         is_bad = rates.effect > 0 and change.p is not None and change.p < SIGNIFICANT
         return Headline(text, _figures(rates, change.p), change.effect, is_bad)
     assert rates is not None, "rates of one group are compared with those before"
