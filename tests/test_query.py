@@ -246,3 +246,14 @@ def test_a_file_behind_stdout_keeps_what_was_written_before(table: Path, capfd: 
     assert done.exit_code == 0, done.output
     os.write(1, b"after\n")
     assert capfd.readouterr().out == "before\none\n1\nafter\n"
+
+
+def test_a_query_does_not_wait_for_pandas(table: Path, tmp_path: Path) -> None:
+    """Ray Data brings pandas along, and its import takes longer than a short query."""
+    code = (
+        "import sys; from diffad_ray.analytics.query import query_to_file; "
+        f"query_to_file({str(table)!r}, 'SELECT 1 AS one', {str(tmp_path / 'one.csv')!r}, 'csv'); "
+        "assert not {'pandas', 'torch', 'ray'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert (tmp_path / "one.csv").read_text() == "one\n1\n"

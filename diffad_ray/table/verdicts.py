@@ -23,7 +23,7 @@ from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.table.layout import parquet_bytes
 from diffad_ray.table.parts import VERDICTS, part_of
-from diffad_ray.table.reading import file_list
+from diffad_ray.table.reading import file_list, no_rows
 from diffad_ray.table.snapshot import paths_below
 
 Word: TypeAlias = Literal["defect", "good", "unsure"]
@@ -144,6 +144,6 @@ def create_verdicts(connection: duckdb.DuckDBPyConnection, files: Iterable[str])
         rows = f"read_parquet({file_list(listed)}, hive_partitioning = false)"
     else:
         rows = "no_verdicts"
-        connection.register(rows, VERDICTS.columns.empty_table())
+        connection.register(rows, no_rows(VERDICTS.columns))
     connection.execute(f"CREATE VIEW all_verdicts AS SELECT DISTINCT {COLUMNS} FROM {rows}")
     connection.execute(f"CREATE VIEW verdicts AS {LAST_WORDS.format(rows='all_verdicts')}")

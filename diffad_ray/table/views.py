@@ -20,7 +20,7 @@ from diffad_ray.errors import UserError
 from diffad_ray.sql import reason_of
 from diffad_ray.table.decisions import DECISION, judged_columns
 from diffad_ray.table.parts import REGIONS, SCORES, SUPERSEDED, VERDICTS, completed
-from diffad_ray.table.reading import connect, dated_rows, existing, sql_types
+from diffad_ray.table.reading import connect, dated_rows, existing, no_rows, sql_types
 from diffad_ray.table.retention import kept_columns, read_rule
 from diffad_ray.table.schema import columns_of, read_schema
 from diffad_ray.table.snapshot import take_snapshot
@@ -94,7 +94,7 @@ def create_view(
         shown: SQL after SELECT.
     """
     if rows is None:
-        connection.register(f"no_{name}", columns.append(pa.field("run_date", pa.date32())).empty_table())
+        connection.register(f"no_{name}", no_rows(columns.append(pa.field("run_date", pa.date32()))))
         rows = f"no_{name}"
 
     def create(rows: str) -> None:
