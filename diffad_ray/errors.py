@@ -47,3 +47,15 @@ def counted(count: int, thing: str) -> str:
         ('1 problem', '3 problems')
     """
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage with three significant digits; a dash where there is none.
+
+    Example:
+        >>> percent(0.01234), percent(1.0), percent(None)
+        ('1.23 %', '100 %', '–')
+    """
+    if share is None:
+        return "–"
+    return f"{100 * share:.3g} %" if share < 1 else "100 %"

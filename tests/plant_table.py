@@ -23,18 +23,20 @@ WIDTH, HEIGHT = 200, 100
 THRESHOLD = 3.0
 RATE = 0.02
 NO_SCORE = ("score", "tail_probability", "is_anomalous", "region_count", *MEASURES)
-COLUMNS = pa.schema([("line", pa.string()), ("camera", pa.string()), ("lot", pa.string()), ("taken", pa.string())])
+COLUMNS = pa.schema([(name, pa.string()) for name in ("line", "camera", "lot", "taken", "serial")])
 
 
 @dataclass
 class Part:
-    """An image before it is written: its columns, whether it is an alert, where it has regions, and its light."""
+    """An image before it is written: its columns, whether it is an alert, where it has regions, how wide and high these
+    are in pixels, and its light."""
 
     day: int
     columns: dict[str, str]
     is_alert: bool
     places: list[tuple[float, float]]
     light: float = 0.5
+    box: tuple[int, int] = (8, 8)
 
 
 Story = Callable[[Part, np.random.Generator], None]
@@ -79,6 +81,17 @@ def dim_camera(since: int) -> Story:
     return change
 
 
+def scratches(since: int) -> Story:
+    """From a day on, one image in twenty has a scratch somewhere."""
+
+    def change(part: Part, rng: np.random.Generator) -> None:
+        if part.day >= since and not part.is_alert and rng.random() < 0.05:
+            part.is_alert, part.box = True, (24, 2)
+            part.places.append((rng.uniform(), rng.uniform()))
+
+    return change
+
+
 def write_plant(table: str, days: int, a_day: int, story: Story = quiet, archive: str = "/archive") -> None:
     """Write a run a day, from the first of March 2026 on."""
     rng = np.random.default_rng(7)
@@ -90,6 +103,8 @@ def write_plant(table: str, days: int, a_day: int, story: Story = quiet, archive
         for number in range(a_day):
             columns = {"line": "AB"[number % 2], "camera": ("top", "side")[number // 2 % 2], "lot": "M"}
             columns["taken"] = str(FIRST + timedelta(days=day))
+            # Both cameras take an image of each part.
+            columns["serial"] = f"{day:02d}-{number // 4 * 2 + number % 2:04d}"
             is_alert = bool(rng.random() < rate)
             part = Part(day, columns, is_alert, [(rng.uniform(), rng.uniform())] if is_alert else [])
             story(part, rng)
@@ -111,7 +126,7 @@ def _write_day(table: str, day: int, parts: list[Part], archive: str, rng: np.ra
             )
             row |= {"status": "timeout", "error": f"no answer in {number} s"}
         else:
-            regions += [_region(row, k, *place) for k, place in enumerate(part.places)]
+            regions += [_region(row, k, *place, *part.box) for k, place in enumerate(part.places)]
         rows.append(row)
     extend_schema(table, COLUMNS)
     detectors = [PlannedDetector("/detectors/part", "part", FINGERPRINT, len(rows))]
@@ -141,17 +156,17 @@ def _row(uri: str, part: Part, rng: np.random.Generator) -> dict[str, Any]:
     return {**row, **part.columns}
 
 
-def _region(row: dict[str, Any], number: int, x: float, y: float) -> dict[str, Any]:
-    left, top = min(int(x * WIDTH), WIDTH - 8), min(int(y * HEIGHT), HEIGHT - 8)
+def _region(row: dict[str, Any], number: int, x: float, y: float, width: int, height: int) -> dict[str, Any]:
+    left, top = min(int(x * WIDTH), WIDTH - width), min(int(y * HEIGHT), HEIGHT - height)
     region: dict[str, Any] = {
         "region": number,
         "x": left,
         "y": top,
-        "width": 8,
-        "height": 8,
-        "area": 60,
+        "width": width,
+        "height": height,
+        "area": width * height,
         "peak": 5.0,
         "mean": 4.0,
     }
-    region |= {"centroid_x": x * WIDTH, "centroid_y": y * HEIGHT, "mask_runs": [2, 60, 2]}
+    region |= {"centroid_x": x * WIDTH, "centroid_y": y * HEIGHT, "mask_runs": [0, width * height]}
     return {**{name: row[name] for name in ("image_id", "detector_fingerprint", "run_id")}, **region}

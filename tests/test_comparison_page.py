@@ -36,6 +36,9 @@ def test_the_page_says_what_the_comparison_says(table: str, tmp_path: Path) -> N
     assert text.count('<figure class="card">') == 2 * CHANGES + lost
     assert elements.names.count("img") == 2 * (2 * CHANGES + lost)
     assert elements.names.count("table") == 1 + 2 + 1, "decisions, two columns, verdicts"
+    assert text.count("<svg") == 1 + 3, "scores, two columns, verdicts"
+    for value in ("line0", "top", "defect"):
+        assert f">{value}</text>" in text, "groups are named in the charts"
     assert "diffad-ray threshold" in text
 
 
@@ -49,8 +52,9 @@ def test_pictures_of_images_that_are_gone(tmp_path: Path) -> None:
     assert "serial 00" in text
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_in_a_browser(table: str, tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize(("width", "medium"), [(1280, "screen"), (390, "screen"), (718, "print")])
+def test_in_a_browser(table: str, tmp_path: Path, width: int, medium: str) -> None:
+    """718 pixels is the width of A4 between margins of a centimetre."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -64,6 +68,7 @@ def test_in_a_browser(table: str, tmp_path: Path, width: int) -> None:
         shown.on("request", lambda request: asked.append(request.url))
         shown.on("console", lambda message: problems.append(message.text))
         shown.on("pageerror", lambda error: problems.append(str(error)))
+        shown.emulate_media(media=medium)
         shown.goto(f"file://{tmp_path}/compare.html")
         assert problems == []
         assert [url for url in asked if not url.startswith("data:")] == [f"file://{tmp_path}/compare.html"]

@@ -94,10 +94,10 @@ def more_defects(part: Part) -> None:
         (dim, ["left"], "look at the camera", "Brightness fell by 1[45]"),
         (blur, ["side"], "look at the camera", "Sharpness fell by (39|40|41)"),
         (dirt, ["right"], "look at the camera", "dirt on its lens"),
-        (new_lot, ["top", "side", "left", "right"], "recalibrate", "lot titanium is new since 2026-11-25: 100%"),
-        (foreign_lot, ["top", "side", "left", "right"], "retrain", "lot titanium is new since 2026-11-25: 100%"),
+        (new_lot, ["top", "side", "left", "right"], "recalibrate", "lot titanium is new since 2026-11-25: 100 %"),
+        (foreign_lot, ["top", "side", "left", "right"], "retrain", "lot titanium is new since 2026-11-25: 100 %"),
         (more_defects, ["top", "side", "left", "right"], "more defects", "these are defects"),
-        (tool_mark, ["right"], "more defects", "same place, 2[0-9]% from the left and 7[0-9]% from the top"),
+        (tool_mark, ["right"], "more defects", "same place, 2[0-9] % from the left and 7[0-9] % from the top"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -171,7 +171,7 @@ def test_images_of_another_mode_and_unreadable_ones_lead_to_the_camera(tmp_path:
 
     found = drifted(tmp_path, changed, by=["camera"])
     assert [of(found, name).state for name in ("top", "side", "left")] == ["look at the camera"] * 2 + ["fine"]
-    assert "had 0% of the images before, and 100% since 2026-11-25" in of(found, "top").reasons[0]
+    assert "had 0 % of the images before, and 100 % since 2026-11-25" in of(found, "top").reasons[0]
     assert "without a score went from 0.1" in of(found, "side").reasons[0]
 
 

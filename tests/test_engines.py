@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import duckdb
 import pytest
 from engines import run_statements, spark
-from hand_made_table import write_run
+from hand_made_table import described, write_run
 
 from diffad_ray import UserError, query
 from diffad_ray.analytics.database import write_database
@@ -20,6 +21,7 @@ from diffad_ray.analytics.ddl import ENGINES, ddl
 from diffad_ray.analytics.delta import export_delta, regions_beside
 from diffad_ray.table.compact import compact
 from diffad_ray.table.snapshot import Merger
+from diffad_ray.table.verdicts import Verdict, add_verdicts
 
 __all__ = ["spark"]
 ROOT = Path(__file__).parents[1]
@@ -87,6 +89,9 @@ def test_the_example_of_spark_and_its_views(compacted: Path, table: Path, spark:
     assert "serial" in names["scores"].columns
     run_statements(spark, ddl(table, "spark"))
     assert [tuple(row) for row in spark.sql(COUNT).collect()] == [(12, 12, 3)]
+    review(table)
+    run_statements(spark, ddl(table, "spark"))
+    assert [tuple(row) for row in spark.sql(LAST).collect()] == [("good", "Bob", 2, True)]
     joined = "SELECT count(*) FROM regions JOIN scores USING (image_id, detector_fingerprint)"
     assert spark.sql(joined).collect()[0][0] == query(table, joined).to_pylist()[0]["count_star()"]
 
@@ -130,6 +135,42 @@ def test_sql_for_engines_names_all_columns(table: Path, engine: str) -> None:
         assert "NOW" in sql
     with pytest.raises(UserError, match="take one of athena, trino, spark, bigquery, duckdb"):
         ddl(table, "oracle")
+
+
+def review(table: Path) -> None:
+    """Ada changes her mind about one image, and Bob disagrees with her."""
+    row = described(f"/archive/{NAMES[0]}")
+    for second, word, reviewer in ((1, "good", "Ada"), (2, "defect", "Ada"), (3, "good", "Bob")):
+        at = datetime(2026, 1, 5, 8, 0, second, tzinfo=UTC)
+        add_verdicts(str(table), [Verdict(row["image_id"], row["image_uri"], None, word, reviewer, at)])  # type: ignore[arg-type]
+
+
+LAST = "SELECT verdict, reviewer, verdict_count, is_disputed FROM verdicts"
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, "duckdb"])
+def test_sql_for_engines_has_the_last_word_of_people(table: Path, engine: str) -> None:
+    before = ddl(table, engine)
+    assert "Nobody has reviewed images of this table yet" in before
+    review(table)
+    sql = ddl(table, engine)
+    assert "Nobody" not in sql
+    assert f"{table}/verdicts" in sql
+    with duckdb.connect() as connection:
+        if engine == "duckdb":
+            connection.execute(before)
+            assert connection.execute(LAST).fetchall() == []
+            connection.execute(sql)
+            assert connection.execute("SELECT count(*) FROM all_verdicts").fetchall() == [(3,)]
+        else:
+            # The files stand for the engine's external table; the view is plain enough to be the same everywhere.
+            connection.execute(f"CREATE VIEW verdicts_files AS FROM '{table}/verdicts/*.parquet'")
+            view = next(part for part in sql.split(";\n") if "VIEW verdicts AS" in part)
+            connection.execute(view)
+        assert connection.execute(LAST).fetchall() == [("good", "Bob", 2, True)]
+        assert query(table, LAST).to_pylist() == [
+            {"verdict": "good", "reviewer": "Bob", "verdict_count": 2, "is_disputed": True}
+        ]
 
 
 def test_an_export_to_delta_is_incremental(tmp_path: Path) -> None:

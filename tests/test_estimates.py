@@ -140,12 +140,12 @@ def is_defect(image_id: int, stratum: str) -> bool:
     return np.random.default_rng(abs(image_id)).random() < chance
 
 
-def review(table: str, sample_id: str, most: int | None = None) -> None:
-    """Judge the images of a sample by the truth, the first of them unsure."""
+def review(table: str, sample_id: str, most: int | None = None, day: int = 3) -> None:
+    """Judge the images of a sample by the truth, the first of them unsure, on a day of January."""
     verdicts = []
     for k, image in enumerate(read_sample(table, sample_id).images[:most]):
         word: Word = "unsure" if k == 0 else "defect" if is_defect(image.image_id, image.stratum) else "good"
-        at = datetime(2026, 1, 3, tzinfo=UTC) + timedelta(seconds=k)
+        at = datetime(2026, 1, day, tzinfo=UTC) + timedelta(seconds=k)
         verdicts.append(Verdict(image.image_id, image.image_uri, FINGERPRINT, word, "Ada", at, sample=sample_id))
     add_verdicts(table, verdicts)
 
@@ -171,7 +171,8 @@ def test_estimates_of_a_reviewed_sample_hold_the_truth(scored: str) -> None:
     assert found.detectors[0].escapes is not None
     assert found.detectors[0].escapes.count is None
     assert "no estimate yet" in estimate_lines(found)[1]
-    review(scored, sample.id)
+    # Later than the sample before: an image may be in both, and the last word counts.
+    review(scored, sample.id, day=4)
     found = estimate(scored, sample.id)
     assert (found.sampled, found.judged, found.unsure, found.disputed) == (400, 399, 1, 0)
     (of_detector,) = found.detectors

@@ -17,11 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import write_image
+from typer.testing import CliRunner
 
 from diffad_ray import UserError, query, storage
 from diffad_ray.analytics.query import query_to_file
 from diffad_ray.analytics.summary import summarise
 from diffad_ray.bundles.bundle import Bundle
+from diffad_ray.cli import app
 from diffad_ray.cli.tables import picture
 from diffad_ray.demo.surfaces import normal
 from diffad_ray.reports.gallery import draw_gallery, worst_images
@@ -235,3 +237,23 @@ def test_images_over_the_default_limit_are_shown(
     # The limit is the table's, not none: what grew since is not decoded.
     write_image(worst_first[0], np.zeros((65, 65, 3), np.uint8))
     assert "more than the limit of 4,096" in worst_images(tmp_path / "table", detector, 4).left_out[0]
+
+
+def test_a_file_behind_stdout_keeps_what_was_written_before(table: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As of `(echo before; diffad-ray query …) > file`: pytest's own capture is such a file."""
+    os.write(1, b"before\n")
+    done = CliRunner().invoke(app, ["query", str(table), "SELECT 1 AS one", "--format", "csv"])
+    assert done.exit_code == 0, done.output
+    os.write(1, b"after\n")
+    assert capfd.readouterr().out == "before\none\n1\nafter\n"
+
+
+def test_a_query_does_not_wait_for_pandas(table: Path, tmp_path: Path) -> None:
+    """Ray Data brings pandas along, and its import takes longer than a short query."""
+    code = (
+        "import sys; from diffad_ray.analytics.query import query_to_file; "
+        f"query_to_file({str(table)!r}, 'SELECT 1 AS one', {str(tmp_path / 'one.csv')!r}, 'csv'); "
+        "assert not {'pandas', 'torch', 'ray'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert (tmp_path / "one.csv").read_text() == "one\n1\n"

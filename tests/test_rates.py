@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 
+from diffad_ray.analytics.intervals import cohens_h
+from diffad_ray.analytics.recurrence import log_binomial_tail
 from diffad_ray.analytics.report.rates import (
     Dispersion,
     Rate,
-    cohens_h,
     compare_rates,
     dispersion_of,
-    log_binomial_tail,
     two_sided,
 )
 

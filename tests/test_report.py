@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from plant_table import FINGERPRINT, THRESHOLD, bad_lot, dim_camera, tool_mark, write_plant
+from plant_table import FINGERPRINT, THRESHOLD, bad_lot, dim_camera, scratches, tool_mark, write_plant
 from typer.testing import CliRunner
 
+from diffad_ray.analytics.drift import drift
 from diffad_ray.analytics.query import query
 from diffad_ray.analytics.report import Question, Report, report
 from diffad_ray.analytics.report.counts import ALL
@@ -195,3 +196,52 @@ def test_the_command_writes_json_with_every_number(eventful: Report, tmp_path: P
     assert json.loads(printed.stdout) == found
     wrong = CliRunner().invoke(app, ["report", eventful.table, "--only", "camera"])
     assert "COLUMN=VALUE" in str(wrong.exception)
+
+
+def test_parts_have_a_rate_by_night_deciding_views_and_examples(eventful: Report) -> None:
+    parts = report(eventful.table, Question(group_by="serial")).parts
+    assert parts is not None
+    sql = (
+        "SELECT run_date::VARCHAR AS night, count(*) FILTER (decision = 'reject') AS rejected, count(*) AS parts "
+        "FROM parts WHERE run_date >= DATE '2026-03-08' GROUP BY 1 ORDER BY 1"
+    )
+    expected = query(eventful.table, sql, group_by="serial").to_pylist()
+    assert [tuple(row.values()) for row in expected] == [(night, r.count, r.of) for night, r in parts.days.items()]
+    assert parts.now.count == sum(row["rejected"] for row in expected)
+    assert parts.change is not None
+    assert parts.change.effect > 0.2
+    assert {view.column for view in parts.views} == {"camera"}, "line and lot are the same for all images of a part"
+    assert parts.views[0].value == "top"
+    assert sum(view.now for view in parts.views) == parts.now.count
+    assert parts.views[-1].cumulative_share == pytest.approx(1)
+    tails = [min(image.tail_probability for image in part.images) for part in parts.worst]
+    assert len(tails) == 4
+    assert tails == sorted(tails)
+    for part in parts.worst:
+        assert len(part.images) == len(part.titles) == 2 - (part.images[0].score is None)
+        assert part.titles[0].endswith(", reject")
+        assert part.images[0].tail_probability <= part.images[-1].tail_probability
+
+
+def test_new_kinds_are_told_by_size_and_shape(tmp_path: Path, quiet: str, eventful: Report) -> None:
+    table = str(tmp_path / "table")
+    write_plant(table, DAYS, A_DAY, scratches(9))
+    (kind,) = report(table).kinds
+    assert (kind.place, kind.size, kind.shape, kind.earlier.count) == (None, "medium", "long", 0)
+    rows = query(table, "SELECT count(DISTINCT image_id) AS n FROM regions WHERE width = 24").to_pylist()
+    assert kind.now.count == rows[0]["n"]
+    shown = report(table).examples.kinds[0]
+    assert shown
+    assert all(any(region["width"] == 24 for region in image.regions) for image in shown)
+    assert (eventful.kinds[0].place, eventful.kinds[0].shape) == ("bottom left", "compact")
+    assert report(quiet).kinds == []
+
+
+def test_the_state_of_each_detector_is_that_of_drift(eventful: Report, quiet: str) -> None:
+    (one,) = eventful.drift
+    (expected,) = drift(eventful.table).groups
+    assert (one.state, one.since, one.reasons) == (expected.state, expected.since, expected.reasons)
+    assert one.needs_action
+    assert one.command == f"diffad-ray drift {eventful.table} --until 2026-03-14 --by line,camera,lot"
+    assert [one.state for one in report(quiet, Question(until="2026-03-25")).drift] == ["fine"]
+    assert report(eventful.table, Question(only=(("line", "A"),))).drift == []

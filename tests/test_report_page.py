@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from test_evaluation_page import HOSTILE, Elements
 
 from diffad_ray.analytics.query import query
 from diffad_ray.analytics.report import Question, Report, report
+from diffad_ray.reports.mean_image import mean_image
 from diffad_ray.reports.overlay import write_png
 from diffad_ray.reports.report_page import page, write_page
-from diffad_ray.reports.report_page.product import heat_map, mean_image
+from diffad_ray.reports.report_page.product import LONGEST_SIDE, heat_map
 
 CHROMIUM = shutil.which("chromium")
 
@@ -49,6 +51,8 @@ def test_the_page_stands_alone_and_texts_are_texts(found: Report) -> None:
     assert HOSTILE not in text
     assert "://" not in text
     assert all(source.startswith(("data:image/jpeg;base64,", "#")) for source in elements.sources)
+    assert all(Path(unquote(link)).is_file() for link in elements.links), "each picture leads to its image"
+    assert len(elements.links) == text.count('<figure class="card">') - 2, "all but the two pictures of the product"
     assert len(elements.ids) == len(set(elements.ids)), "charts have ids of their own"
     # Images, alerts and rate by day; line, camera, lot; Pareto; scores.
     assert text.count("<svg") == 3 + 3 + 1 + 1
@@ -82,9 +86,23 @@ def test_parts_are_counted(tmp_path: Path) -> None:
     assert "rejected parts (lot)" in page(found)
 
 
+def test_the_page_shows_parts_new_kinds_and_drift(found: Report) -> None:
+    text = page(report(found.table, Question(group_by="serial")))
+    assert text.count('aria-label="Rejected parts by night"') == 1
+    assert "Rejected parts by the camera of their worst image" in text
+    worst = text.partition("The worst parts, with all their images")[2].partition("</section>")[0]
+    assert worst.count('<figure class="card">') == 4
+    assert worst.count("<img") == 8, "two cameras"
+    assert "New: medium, compact regions at the bottom left" in text
+    first = text.partition('class="tiles"')[0]
+    assert "Has the normal moved?" in first
+    assert f"diffad-ray drift {found.table} --until 2026-03-14" in first
+
+
 def test_the_mean_and_the_heat_map_show_the_product(found: Report) -> None:
     (density,) = found.densities
-    mean, problem = mean_image(found.good[density.fingerprint])
+    good = [uri for uri, *_ in found.good[density.fingerprint]]
+    mean, problem = mean_image(good, (WIDTH, HEIGHT), LONGEST_SIDE)
     assert problem == ""
     assert mean is not None
     assert mean.shape == (HEIGHT, WIDTH, 3)

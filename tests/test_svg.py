@@ -56,7 +56,7 @@ def test_texts_are_texts() -> None:
 
 
 def test_the_page_has_its_colours_for_light_and_dark() -> None:
-    style = (Path(pages.__file__).parent / "templates" / "page.css").read_text()
+    style = (Path(pages.__file__).parent / "templates" / "colours.css").read_text()
     for name, number in COLOURS.items():
         assert f"--{name}: {number};" in style
         assert style.count(f"--{name}:") == 2

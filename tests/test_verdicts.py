@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from hand_made_table import FINGERPRINT, described, write_run
 
-from diffad_ray import UserError, query
+from diffad_ray import UserError, query, storage
+from diffad_ray.table.compact import compact
 from diffad_ray.table.samples import SampledImage, read_sample, sample_ids, write_sample
+from diffad_ray.table.upkeep import reasons_to_compact
 from diffad_ray.table.verdicts import Verdict, add_verdicts, verdict_files
 from diffad_ray.table.verify import verify
 
@@ -125,3 +127,92 @@ def test_verify_knows_verdicts_and_samples_and_names_damaged_ones(table: str) ->
     assert (found.problems, found.notes) == ([], [])
     Path(verdict_files(table)[0]).write_bytes(b"PAR1")
     assert [problem.kind for problem in verify(table).problems] == ["unreadable file"]
+
+
+def history(table: str) -> list[dict[str, Any]]:
+    return query(table, "FROM all_verdicts ORDER BY ALL").to_pylist()
+
+
+@pytest.fixture
+def reviewed(tmp_path: Path) -> str:
+    """Six saves of two reviewers, of which one is replaced and one withdrawn; nothing else is left to compact."""
+    table = str(tmp_path / "reviewed")
+    write_run(table, 1, NAMES, shard_rows=len(NAMES))
+    for second, save in enumerate(([said(0, "defect"), said(1, "good")], [said(0, "good", 5)], [said(1, None, 6)])):
+        add_verdicts(table, save)
+        add_verdicts(table, [said(2 + second, "defect", second, "Bob", kind="scratch")])
+    return table
+
+
+def test_compaction_merges_saves_and_keeps_all_that_was_said(reviewed: str) -> None:
+    before = (words(reviewed), history(reviewed))
+    assert (len(verdict_files(reviewed)), len(before[1])) == (6, 7)
+    assert reasons_to_compact(reviewed, 6) == ["6 small files"]
+    summary = compact(reviewed)
+    assert (summary.files_before - summary.files_after, summary.rows) == (5, 7)
+    assert len(verdict_files(reviewed)) == 1
+    assert (words(reviewed), history(reviewed)) == before
+    assert (verify(reviewed).problems, verify(reviewed).notes) == ([], [])
+    add_verdicts(reviewed, [said(0, "defect", 7)])
+    assert words(reviewed)["00"][0] == "defect"
+    compact(reviewed)
+    assert len(verdict_files(reviewed)) == 1
+    assert len(history(reviewed)) == len(before[1]) + 1
+
+
+def test_a_save_that_is_repeated_after_a_compaction_is_shown_once(reviewed: str) -> None:
+    one = [said(5, "defect", 9)]
+    add_verdicts(reviewed, one, "0123abcd")
+    compact(reviewed)
+    before = (words(reviewed), history(reviewed))
+    for _ in range(2):
+        add_verdicts(reviewed, one, "0123abcd")
+        assert len(verdict_files(reviewed)) == 2
+        assert (words(reviewed), history(reviewed)) == before
+        compact(reviewed)
+        assert len(verdict_files(reviewed)) == 1
+        assert (words(reviewed), history(reviewed)) == before
+
+
+CALLS = 9
+"Of a compaction of six saves: a journal, the new file, six deletions of saves, and one of the journal."
+
+
+@pytest.mark.parametrize("fatal", range(1, CALLS + 2))
+def test_a_compaction_of_verdicts_that_dies_loses_and_doubles_none(
+    reviewed: str, monkeypatch: pytest.MonkeyPatch, fatal: int
+) -> None:
+    """It dies at one of its writes and deletions, before which another reviewer saves."""
+    before, calls = history(reviewed), 0
+
+    def mortal(function: Any) -> Any:
+        def call(location: str, *rest: Any) -> Any:
+            nonlocal calls
+            if "/leases/" in location or "-c1e0c1e0" in location:
+                return function(location, *rest)
+            calls += 1
+            if calls == fatal:
+                add_verdicts(reviewed, [said(7, "good", fatal, "Cleo")], "c1e0c1e0")
+            if calls >= fatal:
+                raise OSError("the network is gone")
+            return function(location, *rest)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("write", "create", "delete"):
+            patch.setattr(storage, name, mortal(getattr(storage, name)))
+        patch.setattr("diffad_ray.storage.DELETIONS", 1)
+        if fatal <= CALLS:
+            with pytest.raises(OSError, match="network"):
+                compact(reviewed)
+        else:
+            compact(reviewed)
+    of_cleo = [row for row in history(reviewed) if row["reviewer"] == "Cleo"]
+    assert len(of_cleo) == (fatal <= CALLS)
+    assert [row for row in history(reviewed) if row not in of_cleo] == before
+    # The next compaction finishes the work and takes the new save along.
+    compact(reviewed)
+    assert len(verdict_files(reviewed)) == 1
+    assert [row for row in history(reviewed) if row not in of_cleo] == before
+    assert (verify(reviewed).problems, verify(reviewed).notes) == ([], [])

@@ -9,16 +9,18 @@ import duckdb
 from diffad_ray.errors import UserError
 from diffad_ray.sql import connect, identifier, quoted, reason_of
 from diffad_ray.table.decisions import DECISION, judged_columns
-from diffad_ray.table.parts import REGIONS, SCORES
-from diffad_ray.table.reading import existing
+from diffad_ray.table.parts import REGIONS, SCORES, VERDICTS
+from diffad_ray.table.reading import existing, sql_types
 from diffad_ray.table.schema import scores_schema
 from diffad_ray.table.superseded import KEY
 from diffad_ray.table.thresholds import in_force
+from diffad_ray.table.verdicts import COLUMNS, LAST_WORDS, verdict_files
 from diffad_ray.table.views import REGION_DATE
 
 _IMAGE = "image_id, detector_fingerprint"
 _OPTIONS = "hive_partitioning = true, hive_types = {'run_date': DATE}, union_by_name = true, filename = 'file'"
 JUDGED = "-- Decisions are by the thresholds that are in force now: print this again after others are applied.\n"
+UNREVIEWED = "-- Nobody has reviewed images of this table yet: print this again after the first review.\n"
 MACROS = """
 CREATE OR REPLACE MACRO worst(night, most) AS TABLE
     SELECT image_uri, score, tail_probability, region_count, mask_uri FROM scores
@@ -35,7 +37,9 @@ CREATE OR REPLACE MACRO regions_of(uri) AS TABLE
 
 
 def views_sql(table: str) -> str:
-    """Return SQL for DuckDB that creates the views `scores` and `regions`, which list the files anew in each query.
+    """Return SQL for DuckDB that creates the views `scores`, `regions`, `verdicts` and `all_verdicts`.
+
+    The views list the files anew in each query.
 
     Args:
         table: the normalised location.
@@ -73,13 +77,32 @@ def views_sql(table: str) -> str:
         + JUDGED
         + view(SCORES.name, shown, f"run_date, {decision}")
         + view(REGIONS.name, list(map(identifier, REGIONS.columns.names)), f"run_date AS {REGION_DATE}")
+        + _views_of_verdicts(table, files(f"{VERDICTS.name}/*.parquet"))
+    )
+
+
+def _views_of_verdicts(table: str, files: str) -> str:
+    """The views of verdicts; without rows if there are none yet, because a pattern must match some file."""
+    if verdict_files(table):
+        # A row may be in two files while a compaction goes on.
+        rows = f"SELECT DISTINCT {COLUMNS} FROM read_parquet({files}, hive_partitioning = false)"
+        note = ""
+    else:
+        with connect() as connection:
+            types = sql_types(connection, VERDICTS.columns)
+        columns = ", ".join(f"CAST(NULL AS {kind}) AS {name}" for name, kind in types.items())
+        rows, note = f"SELECT {columns} WHERE false", UNREVIEWED
+    return (
+        f"{note}CREATE OR REPLACE VIEW all_verdicts AS\n{rows};\n"
+        f"CREATE OR REPLACE VIEW verdicts AS\n{LAST_WORDS.format(rows='all_verdicts')};\n"
     )
 
 
 def write_database(table: str | Path, output: str | Path) -> None:
     """Write a DuckDB database file whose views and macros read a table; they show what runs add later, too.
 
-    A column that a later run brings, and a threshold that is applied later, are shown once the file is written again.
+    A column that a later run brings, a threshold that is applied later, and the verdicts of the first review are shown
+    once the file is written again.
 
     Raises:
         UserError: there is no table, it can't be read, or the file can't be written.

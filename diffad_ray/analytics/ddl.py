@@ -1,4 +1,4 @@
-"""SQL that creates a table in other engines: external tables over its files, and the views `scores` and `regions`."""
+"""SQL that creates a table in other engines: external tables over its files, and the views over them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from diffad_ray.analytics.database import JUDGED, views_sql
+from diffad_ray.analytics.database import JUDGED, UNREVIEWED, views_sql
 from diffad_ray.errors import UserError
 from diffad_ray.table.decisions import DECISION, judged_columns
-from diffad_ray.table.parts import REGIONS, SCORES, SUPERSEDED
+from diffad_ray.table.parts import REGIONS, SCORES, SUPERSEDED, VERDICTS
 from diffad_ray.table.reading import existing
 from diffad_ray.table.runs import read_runs
 from diffad_ray.table.schema import scores_schema
 from diffad_ray.table.thresholds import in_force
+from diffad_ray.table.verdicts import LAST_WORDS, verdict_files
 from diffad_ray.table.views import REGION_DATE
 
 KINDS = ("int64", "int32", "float", "double", "string", "bool", "date32[day]", "timestamp[us]", "timestamp[us, tz=UTC]")
@@ -115,10 +116,13 @@ SELECT {regions} FROM regions_files row LEFT JOIN gone
 ON gone.image_id = row.image_id AND gone.detector_fingerprint = row.detector_fingerprint AND gone.run_id = row.run_id
 WHERE gone.run_id IS NULL;
 """
+_VERDICTS = f"CREATE OR REPLACE {{temporary}}VIEW verdicts AS\n{LAST_WORDS.format(rows='verdicts_files')};\n"
 
 
 def ddl(table: str | Path, engine: str) -> str:
-    """Return the SQL that creates a table in another engine, with the views that `query` has.
+    """Return the SQL that creates a table in another engine, with the views `scores`, `regions` and `verdicts`.
+
+    `verdicts` is left out as long as nobody has reviewed images, because some engines refuse a folder without files.
 
     Args:
         engine: `athena`, `trino`, `spark`, `duckdb` or `bigquery`.
@@ -140,6 +144,8 @@ def ddl(table: str | Path, engine: str) -> str:
     parts = {"scores_files": (SCORES.name, scores_schema(location), first)}
     parts["regions_files"] = (REGIONS.name, REGIONS.columns, first)
     parts["superseded_rows"] = (SUPERSEDED.name, SUPERSEDED.columns, "")
+    if is_reviewed := bool(verdict_files(location)):
+        parts["verdicts_files"] = (VERDICTS.name, VERDICTS.columns, "")
     judged = judged_columns(in_force(location), lambda name: f"row.{name}", (types["float"], types["double"]))
     decision = f"{judged.pop(DECISION)} AS {DECISION}"
     statements, shown = [], {}
@@ -152,13 +158,15 @@ def ddl(table: str | Path, engine: str) -> str:
         ]
         statements.append(dialect.files(name, columns, f"{location}/{folder}", since))
         shown[folder] = ", ".join(_shown(dialect, field.name, judged) for field in kept)
+    temporary = "TEMPORARY " * (engine == "spark")
     views = _VIEWS.format(
-        temporary="TEMPORARY " * (engine == "spark"),
+        temporary=temporary,
         judged=JUDGED,
         scores=f"{shown[SCORES.name]}, row.run_date, {decision}",
         regions=f"{shown[REGIONS.name]}, row.run_date AS {REGION_DATE}",
     )
-    return "\n".join(statements) + "\n" + views
+    verdicts = _VERDICTS.format(temporary=temporary) if is_reviewed else UNREVIEWED
+    return "\n".join([*statements, views, verdicts])
 
 
 def _shown(engine: _Engine, name: str, judged: dict[str, str]) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from diffad_ray.errors import UserError, counted
 from diffad_ray.table.reading import existing
 from diffad_ray.table.samples import Sample, read_sample, sample_ids
-from diffad_ray.table.verdicts import judged_for_sample, verdict_rows
+from diffad_ray.table.verdicts import JUDGED_FOR_SAMPLE
 from diffad_ray.table.views import ask_views
 
 Decision: TypeAlias = Literal["good", "review", "reject"]
@@ -191,7 +191,7 @@ def estimate(table: str, sample_id: str | None = None) -> SampleEstimates:
 
     def use(views: duckdb.DuckDBPyConnection) -> SampleEstimates:
         sample = _wanted_sample(views, location, sample_id)
-        return _concluded(location, sample, *_verdicts_on(views, location, sample))
+        return _concluded(location, sample, *_verdicts_on(views, sample))
 
     return ask_views(location, use)
 
@@ -199,9 +199,7 @@ def estimate(table: str, sample_id: str | None = None) -> SampleEstimates:
 def _wanted_sample(views: duckdb.DuckDBPyConnection, table: str, sample_id: str | None) -> Sample:
     ids = sample_ids(table)
     if sample_id is None and ids:
-        used = {
-            name for (name,) in views.execute(f"SELECT DISTINCT sample FROM {verdict_rows(views, table)}").fetchall()
-        }
+        used = {name for (name,) in views.execute("SELECT DISTINCT sample FROM all_verdicts").fetchall()}
         sample_id = max([name for name in ids if name in used] or ids)
     if sample_id is None:
         raise UserError(
@@ -211,12 +209,9 @@ def _wanted_sample(views: duckdb.DuckDBPyConnection, table: str, sample_id: str 
     return read_sample(table, sample_id)
 
 
-def _verdicts_on(
-    views: duckdb.DuckDBPyConnection, table: str, sample: Sample
-) -> tuple[dict[int, tuple[str, bool]], int]:
+def _verdicts_on(views: duckdb.DuckDBPyConnection, sample: Sample) -> tuple[dict[int, tuple[str, bool]], int]:
     """Return verdict and dispute of the images judged for a sample, and how many images are decided otherwise now."""
-    for_sample = judged_for_sample(views, table)
-    sql = f"SELECT image_id, verdict, is_disputed FROM verdicts SEMI JOIN ({for_sample}) USING (image_id)"
+    sql = f"SELECT image_id, verdict, is_disputed FROM verdicts SEMI JOIN ({JUDGED_FOR_SAMPLE}) USING (image_id)"
     words = {image: (verdict, disputed) for image, verdict, disputed in views.execute(sql, [sample.id]).fetchall()}
     rows = [(one.image_id, one.detector_fingerprint, one.stratum.split("/")[0]) for one in sample.images]
     views.execute("CREATE TEMP TABLE sampled (image_id BIGINT, detector_fingerprint VARCHAR, then_decided VARCHAR)")

@@ -1,4 +1,4 @@
-"""Confidence intervals of shares."""
+"""Confidence intervals of shares, and the effect size of two shares."""
 
 from __future__ import annotations
 
@@ -32,3 +32,8 @@ def wilson(count: float, of: float) -> Interval:
     middle = (share + spread / 2) / (1 + spread)
     half = Z_95 / (1 + spread) * math.sqrt(share * (1 - share) / of + spread / (4 * of))
     return Interval(share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)))
+
+
+def cohens_h(share: float, earlier: float) -> float:
+    """Return the difference of two shares after the arcsine transformation, in [-pi, pi]."""
+    return 2 * (math.asin(math.sqrt(share)) - math.asin(math.sqrt(earlier)))

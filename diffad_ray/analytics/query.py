@@ -123,6 +123,5 @@ def _explained(error: duckdb.Error) -> str:
     reason = reason_of(error)
     if "extension" in reason and ("install" in reason or "download" in reason):
         reason = "it needs an extension of DuckDB, which is not there; files beside the table are not for queries"
-    return (
-        f"the query failed: {reason}\nThe views are scores, regions and verdicts; `DESCRIBE scores` lists the columns"
-    )
+    views = "The views are scores, regions, verdicts and all_verdicts; `DESCRIBE scores` lists the columns"
+    return f"the query failed: {reason}\n{views}"

@@ -15,7 +15,7 @@ import duckdb
 from diffad_ray.errors import UserError
 from diffad_ray.table.reading import existing
 from diffad_ray.table.samples import Sample, SampledImage, read_sample, sample_ids, write_sample
-from diffad_ray.table.verdicts import judged_for_sample
+from diffad_ray.table.verdicts import JUDGED_FOR_SAMPLE
 from diffad_ray.table.views import ask_views
 
 FEWEST = 2
@@ -119,7 +119,7 @@ def continued_sample(table: str, images: int, fingerprint: str | None = None) ->
         return None
 
     def judged(views: duckdb.DuckDBPyConnection) -> set[int]:
-        return {image for (image,) in views.execute(judged_for_sample(views, location), [sample.id]).fetchall()}
+        return {image for (image,) in views.execute(JUDGED_FOR_SAMPLE, [sample.id]).fetchall()}
 
     open_ones = {image.image_id for image in sample.images} - ask_views(location, judged)
     return sample if len(sample.images) == images and open_ones else None

@@ -28,7 +28,6 @@ from diffad_ray.cli.shared import stderr
 from diffad_ray.cli.tables import compact, overlay, picture, prune, query, runs, verify
 from diffad_ray.cli.threshold import threshold
 from diffad_ray.errors import Fault, TryLater, UserError
-from diffad_ray.storage import may_pass
 from diffad_ray.versions import version_lines
 
 DONE, FAULT, ACT, LATER, INTERRUPTED = 0, 1, 2, 75, 130
@@ -112,6 +111,9 @@ def exit_code(error: BaseException) -> int:
     """
     if isinstance(error, Fault):
         return FAULT
+    # Storage takes longer to import than `--help` to print.
+    from diffad_ray.storage import may_pass
+
     one: BaseException | None = error
     while one is not None:
         if isinstance(one, TryLater) or may_pass(one):

@@ -13,7 +13,6 @@ from diffad_ray.cli.unfold import unfold
 from diffad_ray.detectors.kinds import KINDS
 from diffad_ray.errors import UserError
 from diffad_ray.networks.presets import PRESETS
-from diffad_ray.settings import parse_overrides, read_settings
 
 
 @dataclass
@@ -78,6 +77,7 @@ def train(
     Copy: `diffad-ray train parts/good --detector detectors/gan --kind semantic-diffgan --defects parts/defects`
     """
     from diffad_ray.reports.terminal import print_training
+    from diffad_ray.settings import read_settings
     from diffad_ray.training.sources import Sources
     from diffad_ray.training.train import train as train_detector
 
@@ -169,6 +169,7 @@ def contact_sheet(
     """
     from diffad_ray.reports.contact_sheet import contact_sheet as run
     from diffad_ray.reports.overlay import check_png, write_png
+    from diffad_ray.settings import read_settings
     from diffad_ray.training.sources import Sources
 
     check_png(output)
@@ -276,6 +277,8 @@ def ablate(
 
 def _sweep(text: str) -> tuple[str, list[Any]]:
     """`t_small=50,100` as the setting and its values."""
+    from diffad_ray.settings import parse_overrides
+
     name, _, values = text.partition("=")
     found = [parse_overrides([f"value={part}"])["value"] for part in values.split(",") if part.strip()]
     if not name or not found:

@@ -14,7 +14,7 @@ def ddl(
     table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
     engine: Annotated[str, typer.Option(help="athena, trino, spark, duckdb or bigquery.")],
 ) -> None:
-    """Print the SQL that creates a table in another engine, with the views scores and regions.
+    """Print the SQL that creates a table in another engine, with the views scores, regions and verdicts.
 
     Copy: `diffad-ray ddl s3://plant/scores --engine athena`
     """
@@ -34,7 +34,8 @@ def views(
     from diffad_ray.analytics.database import write_database
 
     write_database(table, output)
-    say(f"wrote {output}: views scores and regions, macros worst, defect_rate, image and regions_of")
+    views_of_file = "views scores, regions, verdicts and all_verdicts"
+    say(f"wrote {output}: {views_of_file}, macros worst, defect_rate, image and regions_of")
 
 
 def export(

@@ -58,7 +58,7 @@ def report(
     from diffad_ray import storage
     from diffad_ray.analytics.report import report as ask
     from diffad_ray.reports.report_page import write_page
-    from diffad_ray.reports.report_page.sentences import headlines
+    from diffad_ray.reports.report_page.sentences import drift_lines, headlines
 
     found = ask(table, _question(images, groups))
     data = json.dumps(found.as_json(), indent=1, default=str)
@@ -69,6 +69,10 @@ def report(
         told = [f"- {one.text}" for one in headlines(found)]
         for line in told or ["Nothing has changed since the period before that is significant and large."]:
             say(line)
+        for one in drift_lines(found):
+            say(f"{one.detector}: {one.state}. {one.reason}".rstrip())
+        if found.drift:
+            say(f"Next: {found.drift[0].command}")
         if json_file is not None:
             storage.write(json_file, data.encode())
             say(f"wrote {json_file}")

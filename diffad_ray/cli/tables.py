@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import stat
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +25,7 @@ from diffad_ray.errors import UserError
 def query(
     table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
     sql: Annotated[
-        str | None, typer.Argument(help="Query over the views scores, regions and verdicts; none: a summary.")
+        str | None, typer.Argument(help="Query over scores, regions, verdicts and all_verdicts; none: a summary.")
     ] = None,
     output_format: Annotated[
         str | None,
@@ -61,10 +65,29 @@ def query(
     if output_format is None:
         in_terminal = "table" if console.is_terminal else "tsv"
         output_format = in_terminal if output is None else Path(output).suffix.removeprefix(".")
-    if output is not None or output_format != "table":
-        query_to_file(table, sql, output or "/dev/stdout", output_format, group_by=group_by)
-    else:
+    if output is not None:
+        query_to_file(table, sql, output, output_format, group_by=group_by)
+    elif output_format == "table":
         print_rows(run(table, sql, group_by=group_by), console)
+    else:
+        _to_stdout(lambda place: query_to_file(table, sql, place, output_format, group_by=group_by))
+
+
+def _to_stdout(write: Callable[[str], None]) -> None:
+    """Give stdout what a function writes to a place. A pipe gets it as it comes.
+
+    Where stdout is a file, DuckDB would open it anew and empty it, also if the shell appends to it (`>>`) or other
+    commands have written to it before.
+    """
+    from diffad_ray.scratch import scratch_folder
+
+    if not stat.S_ISREG(os.fstat(1).st_mode):
+        write("/dev/stdout")
+        return
+    with scratch_folder() as scratch, open(1, "wb", closefd=False) as stdout:
+        write(str(scratch / "result"))
+        with (scratch / "result").open("rb") as result:
+            shutil.copyfileobj(result, stdout)
 
 
 def picture(

@@ -43,7 +43,10 @@ class ViewOptions:
     detector: Annotated[str | None, typer.Option(help="Name or fingerprint of one detector. [default: all]")] = None
     since: Annotated[str | None, typer.Option(help="First date, or days: 2026-11-01, 7d. [default: 30d]")] = None
     until: Annotated[str | None, typer.Option(help="Last date. [default: that of the last rows]")] = None
-    seconds_per_image: Annotated[float, typer.Option(help="Time that a person needs for an image.")] = 5.0
+    seconds_per_image: Annotated[float, typer.Option(help="Time that a person needs for an image or part.")] = 5.0
+    group_by: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Count parts that have several images, such as serial.")
+    ] = None
 
 
 @dataclass
@@ -67,6 +70,7 @@ def threshold(
 
     Copy: `diffad-ray threshold scores --alerts-per-night 200 --apply --why "two reviewers"`
     """
+    from diffad_ray.analytics.parts import images_without_part
     from diffad_ray.analytics.thresholds.choice import Wish
     from diffad_ray.analytics.thresholds.proposal import apply, propose
     from diffad_ray.reports.thresholds_text import print_applied, print_proposal
@@ -88,12 +92,15 @@ def threshold(
         since=view.since,
         until=view.until,
         seconds_per_image=view.seconds_per_image,
+        group_by=view.group_by,
     )
     applied = apply(proposal, application.why, application.who) if application.apply else []
     if as_json:
         print_json(_document(proposal, applied))
         return
     print_proposal(proposal, console)
+    if view.group_by is not None and (left_out := images_without_part(table, view.group_by)).images:
+        console.print(f"note: {left_out}", highlight=False, soft_wrap=True, markup=False)
     if proposal.choice is not None:
         print_applied(proposal, applied, console)
 
@@ -115,6 +122,7 @@ def _document(proposal: Proposal, applied: list[AppliedThreshold]) -> dict[str, 
     return {
         "table": proposal.table,
         "period": asdict(proposal.period),
+        "part": proposal.part,
         "detectors": detectors,
         "consequences": [asdict(one) for one in proposal.consequences],
         "choice": None if proposal.choice is None else asdict(proposal.choice),

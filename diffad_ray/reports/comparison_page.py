@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 
@@ -35,7 +35,18 @@ LONGEST_SIDE = 256
 DOTS = (2, 3, 4, 5, 6)
 "Sizes of the dots of a chart in pixels; each stands for four times as many images as the one before."
 
+DRAWN_GROUPS = 12
+"Groups of a column in its chart; the table has all of them."
+
 Regions = dict[tuple[int, str], list[dict[str, Any]]]
+
+
+class GroupSection(NamedTuple):
+    """The groups of a column: a chart and a table."""
+
+    subject: str
+    chart: Chart
+    table: FigureTable
 
 
 def write_page(found: Comparison, output: str) -> None:
@@ -53,9 +64,12 @@ def page(found: Comparison) -> str:
     changes = {"lost": found.defects.examples, "rises": found.rises, "falls": found.falls}
     regions = _regions(found, [one for group in changes.values() for one in group])
     old, new = name_of(found, "old"), name_of(found, "new")
-    tables = [_groups(f"Alerts by {column}", column, groups) for column, groups in found.groups.items()]
+    sections = [
+        _section(f"Alerts by {column}", column, groups, f"groups{number}")
+        for number, (column, groups) in enumerate(found.groups.items())
+    ]
     if found.verdicts:
-        tables.append(_groups("Alerts by what people said of the images", "verdict", found.verdicts))
+        sections.append(_section("Alerts by what people said of the images", "verdict", found.verdicts, "verdicts"))
     return rendered(
         "comparison.html",
         title=f"{new} instead of {old}",
@@ -66,7 +80,7 @@ def page(found: Comparison) -> str:
         lost=lost_line(found),
         promotion=promotion(found),
         decisions=_decisions(found, old, new),
-        tables=tables,
+        sections=sections,
         chart=_scores(found, old, new),
         cards={name: [_card(found, one, regions) for one in group] for name, group in changes.items()},
         names=(old, new),
@@ -78,6 +92,31 @@ def _decisions(found: Comparison, old: str, new: str) -> FigureTable:
         Row(before, [Cell(f"{images:,}") for images in counts.values()]) for before, counts in found.decisions.items()
     ]
     return FigureTable(f"Decisions of {old}, by row, and of {new}, by column", old, {new: list(DECISIONS)}, rows)
+
+
+def _section(caption: str, subject: str, groups: Sequence[Group], identifier: str) -> GroupSection:
+    return GroupSection(subject, _groups_chart(subject, groups, identifier), _groups(caption, subject, groups))
+
+
+def _groups_chart(subject: str, groups: Sequence[Group], identifier: str) -> Chart:
+    """The alert rates of both detectors in each group, with 95 % intervals; those that changed most come first."""
+    shown = [group for group in groups if group.agreement.images][:DRAWN_GROUPS]
+    drawn, axes = new_chart(f"alerts per {PER:,}", "")
+    drawn.set_size_inches(drawn.get_size_inches()[0], 0.42 * len(shown) + 0.8)
+    for offset, colour, counts in (
+        (-0.16, "good", [group.agreement.old_alerts for group in shown]),
+        (0.16, "defective", [group.agreement.new_alerts for group in shown]),
+    ):
+        rates = [wilson(count, group.agreement.images) for count, group in zip(counts, shown, strict=True)]
+        places = [number + offset for number in range(len(shown))]
+        lows, highs = [PER * rate.low for rate in rates], [PER * rate.high for rate in rates]
+        axes.hlines(places, lows, highs, color=COLOURS[colour], linewidth=2)
+        axes.plot([PER * rate.value for rate in rates], places, "o", color=COLOURS[colour], markersize=5)
+    axes.set_yticks(range(len(shown)), [group.value for group in shown], parse_math=False)
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    title = f"Alert rate by {subject}"
+    return Chart(title, inline_svg(drawn, identifier, title))
 
 
 def _groups(caption: str, subject: str, groups: Sequence[Group]) -> FigureTable:

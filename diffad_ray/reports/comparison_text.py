@@ -11,7 +11,7 @@ from rich.table import Table
 from diffad_ray.analytics.comparison import Comparison, Group
 from diffad_ray.analytics.intervals import Interval, wilson
 from diffad_ray.analytics.paired import Agreement
-from diffad_ray.errors import counted
+from diffad_ray.errors import counted, percent
 
 PER = 10_000
 "Alert rates are given as alerts for so many images."
@@ -87,7 +87,7 @@ def agreement_lines(found: Comparison) -> list[str]:
     kappa, rho = figure(agreement.kappa), figure(found.overall.rank_correlation)
     return [
         f"{counted(agreement.came, 'alert')} would come, {agreement.went} would go, {agreement.both} would stay",
-        f"agreement {agreement.share:.2%}, Cohen's kappa {kappa}, rank correlation of scores {rho}",
+        f"agreement {percent(agreement.share)}, Cohen's kappa {kappa}, rank correlation of scores {rho}",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diffad_ray.analytics.estimates import Estimate, SampleEstimates
+from diffad_ray.errors import percent
 
 SUBJECTS = {
     "escapes": ("Escapes", "defects", "called good"),
@@ -31,7 +32,7 @@ def _line(one: Estimate, title: str, what: str, where: str) -> str:
     if one.count is None or one.low is None or one.high is None or one.share is None:
         return f"{title}: no estimate yet ({seen})."
     line = (
-        f"{title}: about {one.count:,.0f} {what} among {one.images:,} images {where} ({_share(one.share)}), "
+        f"{title}: about {one.count:,.0f} {what} among {one.images:,} images {where} ({percent(one.share)}), "
         f"with 95 % confidence {one.low:,.0f} to {one.high:,.0f} ({seen})."
     )
     if one.more_to_halve:
@@ -39,7 +40,3 @@ def _line(one: Estimate, title: str, what: str, where: str) -> str:
     elif one.high > one.low:
         line += " No number of further images of the sample's proportions would halve this interval."
     return line
-
-
-def _share(share: float) -> str:
-    return f"{100 * share:.3g} %"

@@ -10,6 +10,7 @@ import base64
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import NamedTuple
+from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -77,6 +78,16 @@ class Card:
     source: str
     pictures: dict[str, str] = field(default_factory=dict)
     problem: str = ""
+
+    @property
+    def link(self) -> str:
+        """The address of the source for a browser; empty where it has none, such as for an object on S3.
+
+        No source can make it a script, because an address is a path or begins with http.
+        """
+        if self.source.startswith("/"):
+            return quote(self.source)
+        return self.source if self.source.startswith(("https://", "http://")) else ""
 
 
 def rendered(template: str, **values: object) -> str:

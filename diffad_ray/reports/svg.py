@@ -19,7 +19,7 @@ COLOURS = {
     "defective": "#c0392b",
     "mark": "#b97f00",
 }
-"Colours by the names that page.css gives them. A chart is drawn in these, and shown in those of the page's theme."
+"Colours by the names that colours.css gives them. A chart is drawn in these, and shown in those of the page's theme."
 WIDTH, HEIGHT = 300, 225
 "Of a chart in pixels of the page."
 FONT_SIZE = 11

@@ -26,7 +26,8 @@ def print_proposal(proposal: Proposal, console: Console) -> None:
     widest = windows[-1]
     # One detector needs no column.
     shown = [name for name in proposal.consequences[0].group if name != "detector" or len(proposal.detectors) > 1]
-    table = Table(box=None, title=f"{proposal.period}", title_justify="left")
+    unit = "" if proposal.part is None else f", in parts ({proposal.part})"
+    table = Table(box=None, title=escape(f"{proposal.period}{unit}"), title_justify="left")
     for name in shown:
         table.add_column(escape(name))
     for name in ("threshold", "", "false-alarm rate", *(f"alerts a night, {name}" for name in windows)):
@@ -41,7 +42,7 @@ def print_proposal(proposal: Proposal, console: Console) -> None:
     for one in proposal.consequences:
         if one.reviewed and one.reviewed.missed:
             group = ", ".join(str(value) for value in one.group.values())
-            of = counted(one.reviewed.defects, "image")
+            of = counted(one.reviewed.defects, "image" if proposal.part is None else "part")
             said = f"{one.reviewed.missed} of {of} that people call defective would be missed"
             console.print(escape(f"{group} at {one.candidate.reject:.4g}: {said}"), highlight=False, soft_wrap=True)
 

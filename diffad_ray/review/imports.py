@@ -18,7 +18,7 @@ from diffad_ray.review.entries import FORMAT, VERSION, time_of
 from diffad_ray.review.found import FoundVerdict
 from diffad_ray.table.reading import existing
 from diffad_ray.table.samples import sample_ids
-from diffad_ray.table.verdicts import Verdict, add_verdicts, verdict_rows
+from diffad_ray.table.verdicts import Verdict, add_verdicts
 from diffad_ray.table.views import ask_views
 
 MOST_BYTES = 500_000_000
@@ -81,10 +81,11 @@ def import_verdicts(table: str, file: str, reviewer: str) -> Imported:
             raise UserError(f"{entry.where} of {file} belongs to the sample {entry.sample}, which {location} lacks")
 
     def use(views: duckdb.DuckDBPyConnection) -> tuple[dict[int, tuple[int, str]], dict[Any, Any], set[Any]]:
-        rows = verdict_rows(views, location)
-        last = f"FROM {rows} QUALIFY row_number() OVER (PARTITION BY image_id, reviewer ORDER BY reviewed_at DESC) = 1"
-        words = views.execute(f"SELECT image_id, reviewer, verdict, kind FROM ({last})").fetchall()
-        keys = views.execute(f"SELECT image_id, reviewer, epoch_us(reviewed_at) FROM {rows}").fetchall()
+        words = views.execute(
+            "SELECT image_id, reviewer, verdict, kind FROM all_verdicts "
+            "QUALIFY row_number() OVER (PARTITION BY image_id, reviewer ORDER BY reviewed_at DESC) = 1"
+        ).fetchall()
+        keys = views.execute("SELECT image_id, reviewer, epoch_us(reviewed_at) FROM all_verdicts").fetchall()
         return _found_images(views, entries), {(a, b): (c, d) for a, b, c, d in words}, set(keys)
 
     images, words, keys = ask_views(location, use)

@@ -12,7 +12,6 @@ import duckdb
 from diffad_ray.errors import UserError
 from diffad_ray.sql import identifier
 from diffad_ray.table.samples import Sample
-from diffad_ray.table.verdicts import verdict_rows
 from diffad_ray.table.views import ask_views
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -28,7 +27,7 @@ FEWEST_OF_FOLDER = 8
 COLUMNS = """image_id, image_uri, detector_fingerprint, detector, score, threshold, tail_probability, decision,
     width, height, epoch_us(image_modified) AS taken_us"""
 OWN_WORDS = """SELECT image_id FROM (
-    FROM {rows} WHERE reviewer = getvariable('reviewer')
+    FROM all_verdicts WHERE reviewer = getvariable('reviewer')
     QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY reviewed_at DESC) = 1
 ) WHERE verdict IS NOT NULL"""
 "Images that the reviewer has judged."
@@ -122,9 +121,7 @@ class ReviewRows:
         def use(views: duckdb.DuckDBPyConnection) -> Queue:
             views.execute("SET VARIABLE reviewer = ?", [reviewer])
             views.execute("SET VARIABLE fingerprint = ?", [fingerprint])
-            open_ones = (
-                f"{wanted} ANTI JOIN ({OWN_WORDS.format(rows=verdict_rows(views, self.table))}) USING (image_id)"
-            )
+            open_ones = f"{wanted} ANTI JOIN ({OWN_WORDS}) USING (image_id)"
             severity = "coalesce(tail_probability, 1), score - threshold DESC, image_uri"
             ((count,),) = views.execute(f"SELECT count(DISTINCT image_id) FROM {open_ones}").fetchall()
             # An image that several detectors reject is shown once, as the most severe of them sees it.

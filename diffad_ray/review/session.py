@@ -17,14 +17,13 @@ from diffad_ray.reports.review_page.pictures import LONGEST
 from diffad_ray.review.queue import Queue, ReviewImage, ReviewRows
 from diffad_ray.table.reading import existing
 from diffad_ray.table.samples import Sample, read_sample
-from diffad_ray.table.verdicts import verdict_rows
 from diffad_ray.table.views import ask_views
 
 MOST_KINDS = 50
 MOST_KNOWN = 20_000
 "Rows that are kept in memory because their pictures were or will be asked for."
 OWN_LAST = """SELECT image_id, verdict, kind, note FROM (
-    FROM {rows} WHERE reviewer = ? AND image_id IN (SELECT unnest(?::BIGINT[])) {of_sample}
+    FROM all_verdicts WHERE reviewer = ? AND image_id IN (SELECT unnest(?::BIGINT[])) {of_sample}
     QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY reviewed_at DESC) = 1
 ) WHERE verdict IS NOT NULL"""
 
@@ -76,8 +75,7 @@ class Review:
         values += [self.sample.id] if self.sample else []
 
         def use(views: duckdb.DuckDBPyConnection) -> tuple[list[Any], list[Any]]:
-            rows = verdict_rows(views, self.table)
-            own = views.execute(OWN_LAST.format(rows=rows, of_sample=of_sample), values).fetchall()
+            own = views.execute(OWN_LAST.format(of_sample=of_sample), values).fetchall()
             counted = (
                 f"SELECT kind FROM verdicts WHERE kind IS NOT NULL GROUP BY 1 ORDER BY count(*) DESC LIMIT {MOST_KINDS}"
             )

@@ -150,7 +150,7 @@ NO_RUN = "none"
 
 VERDICTS = Part(
     "verdicts",
-    r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}\.parquet",
+    r"(\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}|merged-[0-9a-f]{16})\.parquet",
     pa.schema(
         [
             ("image_id", pa.int64()),
@@ -165,9 +165,11 @@ VERDICTS = Part(
         ]
     ),
     key=("image_id", "reviewer", "reviewed_at"),
+    order=("reviewed_at", "image_id", "reviewer"),
     is_of_runs=False,
 )
-"What people say of images: a file a save, never changed. A null verdict withdraws what the reviewer said before."
+"""What people say of images: a file a save. No row is ever changed or removed; compaction copies the rows of many saves
+into one file. A null verdict withdraws what the reviewer said before."""
 SAMPLES = Part(
     "samples",
     r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}\.parquet",

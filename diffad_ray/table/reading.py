@@ -143,7 +143,12 @@ def declared_rows(connection: duckdb.DuckDBPyConnection, columns: pa.Schema, row
     return completed(rows, connection.sql(f"SELECT * FROM {rows}").columns, sql_types(connection, columns))
 
 
+def no_rows(columns: pa.Schema) -> pa.Table:
+    """Return a table without rows. `Schema.empty_table` would import pandas, which takes longer than a short query."""
+    return pa.Table.from_batches([], columns)
+
+
 def sql_types(connection: duckdb.DuckDBPyConnection, columns: pa.Schema) -> dict[str, str]:
     """Return DuckDB's types of columns by name."""
-    declared = connection.from_arrow(columns.empty_table())
+    declared = connection.from_arrow(no_rows(columns))
     return dict(zip(declared.columns, map(str, declared.types), strict=True))

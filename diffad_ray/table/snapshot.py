@@ -6,13 +6,13 @@ fails and `views.read_views` repeats it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from diffad_ray import storage
 from diffad_ray.table.documents import document, parsed
-from diffad_ray.table.parts import NO_RUN, PARQUET_PARTS, REGIONS, SCORES, SUPERSEDED, part_of, run_of
+from diffad_ray.table.parts import NO_RUN, PARQUET_PARTS, REGIONS, SCORES, SUPERSEDED, VERDICTS, part_of, run_of
 from diffad_ray.table.runs import ended_runs
 
 READERS = 8
@@ -49,7 +49,7 @@ class Snapshot:
     """Files of a table that are consistent with each other. Paths are relative to the table.
 
     Attributes:
-        files: by part, for the parts that are divided by date.
+        files: by part, for the parts that are divided by date and for verdicts.
         superseded: entries of ended runs, which are all in force.
         perhaps_superseded: entries of runs without a record, which are in force if the new row exists.
         unended: files of scores of runs without a record.
@@ -80,12 +80,12 @@ def take_snapshot(table: str) -> Snapshot:
     listed |= {
         name: _paths(table, name)
         for name, part in PARQUET_PARTS.items()
-        if part.divided_by == "run_date" and part is not SCORES
+        if (part.divided_by == "run_date" or part is VERDICTS) and part is not SCORES
     }
     superseded = [path for path in _paths(table, SUPERSEDED.name) if run_of(path) != NO_RUN]
     # Journals are listed last, because a journal is deleted after the files that it names. If a source was listed and
     # its journal is deleted, the source is deleted too.
-    moved = _moved(table, {path for paths in listed.values() for path in paths})
+    moved = _moved(table, listed)
     files = {name: [path for path in paths if path not in moved] for name, paths in listed.items()}
     done = {path.removeprefix(SCORES.name) for path in files[SCORES.name]}
     files[REGIONS.name] = [
@@ -125,13 +125,13 @@ def _paths(table: str, name: str) -> list[str]:
     return [path for path in paths_below(table, name) if part_of(path) is PARQUET_PARTS[name]]
 
 
-def _moved(table: str, listed: Iterable[str]) -> set[str]:
-    """Return the listed files whose rows are in another listed file."""
+def _moved(table: str, listed: Mapping[str, list[str]]) -> set[str]:
+    """Return the listed files whose rows are in another listed file, of the files that are listed by part."""
     moved: set[str] = set()
-    there = set(listed)
     for merger in pending_mergers(table):
-        if PARQUET_PARTS[merger.kind].divided_by != "run_date":
+        if merger.kind not in listed:
             continue
+        there = set(listed[merger.kind])
         if merger.target in there:
             moved |= there & set(merger.sources)
         elif set(merger.sources) - there and storage.exists(f"{table}/{merger.target}"):

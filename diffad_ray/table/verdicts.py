@@ -1,15 +1,16 @@
 """What people say of images: the files of `TABLE/verdicts/`, and the view `verdicts` over them.
 
-A save is one small file that is never changed, and its name is made of the time and the id of the save. A save that is
-repeated, because its acknowledgement was lost, finds its own file and changes nothing. Two reviewers never write the
-same file. A reviewer's last word about an image counts; a null verdict withdraws what the reviewer said before.
+A save is one small file, whose name is made of the time and the id of the save. A save that is repeated, because its
+acknowledgement was lost, finds its own file and changes nothing. Two reviewers never write the same file. Compaction
+copies the rows of many saves into one file. A save that is repeated after that leaves the same row again, which the
+views show once. A reviewer's last word about an image counts; a null verdict withdraws what the reviewer said before.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias, get_args
@@ -22,7 +23,7 @@ from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.table.layout import parquet_bytes
 from diffad_ray.table.parts import VERDICTS, part_of
-from diffad_ray.table.reading import file_list
+from diffad_ray.table.reading import file_list, no_rows
 from diffad_ray.table.snapshot import paths_below
 
 Word: TypeAlias = Literal["defect", "good", "unsure"]
@@ -31,17 +32,29 @@ SAVE_ID = re.compile(r"[0-9a-f]{8}")
 LONGEST = {"kind": 100, "note": 2000, "reviewer": 100, "detector_fingerprint": 100, "image_uri": 4096}
 "Characters of the texts of a verdict."
 
-VIEW = """WITH last_words AS (
-    FROM {rows}
-    QUALIFY row_number() OVER (PARTITION BY image_id, reviewer ORDER BY reviewed_at DESC, verdict, kind, note) = 1
-), told AS (
-    SELECT *, count(*) OVER (PARTITION BY image_id) AS verdict_count,
-        min(verdict) OVER (PARTITION BY image_id) <> max(verdict) OVER (PARTITION BY image_id) AS is_disputed
-    FROM last_words WHERE verdict IS NOT NULL
-)
-SELECT image_id, image_uri, verdict, kind, note, reviewer, reviewed_at, sample, verdict_count, is_disputed FROM told
-QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY reviewed_at DESC, reviewer) = 1"""
-"The last verdict of each image; `rows` are those of all files."
+COLUMNS = ", ".join(VERDICTS.columns.names)
+LAST_WORDS = """SELECT image_id, image_uri, verdict, kind, note, reviewer, reviewed_at, sample, verdict_count,
+    is_disputed
+FROM (
+    SELECT word.*, count(*) OVER (PARTITION BY image_id) AS verdict_count,
+        min(verdict) OVER (PARTITION BY image_id) <> max(verdict) OVER (PARTITION BY image_id) AS is_disputed,
+        row_number() OVER (PARTITION BY image_id ORDER BY reviewed_at DESC, reviewer) AS last_of_image
+    FROM (
+        SELECT said.*, row_number() OVER (
+            PARTITION BY image_id, reviewer ORDER BY reviewed_at DESC, verdict, kind, note
+        ) AS last_of_reviewer
+        FROM {rows} said
+    ) word
+    WHERE last_of_reviewer = 1 AND verdict IS NOT NULL
+) told WHERE last_of_image = 1"""
+"""The last verdict of each image; `rows` is the name of a table or view with all that was said. Every engine that
+`analytics/ddl.py` knows understands it. A row that is there twice changes nothing."""
+JUDGED_FOR_SAMPLE = """SELECT DISTINCT image_id FROM (
+    FROM all_verdicts WHERE sample = ?
+    QUALIFY row_number() OVER (PARTITION BY image_id, reviewer ORDER BY reviewed_at DESC) = 1
+) WHERE verdict IS NOT NULL"""
+"""The images that were judged for a sample, whose id is the parameter of the query. An image that was judged as an
+alert alone is not among them: alerts are chosen by severity, not at random."""
 
 
 @dataclass(frozen=True)
@@ -111,36 +124,26 @@ def add_verdicts(table: str, verdicts: Sequence[Verdict], save_id: str | None = 
 
 
 def verdict_files(table: str) -> list[str]:
-    """Return the locations of all saves, the oldest first."""
+    """Return the locations of all files of verdicts, the oldest save first."""
     paths = paths_below(table, VERDICTS.name)
     return [f"{table}/{path}" for path in paths if part_of(path) is VERDICTS]
 
 
-def verdict_rows(connection: duckdb.DuckDBPyConnection, table: str) -> str:
-    """Return SQL, to follow FROM, of the rows of all saves, also of those that later ones replace."""
-    files = verdict_files(table)
-    if not files:
-        connection.register("no_verdicts", VERDICTS.columns.empty_table())
-        return "no_verdicts"
-    # All versions of this code wrote the same columns, so the footers of all files need not be read beforehand.
-    return f"read_parquet({file_list(files)}, hive_partitioning = false)"
+def create_verdicts(connection: duckdb.DuckDBPyConnection, files: Iterable[str]) -> None:
+    """Create the views `all_verdicts`, all that reviewers said, and `verdicts`, the last verdict of each image.
 
+    `all_verdicts` has what later verdicts replace or withdraw, too. In `verdicts`, `verdict_count` is the number of
+    reviewers whose word stands, and `is_disputed` is true where their words differ.
 
-def judged_for_sample(connection: duckdb.DuckDBPyConnection, table: str) -> str:
-    """Return SQL of the `image_id` that were judged for a sample, whose id is the parameter of the query.
-
-    An image that was judged as an alert alone is not among them: alerts are chosen by severity, not at random.
+    Args:
+        files: locations of the files of verdicts, of a snapshot.
     """
-    return (
-        f"SELECT DISTINCT image_id FROM (FROM {verdict_rows(connection, table)} WHERE sample = ? "
-        "QUALIFY row_number() OVER (PARTITION BY image_id, reviewer ORDER BY reviewed_at DESC) = 1) "
-        "WHERE verdict IS NOT NULL"
-    )
-
-
-def create_verdicts(connection: duckdb.DuckDBPyConnection, table: str) -> None:
-    """Create the view `verdicts`: the last verdict of each image that has one.
-
-    `verdict_count` is the number of reviewers whose word stands, and `is_disputed` is true where their words differ.
-    """
-    connection.execute(f"CREATE VIEW verdicts AS {VIEW.format(rows=verdict_rows(connection, table))}")
+    listed = list(files)
+    if listed:
+        # All versions of this code wrote the same columns, so the footers of all files need not be read beforehand.
+        rows = f"read_parquet({file_list(listed)}, hive_partitioning = false)"
+    else:
+        rows = "no_verdicts"
+        connection.register(rows, no_rows(VERDICTS.columns))
+    connection.execute(f"CREATE VIEW all_verdicts AS SELECT DISTINCT {COLUMNS} FROM {rows}")
+    connection.execute(f"CREATE VIEW verdicts AS {LAST_WORDS.format(rows='all_verdicts')}")

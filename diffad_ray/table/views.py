@@ -1,4 +1,4 @@
-"""The views `scores`, `regions` and `verdicts` of a table.
+"""The views `scores`, `regions`, `verdicts` and `all_verdicts` of a table.
 
 `scores` and `regions` have each image once, with its last row. They read the files of a snapshot, and leave out
 superseded rows by an anti-join. If there are no superseded rows, a view is a plain scan, so that filters and
@@ -19,8 +19,8 @@ from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.sql import reason_of
 from diffad_ray.table.decisions import DECISION, judged_columns
-from diffad_ray.table.parts import REGIONS, SCORES, SUPERSEDED, completed
-from diffad_ray.table.reading import connect, dated_rows, existing, sql_types
+from diffad_ray.table.parts import REGIONS, SCORES, SUPERSEDED, VERDICTS, completed
+from diffad_ray.table.reading import connect, dated_rows, existing, no_rows, sql_types
 from diffad_ray.table.retention import kept_columns, read_rule
 from diffad_ray.table.schema import columns_of, read_schema
 from diffad_ray.table.snapshot import take_snapshot
@@ -37,8 +37,8 @@ Result = TypeVar("Result")
 
 
 def open_table(table: str) -> duckdb.DuckDBPyConnection:
-    """Open a connection with the views `scores`, the last row of each image, `regions`, the regions of these rows, and
-    `verdicts`, the last verdict of each image that people have judged.
+    """Open a connection with the views `scores`, the last row of each image, `regions`, the regions of these rows,
+    `verdicts`, the last verdict of each image that people have judged, and `all_verdicts`, all that they said.
 
     Raises:
         UserError: the table does not exist.
@@ -54,7 +54,7 @@ def open_table(table: str) -> duckdb.DuckDBPyConnection:
     except FileNotFoundError as error:
         raise duckdb.IOException(f"FileNotFoundError: {error}") from error
     entries = entries_in_force(snapshot)
-    connection = connect(table, listed=[f"{table}/{part.name}" for part in (SCORES, REGIONS, SUPERSEDED)])
+    connection = connect(table, listed=[f"{table}/{part.name}" for part in (SCORES, REGIONS, SUPERSEDED, VERDICTS)])
     chosen = ""
     if entries:
         connection.execute(f"CREATE VIEW superseded AS FROM {entries}")
@@ -64,7 +64,7 @@ def open_table(table: str) -> duckdb.DuckDBPyConnection:
         files = snapshot.files[part.name]
         rows = dated_rows(table, files, is_uniform) if files else None
         create_view(connection, part.name, columns[part.name], rows, chosen, shown[part.name])
-    create_verdicts(connection, table)
+    create_verdicts(connection, (f"{table}/{path}" for path in snapshot.files[VERDICTS.name]))
     return connection
 
 
@@ -94,7 +94,7 @@ def create_view(
         shown: SQL after SELECT.
     """
     if rows is None:
-        connection.register(f"no_{name}", columns.append(pa.field("run_date", pa.date32())).empty_table())
+        connection.register(f"no_{name}", no_rows(columns.append(pa.field("run_date", pa.date32()))))
         rows = f"no_{name}"
 
     def create(rows: str) -> None:

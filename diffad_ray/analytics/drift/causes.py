@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 
 from diffad_ray.analytics.drift.daily import Question
+from diffad_ray.errors import percent
 from diffad_ray.sql import identifier
 from diffad_ray.table.parts import SCORES
 
@@ -55,13 +56,13 @@ def new_values(
                 if earlier and count >= NEW * total and known <= KNOWN * earlier and not is_elsewhere:
                     share, was = count / total, known / earlier
                     told[key].append(
-                        f"{name} {value} is new since {since}: {share:.0%} of the images, {was:.0%} before."
+                        f"{name} {value} is new since {since}: {percent(share)} of the images, {percent(was)} before."
                     )
     return told
 
 
 def _candidates(connection: duckdb.DuckDBPyConnection, question: Question) -> Iterable[str]:
-    """The user's columns of text that have few values on the last day."""
+    """The user's columns of text that have few values on the last day. Dates are always new, and so no cause."""
     ours = {*SCORES.columns.names, "run_date", "decision"}
     columns = [
         row[0]
@@ -70,7 +71,12 @@ def _candidates(connection: duckdb.DuckDBPyConnection, question: Question) -> It
     ]
     if not columns:
         return []
-    counts = ", ".join(f"approx_count_distinct({identifier(name)})" for name in columns)
+    figures = ", ".join(
+        f"approx_count_distinct({identifier(name)}), "
+        f"count({identifier(name)}) = count(TRY_CAST({identifier(name)} AS TIMESTAMP))"
+        for name in columns
+    )
     last = f"{question.day} = DATE '{question.period.until}'"
-    (found,) = connection.execute(f"SELECT {counts} FROM scores WHERE {last}").fetchall()
-    return [name for name, count in zip(columns, found, strict=True) if 0 < count <= FEW_VALUES]
+    (found,) = connection.execute(f"SELECT {figures} FROM scores WHERE {last}").fetchall()
+    described = zip(columns, found[::2], found[1::2], strict=True)
+    return [name for name, count, are_dates in described if 0 < count <= FEW_VALUES and not are_dates]

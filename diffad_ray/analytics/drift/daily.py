@@ -12,6 +12,7 @@ import duckdb
 import numpy as np
 
 from diffad_ray.analytics.period import Period
+from diffad_ray.analytics.recurrence import GRID, cell
 from diffad_ray.errors import UserError
 from diffad_ray.images.quality import Quality
 from diffad_ray.sql import identifier, quoted
@@ -24,8 +25,6 @@ BINS = 10
 "Of the tail probability, equally wide, so that calibration images fall evenly into them."
 SAMPLED_ROWS = 2_000_000
 "Quantiles of larger tables come from about so many rows, chosen by the hash that is the `image_id`."
-GRID = 12
-"Places of a region: so many across an image, and so many down."
 KINDS = 3
 "Most frequent sizes and modes of a day."
 MOST_GROUPS = 500
@@ -45,7 +44,7 @@ class Series:
         scores: quantiles [D, LEVELS].
         quality: quantiles [D, SPREAD] by name.
         kinds: images by width, height and mode, of each day.
-        places: images by place of a region, of each day; `marked`: images with regions [D].
+        cells: counts [D, GRID, GRID] of alerts with a region in a cell of the image.
     """
 
     detector: str
@@ -62,8 +61,7 @@ class Series:
     scores: np.ndarray
     quality: dict[str, np.ndarray]
     kinds: list[Counter[tuple[int, int, str]]] = field(default_factory=list)
-    places: list[Counter[tuple[int, int]]] = field(default_factory=list)
-    marked: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    cells: np.ndarray = field(default_factory=lambda: np.zeros((0, GRID, GRID), np.int64))
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ def read_series(connection: duckdb.DuckDBPyConnection, question: Question) -> li
     quantiles = _quantiles(connection, question, rows)
     found = {key: _series(key, names[key[0]], days, quantiles, question) for key, days in counts.items()}
     _add_kinds(connection, question, found)
-    _add_places(connection, question, found)
+    _add_cells(connection, question, found)
     return [found[key] for key in sorted(found, key=lambda key: tuple(map(str, key)))]
 
 
@@ -207,8 +205,7 @@ def _series(
         scores=of(1, len(LEVELS)),
         quality={name: of(2 + k, len(SPREAD)) for k, name in enumerate(Quality._fields)},
         kinds=[Counter() for _ in days],
-        places=[Counter() for _ in days],
-        marked=np.zeros(len(days), dtype=np.int64),
+        cells=np.zeros((len(days), GRID, GRID), np.int64),
     )
 
 
@@ -228,26 +225,15 @@ def _add_kinds(connection: duckdb.DuckDBPyConnection, question: Question, found:
         series.kinds[series.days.index(day)][width, height, mode] = count
 
 
-def _add_places(
-    connection: duckdb.DuckDBPyConnection, question: Question, found: dict[tuple[Any, ...], Series]
-) -> None:
-    """Add where the regions of each day lie."""
-    places = [
-        f"least(floor({GRID} * regions.centroid_{axis} / scores.{size}), {GRID - 1})::INTEGER"
-        for axis, size in (("x", "width"), ("y", "height"))
-    ]
+def _add_cells(connection: duckdb.DuckDBPyConnection, question: Question, found: dict[tuple[Any, ...], Series]) -> None:
+    """Add where the regions of each day lie. Images that are good by the threshold in force do not count."""
+    x, y = cell("regions.centroid_x / scores.width"), cell("regions.centroid_y / scores.height")
     rows = connection.execute(
-        f"SELECT {question.columns}, {question.day}, {places[0]} AS place_x, {places[1]} AS place_y, "
-        f"count(DISTINCT image_id) FROM (FROM regions WHERE {question.condition_of_regions}) AS regions "
-        f"JOIN (FROM scores WHERE region_count > 0 AND {question.condition}) AS scores "
-        f"USING (image_id, detector_fingerprint) "
-        f"GROUP BY GROUPING SETS (({question.columns}, {question.day}), ({question.columns}, {question.day}, "
-        f"place_x, place_y))"
+        f"SELECT {question.columns}, {question.day}, {y}, {x}, count(DISTINCT image_id) "
+        f"FROM (FROM regions WHERE {question.condition_of_regions}) AS regions "
+        f"JOIN (FROM scores WHERE region_count > 0 AND decision <> 'good' AND {question.condition}) AS scores "
+        f"USING (image_id, detector_fingerprint) GROUP BY ALL"
     ).fetchall()
-    for *key, day, x, y, count in rows:
+    for *key, day, row, column, count in rows:
         series = found[tuple(key)]
-        number = series.days.index(day)
-        if x is None:
-            series.marked[number] = count
-        else:
-            series.places[number][x, y] = count
+        series.cells[series.days.index(day), row, column] = count

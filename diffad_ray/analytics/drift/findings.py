@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from datetime import date
 from typing import Literal
@@ -18,6 +17,8 @@ from diffad_ray.analytics.drift.shifts import (
     stability_index,
     wasserstein,
 )
+from diffad_ray.analytics.intervals import cohens_h
+from diffad_ray.analytics.recurrence import SIGNIFICANT, recurring_places
 from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.images.quality import Quality
 
@@ -31,8 +32,6 @@ SMALL_TAIL, LARGE_TAIL = 1.25, 1.5
 "Ratios of the tail share after and before."
 SMALL_FAILURES, LARGE_FAILURES = 0.01, 0.05
 "Changes of the share of images without a score."
-SAME_PLACE, FEWEST_MARKED, CHANCE = 0.3, 10, 1e-9
-"Share of the images with regions that have one at the same place; fewest such images; p-value below which it counts."
 SMALL_KIND, LARGE_KIND = 0.1, 0.5
 "Changes of the share of images that have the size and mode of the last day."
 
@@ -74,13 +73,7 @@ def find_all(series: Series, calibration: Calibration | None, alpha: float) -> l
             found.append(_calibrated(series, calibration, spread))
     if series.judged.sum():
         found.append(_tail_share(series, alpha))
-    return [*found, _place(series, found)]
-
-
-def last_days(series: Series, since: date | None) -> np.ndarray:
-    """Return which days [D] come after a change; the last day alone without one."""
-    first = since or series.days[-1]
-    return np.array([day >= first for day in series.days])
+    return [*found, _place(series)]
 
 
 def _level(size: float, small: float, large: float) -> Level:
@@ -225,20 +218,17 @@ def _tail_share(series: Series, alpha: float) -> Finding:
     )
 
 
-def _place(series: Series, found: list[Finding]) -> Finding:
-    """Whether regions gather at one place of the image, where few were before."""
-    since = next((one.since for one in found if one.figure == "tail share" and one.level != "none"), None)
-    after = last_days(series, since)
-    now: Counter[tuple[int, int]] = sum((p for p, a in zip(series.places, after, strict=True) if a), Counter())
-    earlier: Counter[tuple[int, int]] = sum((p for p, a in zip(series.places, after, strict=True) if not a), Counter())
-    marked, marked_before = int(series.marked[after].sum()), int(series.marked[~after].sum())
-    if not now:
-        return Finding("place of regions", "none", None, 0.0, 0.0, 0.0, "share", None, 0, {})
-    (x, y), count = now.most_common(1)[0]
-    share, before = count / marked, earlier[x, y] / max(marked_before, 1)
-    p = binomial_test(count, marked, max(before, 1 / max(marked_before, 1)))
-    is_new = marked >= FEWEST_MARKED and share >= SAME_PLACE and share >= 3 * before and p < CHANCE
-    more = {"p": p, "x": float(x), "y": float(y)}
-    level: Level = "large" if is_new else "none"
-    day = (since or series.days[-1]) if is_new else None
-    return Finding("place of regions", level, day, before, share, share - before, "share", None, marked, more)
+def _place(series: Series) -> Finding:
+    """Whether regions recur at one place of the image since some day; the place with the most images, if at several."""
+    first_days = range(FEWEST_DAYS, len(series.days))
+    found, comparisons = recurring_places(series.scored, series.cells, first_days)
+    certain = [one for one in found if one.p * comparisons < SIGNIFICANT]
+    if not certain:
+        return Finding("place of regions", "none", None, 0.0, 0.0, 0.0, "Cohen's h", None, 0, {})
+    place = max(certain, key=lambda one: one.now)
+    images, images_before = int(series.scored[place.first :].sum()), int(series.scored[: place.first].sum())
+    # An image with regions in two cells of the place is counted twice.
+    after, before = min(1.0, place.now / images), min(1.0, place.earlier / images_before)
+    more = {"p": min(1.0, place.p * comparisons), "x": place.x, "y": place.y}
+    since, effect = series.days[place.first], cohens_h(after, before)
+    return Finding("place of regions", "large", since, before, after, effect, "Cohen's h", None, images, more)

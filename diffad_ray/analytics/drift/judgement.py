@@ -118,19 +118,29 @@ def drift(
         'look at the camera'
     """
     location = existing(storage.normalised(table))
-    known = read_detectors(location)
-    alphas = {name: one.calibration.false_alarm_rate for name, one in known.items() if one.calibration}
-
     # Detectors are always apart.
     columns = [name for name in by if name != "detector"]
 
     def ask(connection: duckdb.DuckDBPyConnection) -> Drift:
         check_columns(connection, columns, day_column)
         days = _period(connection, location, since, until, day_column)
-        question = Question(columns, day_column, days, alphas, FALSE_ALARM_RATE)
-        return _judged(connection, location, question, known)
+        return drift_of(connection, location, days, columns, day_column)
 
     return ask_views(location, ask)
+
+
+def drift_of(
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    days: Period,
+    by: Sequence[str] = (),
+    day_column: str = "run_date",
+) -> Drift:
+    """Return what `drift` does, from the views of a table that are open already."""
+    known = read_detectors(table)
+    alphas = {name: one.calibration.false_alarm_rate for name, one in known.items() if one.calibration}
+    question = Question(by, day_column, days, alphas, FALSE_ALARM_RATE)
+    return _judged(connection, table, question, known)
 
 
 def _period(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from diffad_ray.analytics.drift.daily import GRID
 from diffad_ray.analytics.drift.findings import FOREIGN_SCORES, Finding
 from diffad_ray.analytics.drift.shifts import FEWEST_DAYS
+from diffad_ray.errors import percent
 from diffad_ray.images.quality import Quality
 
 State = Literal["fine", "watch", "recalibrate", "retrain", "look at the camera", "more defects"]
@@ -41,13 +41,14 @@ def judge(findings: list[Finding], days: int) -> tuple[State, list[str]]:
         is_foreign = max(one.more["wasserstein"] for one in moved) >= FOREIGN_SCORES
         state = "retrain" if is_foreign else "recalibrate"
         still = "The figures of light and focus did not move, so the product or its material changed, not the camera."
-        reasons = [*map(sentence, moved), still if not quality else "", _ADVICE[state]]
+        mark = f"{sentence(place)} {_MARK}" if place.level == "large" else ""
+        reasons = [*map(sentence, moved), mark, still if not quality else "", _ADVICE[state]]
     elif "tail share" in large:
         state = "more defects"
         body = "The lower half of the scores and the figures of light and focus did not move: these are defects."
         reasons = [sentence(by_figure["tail share"]), body]
         if place.level == "large":
-            reasons.append(sentence(place) + " Look for a tool that marks the parts.")
+            reasons.append(f"{sentence(place)} {_MARK}")
     else:
         small = [one for one in findings if one.level != "none"]
         state, reasons = ("watch", [sentence(one) for one in small]) if small else ("fine", [])
@@ -57,6 +58,7 @@ def judge(findings: list[Finding], days: int) -> tuple[State, list[str]]:
 
 
 _CAMERA = {*Quality._fields, "size and mode", "failures"}
+_MARK = "Look for a tool that marks the parts."
 _ADVICE = {
     "recalibrate": (
         "Calibrate on good parts of these days (`train --calibrate-on`), or put a threshold in force "
@@ -79,9 +81,10 @@ def sentence(one: Finding) -> str:
     since = f" since {one.since}" if one.since else ""
     sure = f", {abs(one.errors):.0f} standard errors" if one.errors is not None else ""
     images = f"{one.images} images"
+    before, after = percent(one.before), percent(one.after)
     if one.figure in Quality._fields:
         word = "fell" if one.effect < 0 else "rose"
-        change = f"{one.figure} {word} by {abs(one.effect):.1%}, from {one.before:.4g} to {one.after:.4g}"
+        change = f"{one.figure} {word} by {percent(abs(one.effect))}, from {one.before:.4g} to {one.after:.4g}"
         return f"{change.capitalize()}{since} ({images}{sure})."
     if one.figure == "scores":
         size = f"{one.effect:+.2f} standard deviations of normal scores"
@@ -94,22 +97,24 @@ def sentence(one: Finding) -> str:
             f"calibration ({images} against {few})."
         )
     if one.figure == "tail share":
-        p = one.more["p"]
-        test = f"p < {SMALLEST_P:g}" if p < SMALLEST_P else f"p = {p:.2g}"
         return (
-            f"The share of images with a tail probability up to {one.more['alpha']:.2g} went from {one.before:.2%} to "
-            f"{one.after:.2%}{since} ({images}{sure}, h = {one.effect:.2f}); good parts alone would give "
-            f"{one.more['alpha']:.2%} (binomial test: {test})."
+            f"The share of images with a tail probability up to {one.more['alpha']:.2g} went from {before} to "
+            f"{after}{since} ({images}{sure}, h = {one.effect:.2f}); good parts alone would give "
+            f"{percent(one.more['alpha'])} (binomial test: {_p(one.more['p'])})."
         )
     if one.figure == "place of regions":
-        x, y = (f"{(one.more[axis] + 0.5) / GRID:.0%}" for axis in ("x", "y"))
+        x, y = (percent(round(one.more[axis], 2)) for axis in ("x", "y"))
         return (
-            f"{one.after:.0%} of {images} with regions have one at the same place, {x} from the left and {y} from the "
-            f"top, where {one.before:.0%} had one before{since}."
+            f"Regions recur at the same place, {x} from the left and {y} from the top{since}: in {after} of {images}, "
+            f"and in {before} before (h = {one.effect:.2f}, {_p(one.more['p'])})."
         )
     if one.figure == "failures":
-        return f"The share of images without a score went from {one.before:.2%} to {one.after:.2%}{since} ({images})."
+        return f"The share of images without a score went from {before} to {after}{since} ({images})."
     return (
-        f"The size and mode of most images of the last day had {one.before:.0%} of the images before, and "
-        f"{one.after:.0%}{since} ({images})."
+        f"The size and mode of most images of the last day had {before} of the images before, and {after}{since} "
+        f"({images})."
     )
+
+
+def _p(p: float) -> str:
+    return f"p < {SMALLEST_P:g}" if p < SMALLEST_P else f"p = {p:.2g}"

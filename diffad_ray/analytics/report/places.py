@@ -5,19 +5,24 @@ Places are relative to the image, so that images of different sizes are counted 
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from dataclasses import dataclass
 
 import duckdb
 import numpy as np
 
-GRID = 24
-"Cells in each direction."
+from diffad_ray.analytics.recurrence import GRID, cell
+
 PARETO = 12
 VERTICAL, HORIZONTAL = ("top", "middle", "bottom"), ("left", "centre", "right")
-SIZES = {"small": 0.03, "medium": 0.1, "large": math.inf}
-"Names of sizes, and the limit below which a region has it: the root of its share of the image's area."
+SMALL, MEDIUM = 0.03, 0.1
+"Limits below which a region is called so, and otherwise `large`: of the root of its share of the image's area."
+LONG = 3
+"A region is long if its box has sides with this ratio or a larger one, as that of a scratch has."
+NINTH = {axis: f"greatest(0, least(2, floor(3 * {axis})))::INT" for axis in ("x", "y")}
+"SQL of the third of the image in which a region lies, from 0 on, along each direction."
+SIZE_NAME = f"CASE WHEN size < {SMALL} THEN 'small' WHEN size < {MEDIUM} THEN 'medium' ELSE 'large' END"
+"SQL of the name of a region's size."
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,9 @@ def place_name(x: float, y: float) -> str:
 
 def pareto(connection: duckdb.DuckDBPyConnection) -> list[Bar]:
     """Return the most frequent combinations of place and size, with the cumulative share of all regions."""
-    limits = "".join(f"WHEN size < {limit} THEN '{name}' " for name, limit in SIZES.items() if limit < math.inf)
     sql = (
-        "SELECT detector, least(2, floor(3 * x))::INT AS h, least(2, floor(3 * y))::INT AS v, "
-        f"CASE {limits}ELSE '{list(SIZES)[-1]}' END AS named, count(*) FILTER (is_now) AS now, "
-        "count(*) FILTER (NOT is_now) AS earlier FROM found GROUP BY ALL "
+        f"SELECT detector, {NINTH['x']} AS h, {NINTH['y']} AS v, {SIZE_NAME} AS named, "
+        "count(*) FILTER (is_now) AS now, count(*) FILTER (NOT is_now) AS earlier FROM found GROUP BY ALL "
         "ORDER BY now DESC, earlier DESC, detector, h, v, named"
     )
     rows = connection.execute(sql).fetchall()
@@ -80,8 +83,3 @@ def densities(connection: duckdb.DuckDBPyConnection) -> list[Density]:
         cells[detector, fingerprint][row, column] = count
     made = [Density(*key, int(counts.sum()), counts.tolist()) for key, counts in cells.items()]
     return sorted(made, key=lambda one: (-one.regions, one.fingerprint))
-
-
-def cell(axis: str) -> str:
-    """Return SQL of the cell in which a region lies: `x` is its column, and `y` its row."""
-    return f"greatest(0, least({GRID - 1}, floor({GRID} * {axis})))::INT"

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from diffad_ray.analytics.intervals import wilson
+from diffad_ray.analytics.intervals import cohens_h, wilson
 
 MEDIAN_CHI2 = 0.4549
 "Median of the chi-squared distribution with one degree of freedom."
@@ -95,11 +95,6 @@ def compare_rates(now: Rate, earlier: Rate, dispersion: Dispersion | None = None
     )
 
 
-def cohens_h(share: float, earlier: float) -> float:
-    """Return the difference of two shares after the arcsine transformation, in [-pi, pi]."""
-    return 2 * (math.asin(math.sqrt(share)) - math.asin(math.sqrt(earlier)))
-
-
 def dispersion_of(periods: Sequence[Sequence[Rate]]) -> Dispersion:
     """Measure how much the rates of successive days differ, beyond chance.
 
@@ -121,21 +116,6 @@ def dispersion_of(periods: Sequence[Sequence[Rate]]) -> Dispersion:
     if not ratios:
         return Dispersion()
     return Dispersion(max(1.0, float(np.median(ratios)) / MEDIAN_CHI2), len(ratios))
-
-
-def log_binomial_tail(count: np.ndarray, of: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Return an upper bound of the logarithm of the probability of at least `count` of `of` where `share` is expected.
-
-    This is Chernoff's bound, exp(-n KL(count / n, share)), which holds for any n; 0 where no more than expected were
-    counted. The arrays are broadcast against each other; shares lie in (0, 1).
-    """
-    of = np.maximum(of, 1)
-    observed = np.clip(count / of, 0, 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        over = np.where(observed > 0, observed * np.log(observed / share), 0.0)
-        under = np.where(observed < 1, (1 - observed) * np.log((1 - observed) / (1 - share)), 0.0)
-    bound: np.ndarray = np.where(observed > share, -of * (over + under), 0.0)
-    return bound
 
 
 def two_sided(t: float, freedom: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -11,16 +10,12 @@ from typing import NamedTuple
 import duckdb
 import numpy as np
 
+from diffad_ray.analytics.recurrence import GRID, SIGNIFICANT, WINDOW, cell, recurring_places
 from diffad_ray.analytics.report.counts import ALL, sql_of
-from diffad_ray.analytics.report.places import GRID, cell, place_name
-from diffad_ray.analytics.report.rates import Rate, RateChange, compare_rates, log_binomial_tail
+from diffad_ray.analytics.report.places import place_name
+from diffad_ray.analytics.report.rates import Rate, RateChange, compare_rates
 from diffad_ray.sql import quoted
 
-WINDOW = 2
-"A place is a window of so many cells in each direction. Windows overlap, so that no mark is cut by their borders."
-FEWEST, SMALLEST_RATIO, SIGNIFICANT = 5, 3.0, 1e-3
-"""A recurring place has so many images since it began, a rate that rose by this factor, and so small a p-value after
-Bonferroni's correction for all places, groups and days."""
 MOST = 8
 "Recurring places of a report."
 
@@ -87,9 +82,8 @@ class _Key(NamedTuple):
 def recurring(connection: duckdb.DuckDBPyConnection, columns: tuple[str, ...]) -> list[Recurring]:
     """Return the places at which defects recur since a day of the period and did not before, the largest effect first.
 
-    For each group, place and day of the period, images with a region at the place since that day are compared with
-    those before it. The rate per image must have risen, and also the share of the group's regions that lie at the
-    place, so that a rise of defects everywhere is not taken for many marks. Nothing is found where no day lies before.
+    Each group is compared as `recurring_places` says, and p-values are corrected for all groups. Nothing is found where
+    no day lies before.
     """
     names = {name: sql_of(name, columns) for name in (ALL, *columns)}
     days = [_Day(*row) for row in connection.execute("SELECT DISTINCT is_now, day FROM cells ORDER BY ALL").fetchall()]
@@ -131,47 +125,22 @@ def _series(connection: duckdb.DuckDBPyConnection, value: str, days: list[_Day])
 
 
 def _of_group(column: str, key: _Key, series: _Series, days: list[_Day]) -> tuple[list[Recurring], int]:
-    """The places of a group that may recur, each with its best first day, before correction; and the tests made."""
-    side = GRID - WINDOW + 1
-    cells = series.cells
-    windows = sum(
-        (cells[:, dy : dy + side, dx : dx + side] for dy in range(WINDOW) for dx in range(WINDOW)),
-        np.zeros((len(days), side, side), np.int64),
+    """The places of a group that may recur, each with its best first day, before correction; and the comparisons."""
+    found, comparisons = recurring_places(
+        series.images, series.cells, [number for number, day in enumerate(days) if day.is_now]
     )
-    best, first, tests = np.zeros((side, side)), np.zeros((side, side), int), 0
-    for start, day in enumerate(days):
-        images, earlier_images = series.images[start:].sum(), series.images[:start].sum()
-        if not day.is_now or not images or not earlier_images:
-            continue
-        count, earlier = windows[start:].sum(axis=0), windows[:start].sum(axis=0)
-        tests += int((count >= FEWEST).sum())
-        of_images = log_binomial_tail(count, count + earlier, images / (images + earlier_images))
-        expected = (earlier + 1) / (cells[:start].sum() + (GRID / WINDOW) ** 2)
-        of_regions = log_binomial_tail(count, cells[start:].sum(), np.minimum(expected, 0.5))
-        rose = (count >= FEWEST) & (count / images >= SMALLEST_RATIO * earlier / earlier_images)
-        bound = np.where(rose, np.maximum(of_images, of_regions), 0.0)
-        first = np.where(bound < best, start, first)
-        best = np.minimum(bound, best)
-    found: list[Recurring] = []
-    while best.min() < math.log(SIGNIFICANT):
-        row, place = divmod(int(best.argmin()), side)
-        start = int(first[row, place])
-        rates = compare_rates(
-            _rate(windows[start:, row, place], series.images[start:]),
-            _rate(windows[:start, row, place], series.images[:start]),
-        )
-        x, y = float(place + WINDOW / 2) / GRID, float(row + WINDOW / 2) / GRID
-        when = datetime.min
-        p = math.exp(best[row, place])
-        found.append(Recurring(*key[:2], column, key.value, x, y, days[start].day, when, when, rates, p))
-        best[max(0, row - WINDOW) : row + WINDOW + 1, max(0, place - WINDOW) : place + WINDOW + 1] = 0.0
-    return found, tests
+    made = []
+    for place in found:
+        now, earlier = series.images[place.first :].sum(), series.images[: place.first].sum()
+        rates = compare_rates(_rate(place.now, now), _rate(place.earlier, earlier))
+        since, when = days[place.first].day, datetime.min
+        made.append(Recurring(*key[:2], column, key.value, place.x, place.y, since, when, when, rates, place.p))
+    return made, comparisons
 
 
-def _rate(counts: np.ndarray, images: np.ndarray) -> Rate:
-    # An image with two regions in the window is counted in two cells.
-    of = int(images.sum())
-    return Rate(min(int(counts.sum()), of), of)
+def _rate(count: int, images: int) -> Rate:
+    # An image with regions in two cells of the place is counted twice.
+    return Rate(min(int(count), int(images)), int(images))
 
 
 def _is_same(one: Recurring, other: Recurring) -> bool:

@@ -11,6 +11,7 @@ from datetime import date
 import duckdb
 
 from diffad_ray.analytics.period import Period
+from diffad_ray.analytics.report.places import LONG
 from diffad_ray.errors import UserError
 from diffad_ray.sql import identifier, quoted
 from diffad_ray.table.parts import RESERVED_PREFIXES, SCORES
@@ -161,8 +162,10 @@ def create_rows(connection: duckdb.DuckDBPyConnection, asked: Asked) -> None:
     connection.execute(
         f"CREATE TEMP TABLE found AS SELECT is_now, day, detector, detector_fingerprint, image_id, seen{keys}, "
         "centroid_x / image_width AS x, centroid_y / image_height AS y, "
-        "sqrt(area / (image_width * image_height)) AS size FROM (SELECT image_id, detector_fingerprint, centroid_x, "
-        f"centroid_y, area FROM regions {dated}) JOIN (SELECT * RENAME (width AS image_width, height AS image_height) "
+        f"sqrt(area / (image_width * image_height)) AS size, "
+        f"greatest(width, height) >= {LONG} * least(width, height) AS is_long "
+        "FROM (SELECT image_id, detector_fingerprint, centroid_x, centroid_y, area, width, height "
+        f"FROM regions {dated}) JOIN (SELECT * RENAME (width AS image_width, height AS image_height) "
         "FROM asked WHERE region_count > 0 AND decision <> 'good') USING (image_id, detector_fingerprint)"
     )
 

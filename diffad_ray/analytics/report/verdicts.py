@@ -48,6 +48,11 @@ class Verdicts:
         """Defects among the reviewed images that are no alerts; not of all images, unless a random sample was shown."""
         return Rate(self.escapes, self.escapes + self.passed)
 
+    @property
+    def new_kinds(self) -> list[str]:
+        """Kinds of defects that were named in the period and not in the one before."""
+        return [one.kind for one in self.kinds if one.now and not one.earlier]
+
 
 def verdicts(connection: duckdb.DuckDBPyConnection) -> Verdicts | None:
     """Return the verdicts of the period; None if no image of it has one."""

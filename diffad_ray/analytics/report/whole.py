@@ -18,6 +18,8 @@ from diffad_ray.analytics.report.counts import ALL, Failure, Group, failures, gr
 from diffad_ray.analytics.report.detectors import DetectorInForce, detectors_in_force
 from diffad_ray.analytics.report.examples import Examples, examples, good_images
 from diffad_ray.analytics.report.light import LightChange, light_changes
+from diffad_ray.analytics.report.new_kinds import NewKind, new_kinds
+from diffad_ray.analytics.report.normal import DetectorDrift, drift_of_detectors
 from diffad_ray.analytics.report.places import Bar, Density, densities, pareto
 from diffad_ray.analytics.report.recurring import Recurring, recurring
 from diffad_ray.analytics.report.rows import (
@@ -81,13 +83,15 @@ class Report:
         groups: all images, then by detector and by each column; `whole` is the first.
         changes, recurring, light: what changed since the period before, the largest effect first: rates by group,
             places where defects recur, and how the images of a group look.
+        kinds: regions of a size and shape that are new, most images first.
+        drift: whether what is normal has moved, by detector; empty where a report is about a choice of images.
         failures: by reason, the most frequent first.
         pareto, densities: where on the product regions lie.
         scores: their distributions by detector.
         detectors: that scored the images, with their thresholds in force.
         verdicts: of people, or None.
         estimates: overkill and escapes of the archive, where people judged a random sample.
-        parts: counts of parts, where a column of them was given.
+        parts: figures of parts and the worst ones, where a column of them was given.
         runs: that wrote the rows.
         examples: images to look at.
         good: by fingerprint, images of the most frequent detectors that look most like good ones; see `good_images`.
@@ -100,6 +104,8 @@ class Report:
     changes: list[Change]
     recurring: list[Recurring]
     light: list[LightChange]
+    kinds: list[NewKind]
+    drift: list[DetectorDrift]
     failures: list[Failure]
     pareto: list[Bar]
     densities: list[Density]
@@ -119,15 +125,14 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Return every number as plain data for JSON; dates are texts, and outlines of regions are left out."""
-        value = asdict(self)
-        value["examples"] = asdict(self.examples)
-        for images in (value["examples"]["worst"], *value["examples"]["places"], *value["examples"]["groups"]):
-            for image in images:
-                image["regions"] = [
-                    {name: number for name, number in region.items() if name != "mask_runs"}
-                    for region in image["regions"]
-                ]
+        value: dict[str, Any] = _without_outlines(asdict(self))
         return value
+
+
+def _without_outlines(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_outlines(inner) for name, inner in value.items() if name != "mask_runs"}
+    return [_without_outlines(inner) for inner in value] if isinstance(value, list) else value
 
 
 def report(table: str | Path, question: Question | None = None) -> Report:
@@ -160,6 +165,8 @@ def _report(connection: duckdb.DuckDBPyConnection, table: str, question: Questio
         raise UserError(f"the table {table} has no image of {asked.period}: choose another period or group")
     told = changes(connection, columns)
     places = recurring(connection, columns)
+    kinds = new_kinds(connection)
+    said = verdicts(connection)
     dense = densities(connection)
     known = read_detectors(table)
     calibrations = {name: one.calibration for name, one in known.items() if one.calibration is not None}
@@ -170,16 +177,18 @@ def _report(connection: duckdb.DuckDBPyConnection, table: str, question: Questio
         changes=told,
         recurring=places,
         light=light_changes(connection, columns),
+        kinds=kinds,
+        drift=drift_of_detectors(connection, table, asked),
         failures=failures(connection),
         pareto=pareto(connection),
         densities=dense,
         scores=scores(connection, calibrations),
         detectors=detectors_in_force(connection, known, in_force(table)),
-        verdicts=verdicts(connection),
+        verdicts=said,
         estimates=estimate(table) if sample_ids(table) else None,
         parts=serials(connection, asked, question.group_by) if question.group_by else None,
         runs=runs_of(connection, history),
-        examples=examples(connection, columns, places, told),
+        examples=examples(connection, columns, places, told, kinds, said.new_kinds if said else []),
         good={one.fingerprint: good_images(connection, one.fingerprint) for one in dense[:PICTURED]},
         notes=_notes(connection, asked, counted[0]),
     )

@@ -40,13 +40,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Window:
-    """What a threshold would have meant for the nights of a window.
+    """What a threshold would have meant for the nights of a window; of parts, if these are counted in place of images.
 
     Attributes:
         nights: with scored images of any group; `images`: scored ones of the group.
         alerts: rejected images; `most_alerts`: in the night with most.
         review: images in the review band.
-        false_alarms: expected, if each image were good and like the calibration images; None without a calibration.
+        false_alarms: expected, if each image were good and like the calibration images; None without a calibration, and
+            of parts, because the calibration is of images.
         with_regions: alerts that have regions in the table now.
         hours_a_night: to look at alerts and images to review.
     """
@@ -105,12 +106,14 @@ class Frame:
     Attributes:
         keys: columns that make the groups.
         windows: periods by name, of which the longest contains the others.
-        seconds_per_image: that a person needs for an image.
+        seconds_per_image: that a person needs for an image, or for a part.
+        is_of_parts: whether the rows are those of parts, see `by_parts`.
     """
 
     keys: Sequence[str]
     windows: Mapping[str, Period]
     seconds_per_image: float
+    is_of_parts: bool = False
 
     @property
     def whole(self) -> Period:
@@ -249,7 +252,7 @@ def _window(
         alerts=sum(alerts),
         most_alerts=max(alerts, default=0),
         review=review,
-        false_alarms=None if one.rate is None else one.rate * images,
+        false_alarms=None if one.rate is None or frame.is_of_parts else one.rate * images,
         with_regions=sum(sum(cell.with_regions[reject:]) for cell in cells),
         hours_a_night=looked_at / len(nights) if nights else 0.0,
     )

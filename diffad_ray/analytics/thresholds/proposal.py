@@ -12,10 +12,11 @@ import duckdb
 
 from diffad_ray import storage
 from diffad_ray.analytics.period import Period, period
+from diffad_ray.analytics.thresholds.by_parts import show_images, show_parts
 from diffad_ray.analytics.thresholds.choice import Choice, Wish, choose
 from diffad_ray.analytics.thresholds.consequences import Candidate, Consequence, Frame, consequences, windows_of
 from diffad_ray.analytics.thresholds.subjects import Subject, find_subjects, of_detectors, scored_in
-from diffad_ray.errors import UserError
+from diffad_ray.errors import UserError, percent
 from diffad_ray.sql import quoted
 from diffad_ray.table.runs import read_runs
 from diffad_ray.table.thresholds import AppliedThreshold, apply_threshold
@@ -56,7 +57,8 @@ class Proposal:
         period: by which thresholds are chosen.
         detectors: with scores in the period.
         consequences: of each candidate, by group.
-        choice: None if nothing is to be chosen; `changes`: what it changes.
+        choice: None if nothing is to be chosen; `changes`: what it changes, always in images.
+        part: the column whose values are counted in place of images; None: images are counted.
     """
 
     table: str
@@ -65,6 +67,7 @@ class Proposal:
     consequences: list[Consequence]
     choice: Choice | None
     changes: list[Change]
+    part: str | None = None
 
 
 def propose(
@@ -76,6 +79,7 @@ def propose(
     since: str | None = None,
     until: str | None = None,
     seconds_per_image: float = SECONDS_PER_IMAGE,
+    group_by: str | None = None,
 ) -> Proposal:
     """Return candidate thresholds of a table with their consequences, and the choice that a wish makes. Writes nothing.
 
@@ -85,7 +89,8 @@ def propose(
         by: columns of `scores` by which consequences are divided, beside the detector.
         detector: name, or beginning of the fingerprint, of the detectors in question; None: all.
         since, until: as `period` takes them; without `since`, the month before `until` counts.
-        seconds_per_image: that a person needs for an image.
+        seconds_per_image: that a person needs for an image, or for a part.
+        group_by: a column that is the same for all images of a part, such as `serial`: parts are counted then.
 
     Raises:
         UserError: there is no table or no score, a column is unknown, or the wish can't be fulfilled.
@@ -96,19 +101,25 @@ def propose(
     """
     if seconds_per_image <= 0:
         raise UserError(f"--seconds-per-image {seconds_per_image} must be more than 0")
+    wish = wish or Wish()
+    if group_by is not None and wish.fdr is not None:
+        raise UserError("--fdr counts images, whose tail probabilities the calibration gives: leave --group-by out")
     location = storage.normalised(str(table))
     chosen_in = period(location, since or DEFAULT_PERIOD, until)
-    frame = Frame(
-        ("detector", *(key for key in by if key != "detector")), windows_of(chosen_in, bool(since)), seconds_per_image
-    )
+    keys = ("detector", *(key for key in by if key != "detector"))
+    frame = Frame(keys, windows_of(chosen_in, bool(since)), seconds_per_image, group_by is not None)
 
     def ask(connection: duckdb.DuckDBPyConnection) -> Proposal:
         subjects = find_subjects(connection, location, chosen_in, detector)
-        choice = choose(connection, scored_in(chosen_in, subjects), subjects, wish or Wish())
-        candidates = [one for subject in subjects for one in candidates_of(subject, wish or Wish(), choice)]
+        if group_by is not None:
+            show_parts(connection, group_by)
+        choice = choose(connection, scored_in(chosen_in, subjects), subjects, wish)
+        candidates = [one for subject in subjects for one in candidates_of(subject, wish, choice)]
         found = consequences(connection, subjects, candidates, frame)
+        if group_by is not None:
+            show_images(connection)
         changes = _changes(connection, location, subjects, choice) if choice else []
-        return Proposal(location, chosen_in, subjects, found, choice, changes)
+        return Proposal(location, chosen_in, subjects, found, choice, changes, group_by)
 
     return ask_views(location, ask)
 
@@ -132,11 +143,6 @@ def candidates_of(subject: Subject, wish: Wish, choice: Choice | None) -> list[C
         Candidate(subject.fingerprint, reject, review, subject.rate(reject), tuple(why))
         for (reject, review), why in sorted(reasons.items(), key=lambda item: (item[0][0], item[0][1] or item[0][0]))
     ]
-
-
-def percent(share: float) -> str:
-    """Return a share in per cent with two digits that count, such as `0.01 %`."""
-    return f"{100 * share:.2g} %"
 
 
 def _changes(

@@ -13,6 +13,7 @@ from diffad_ray.analytics.report.counts import Counts, Group
 from diffad_ray.analytics.report.places import Bar
 from diffad_ray.analytics.report.rates import Rate
 from diffad_ray.analytics.report.scores import Scores
+from diffad_ray.analytics.report.serials import Serials
 from diffad_ray.reports.pages import Chart
 from diffad_ray.reports.svg import COLOURS, inline_svg, new_chart
 
@@ -49,6 +50,17 @@ def by_column(column: str, groups: Sequence[Group], days_of: Group, identifier: 
     axes.set_ylim(bottom=0)
     title = f"Defect rate by {column}"
     return Chart(title, inline_svg(figure, identifier, title)), key
+
+
+def parts_over_time(parts: Serials) -> Chart:
+    """The share of rejected parts by night, of the period and of the one before, which is shaded."""
+    nights = {**parts.earlier_days, **parts.days}
+    figure, axes = _dated("rejected parts in %", sorted(nights), len(parts.earlier_days))
+    shares = [_percent(nights[night]) for night in sorted(nights)]
+    axes.plot(range(len(shares)), shares, "-o", color=COLOURS["defective"], linewidth=LINE, markersize=3.5)
+    axes.set_ylim(bottom=0)
+    title = "Rejected parts by night"
+    return Chart(title, inline_svg(figure, "parts", title))
 
 
 def pareto_chart(bars: Sequence[Bar], has_detectors: bool) -> Chart:

@@ -9,26 +9,20 @@ from diffad_ray import storage
 from diffad_ray.analytics.report import Report
 from diffad_ray.analytics.report.counts import Group
 from diffad_ray.analytics.report.whole import PICTURED
+from diffad_ray.errors import percent
+from diffad_ray.reports.mean_image import MeanImage, mean_image
 from diffad_ray.reports.pages import Card, Chart, FigureTable, data_uri, rendered
 from diffad_ray.reports.report_page import tables
 from diffad_ray.reports.report_page.charts import by_column, grouped, over_time, pareto_chart, score_charts
+from diffad_ray.reports.report_page.parts import Tile, parts_section, parts_tile
 from diffad_ray.reports.report_page.pictures import cards
-from diffad_ray.reports.report_page.product import heat_map, marked_place, mean_image
-from diffad_ray.reports.report_page.sentences import group_name, headlines, percent
+from diffad_ray.reports.report_page.product import LONGEST_SIDE, heat_map, marked_place
+from diffad_ray.reports.report_page.sentences import drift_lines, group_name, headlines, kind_title
 
 HEADLINES = 5
 "Changes on the first screen; the others follow below the tiles."
 PLACES = 6
 "Recurring places with a picture."
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A figure on the first screen: the period's, and the one before."""
-
-    name: str
-    value: str
-    before: str
 
 
 @dataclass(frozen=True)
@@ -69,10 +63,12 @@ def page(report: Report) -> str:
         compared=bool(report.whole.earlier.images),
         first=found[:HEADLINES],
         more=found[HEADLINES:],
+        drift=drift_lines(report),
         tiles=_tiles(report),
         time=over_time(report),
         days=tables.by_day(report),
         columns=_columns(report),
+        parts=parts_section(report.parts) if report.parts else None,
         failures=tables.failures(report) if report.failures else None,
         pareto=pareto_chart(report.pareto, len(report.detectors) > 1) if report.pareto else None,
         regions=tables.regions(report) if report.pareto else None,
@@ -95,17 +91,9 @@ def _tiles(report: Report) -> list[Tile]:
         Tile("alerts", f"{now.alerts:,}", f"{earlier.alerts:,}"),
         *([Tile("to review", f"{now.warned:,}", f"{earlier.warned:,}")] if now.warned or earlier.warned else []),
         Tile("defect rate", percent(now.rate.share), percent(earlier.rate.share)),
-        *_parts(report),
+        *([parts_tile(report.parts)] if report.parts else []),
         Tile("without a score", f"{now.images - now.scored:,}", f"{earlier.images - earlier.scored:,}"),
     ]
-
-
-def _parts(report: Report) -> list[Tile]:
-    if report.parts is None:
-        return []
-    now, earlier = report.parts.now, report.parts.earlier
-    name = f"rejected parts ({report.parts.column})"
-    return [Tile(name, f"{now.count:,} of {now.of:,}", f"{earlier.count:,} of {earlier.of:,}")]
 
 
 def _columns(report: Report) -> list[ColumnSection]:
@@ -124,7 +112,7 @@ def _most_alerts(groups: Sequence[Group]) -> list[Group]:
 def _product(report: Report) -> Product:
     means, product = {}, Product()
     for density in report.densities[:PICTURED]:
-        mean, problem = mean_image(report.good.get(density.fingerprint, []))
+        mean, problem = _mean_of(report.good.get(density.fingerprint, []))
         means[density.fingerprint] = mean
         if problem:
             product.problems.append(f"The mean good image of {density.detector} is left out: {problem}.")
@@ -140,6 +128,12 @@ def _product(report: Report) -> Product:
     return product
 
 
+def _mean_of(images: Sequence[tuple[str, int, int]]) -> MeanImage:
+    """The mean of images of one size, each with URI, width and height."""
+    size = images[0][1:] if images else (0, 0)
+    return mean_image([uri for uri, *_ in images], size, LONGEST_SIDE)
+
+
 def _galleries(report: Report) -> dict[str, list[Card]]:
     """Cards of images by the titles of their groups, without empty ones."""
     examples = report.examples
@@ -147,6 +141,10 @@ def _galleries(report: Report) -> dict[str, list[Card]]:
     for place, images in zip(report.recurring, examples.places, strict=False):
         title = f"Recurring on {group_name(place.column, place.value)}, {place.place}"
         galleries[title] = cards(images, tables.OF_A_CHANGE)
+    for kind, images in zip(report.kinds, examples.kinds, strict=False):
+        galleries[kind_title(kind, len(report.detectors) > 1)] = cards(images, tables.OF_A_CHANGE)
+    for name, images in examples.named.items():
+        galleries[f"New kind of defect, as people called it: {name}"] = cards(images, tables.OF_A_CHANGE)
     for change, images in zip(report.changes, examples.groups, strict=False):
         galleries[f"Alerts of {group_name(change.column, change.value)}"] = cards(images, tables.OF_A_CHANGE)
     return {title: shown for title, shown in galleries.items() if shown}

@@ -26,6 +26,15 @@ def cards(images: Sequence[ExampleImage], most: int) -> list[Card]:
     return shown + problems[: most - len(shown)]
 
 
+def marked_picture(image: ExampleImage) -> tuple[str | None, str]:
+    """Return an image with its regions as a URI, or None and the reason why it can't be shown."""
+    try:
+        pixels = read_original(image.image_uri, (image.width, image.height))
+    except UserError as error:
+        return None, str(error)
+    return data_uri(for_display(draw_regions(pixels, image.regions), LONGEST_SIDE)), ""
+
+
 def _card(image: ExampleImage) -> Card:
     title = f"{image.detector}, {image.day}: score {image.score:.3g}, tail probability {image.tail_probability:.2g}"
     try:

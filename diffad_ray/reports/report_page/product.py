@@ -2,47 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import cv2
 import matplotlib
 import numpy as np
 
-from diffad_ray.analytics.report.places import GRID, Density
-from diffad_ray.analytics.report.recurring import WINDOW, Recurring
-from diffad_ray.errors import UserError
-from diffad_ray.images import for_display
+from diffad_ray.analytics.recurrence import GRID, WINDOW
+from diffad_ray.analytics.report.places import Density
+from diffad_ray.analytics.report.recurring import Recurring
 from diffad_ray.reports.drawing import FOUND, HEAT
-from diffad_ray.reports.originals import read_original
 
 LONGEST_SIDE = 480
-FEWEST = 3
-"Images that a mean needs."
 GREY = 235
-
-
-def mean_image(images: Sequence[tuple[str, int, int]]) -> tuple[np.ndarray | None, str]:
-    """Return the mean [H,W,3] uint8 of images that look good, or None and the reason why there is none.
-
-    Args:
-        images: URI, width and height of images of one size.
-    """
-    total: np.ndarray | None = None
-    count, problem = 0, "too few images look good"
-    for uri, width, height in images:
-        try:
-            picture = for_display(read_original(uri, (width, height)), LONGEST_SIDE).astype(np.float32)
-        except UserError as error:
-            problem = str(error)
-            if not count:
-                # The first one says whether the originals can be reached; each of the others would wait as long.
-                break
-            continue
-        total = picture if total is None else total + picture
-        count += 1
-    if total is None or count < FEWEST:
-        return None, problem
-    return np.rint(total / count).astype(np.uint8), ""
 
 
 def heat_map(density: Density, mean: np.ndarray | None) -> np.ndarray:

@@ -8,13 +8,13 @@ from diffad_ray.analytics.report import Report
 from diffad_ray.analytics.report.changes import SIGNIFICANT, Change
 from diffad_ray.analytics.report.counts import ALL
 from diffad_ray.analytics.report.light import LightChange
+from diffad_ray.analytics.report.new_kinds import NewKind
 from diffad_ray.analytics.report.rates import Rate, RateChange
 from diffad_ray.analytics.report.recurring import Recurring
 from diffad_ray.analytics.report.rows import RUN_DATE
+from diffad_ray.errors import counted, percent
 
 SMALLEST_P = 1e-6
-SPACE = "\u00a0"
-"A space at which no line is broken."
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,6 @@ def headlines(report: Report) -> list[Headline]:
     return sorted(found, key=lambda one: -one.effect)
 
 
-def percent(share: float | None) -> str:
-    """A share as a percentage with three significant digits, or a dash.
-
-    Example:
-        >>> percent(0.01234).replace(SPACE, " "), percent(None)
-        ('1.23 %', '–')
-    """
-    if share is None:
-        return "–"
-    value = 100 * share
-    return f"{value:.3g}{SPACE}%" if value < 100 else f"100{SPACE}%"
-
-
 def group_name(column: str, value: str) -> str:
     """The name of a group in a sentence.
 
@@ -78,6 +65,39 @@ def rate_text(rate: Rate) -> str:
     return f"{percent(rate.share)} ({rate.count:,} of {rate.of:,})"
 
 
+def rates_compared(rates: RateChange) -> str:
+    """The shares of rejected parts of two periods in a sentence, with test and effect size."""
+    now, earlier = percent(rates.now.share), percent(rates.earlier.share)
+    return f"{now} of the parts were rejected, {earlier} before ({_figures(rates, rates.p)})."
+
+
+@dataclass(frozen=True)
+class DriftLine:
+    """The state of a detector, the reason for it, and the command that shows more."""
+
+    detector: str
+    state: str
+    reason: str
+    command: str
+    is_bad: bool
+
+
+def drift_lines(report: Report) -> list[DriftLine]:
+    """Return what the first screen says of each detector."""
+    return [
+        DriftLine(one.detector, one.state, one.reasons[0] if one.reasons else "", one.command, one.needs_action)
+        for one in report.drift
+    ]
+
+
+def kind_title(kind: NewKind, names_detector: bool) -> str:
+    """A new kind of regions as a title, such as `New: small, long regions at the top left (13 images, before 0)`."""
+    detector = f"{kind.detector}: " if names_detector else ""
+    where = "anywhere" if kind.place is None else f"at the {kind.place}"
+    count = f"{counted(kind.now.count, 'image')}, {kind.earlier.count} before"
+    return f"{detector}New: {kind.size}, {kind.shape} regions {where} ({count})"
+
+
 def _change(change: Change, report: Report) -> Headline:
     group = group_name(change.column, change.value)
     if change.kind == "gone group":
@@ -90,10 +110,8 @@ def _change(change: Change, report: Report) -> Headline:
         text = f"{group} is new since {first} ({change.images:,} images)."
         if rates is None:
             return Headline(text, "", 0.0, False)
-        text += (
-            f" Its defect rate{others} is {percent(rates.now.share)}, against {percent(rates.earlier.share)} of all "
-        )
-        text += "others."
+        now, rest = percent(rates.now.share), percent(rates.earlier.share)
+        text += f" Its defect rate{others}{',' * bool(others)} is {now}, against {rest} of all others."
         is_bad = rates.effect > 0 and change.p is not None and change.p < SIGNIFICANT
         return Headline(text, _figures(rates, change.p), change.effect, is_bad)
     assert rates is not None, "rates of one group are compared with those before"

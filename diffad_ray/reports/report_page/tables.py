@@ -11,8 +11,9 @@ from diffad_ray.analytics.report.detectors import DetectorInForce
 from diffad_ray.analytics.report.examples import OF_A_CHANGE as OF_A_CHANGE
 from diffad_ray.analytics.report.examples import WORST as WORST
 from diffad_ray.analytics.report.rows import RUN_DATE
+from diffad_ray.errors import percent
 from diffad_ray.reports.pages import Cell, FigureTable, Row
-from diffad_ray.reports.report_page.sentences import group_name, p_value, percent, rate_text
+from diffad_ray.reports.report_page.sentences import group_name, p_value, rate_text
 
 MOST_GROUPS = 20
 "Groups of a column in its table; the JSON has all of them."

@@ -8,9 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from diffad_ray.errors import UserError
 from diffad_ray.images import for_display
 from diffad_ray.inference.regions import mask_from_runs
+from diffad_ray.reports.mean_image import mean_image
 from diffad_ray.reports.originals import Size, read_original
 
 LONGEST = {"small": 160, "view": 1600, "full": 6000}
@@ -39,20 +39,9 @@ def original_jpeg(uri: str, size: Size, longest: int) -> bytes:
 
 
 def mean_jpeg(uris: Iterable[str], size: Size) -> bytes | None:
-    """Return the mean of images of one size as JPEG; None if none of them can be read.
-
-    Images that are gone or replaced since they were scored are left out: they are examples, not figures.
-    """
-    total: np.ndarray | None = None
-    count = 0
-    for uri in uris:
-        try:
-            picture = for_display(read_original(uri, size), MEAN_SIDE).astype(np.float32)
-        except UserError:
-            continue
-        total = picture if total is None else total + picture
-        count += 1
-    return None if total is None else jpeg((total / count).round().astype(np.uint8))
+    """Return the mean of images of one size as JPEG; None if too few of them can be read."""
+    mean = mean_image(uris, size, MEAN_SIDE).pixels
+    return None if mean is None else jpeg(mean)
 
 
 def outlines(regions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
