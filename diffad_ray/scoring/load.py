@@ -23,6 +23,7 @@ from diffad_ray.read_ahead import read_ahead
 from diffad_ray.scoring import measures
 from diffad_ray.scoring.attempts import Attempts
 from diffad_ray.scoring.isolated import DecoderDied, IsolatedDecoder
+from diffad_ray.scoring.profile import Clock, spans_column
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.table.layout import SCORES
 from diffad_ray.table.runs import Plan
@@ -144,7 +145,8 @@ class Spent:
 class LoadShard:
     """Reads the manifest of a shard and loads its images.
 
-    It returns the columns of the manifest, `shard`, those of `FOUND`, and `data`. For detectors that see whole images,
+    It returns the columns of the manifest, `shard`, those of `FOUND`, `data`, and what the shard cost: `seconds` of
+    processor time, and `spans`. For detectors that see whole images,
     `data` is the bytes of [S,S,3] uint8 or uint16. For detectors that see tiles, it is the file itself, because a block
     of large decoded images would not fit the memory. It is null if an image could not be read.
 
@@ -175,7 +177,7 @@ class LoadShard:
 
     def loaded(self, block: pa.Table, spent: Spent) -> pa.Table:
         """Return the shard of a block with its images, and add the time and bytes that it took to `spent`."""
-        started = time.process_time()
+        started, clock = time.process_time(), Clock("load")
         storage.configure(self.storage_settings)
         # There are as many processes as cores, and threads of OpenCV would compete with them.
         cv2.setNumThreads(1)
@@ -189,7 +191,9 @@ class LoadShard:
             loaded = loaded.append_column(field, pa.array([image.value(field.name) for image in images], field.type))
         loaded = loaded.append_column("data", pa.array(data, pa.large_binary()))
         del images, data  # the time to free them is part of the shard's time
-        return loaded.append_column("seconds", pa.array(np.full(rows, time.process_time() - started)))
+        loaded = loaded.append_column("seconds", pa.array(np.full(rows, time.process_time() - started)))
+        span = clock.span(shard, rows, sum(spent.fetch), spent.decode)
+        return loaded.append_column("spans", spans_column([span], rows))
 
     def _load_all(self, manifest: pa.Table, shard: int, spent: Spent) -> tuple[list[LoadedImage], list[bytes | None]]:
         fingerprint = manifest["detector_fingerprint"][0].as_py()
