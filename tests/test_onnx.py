@@ -24,7 +24,7 @@ from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.cli import app
 from diffad_ray.errors import Fault, UserError
 from diffad_ray.exports import onnx_file
-from diffad_ray.exports.graph import pooled_maxima, pooled_means
+from diffad_ray.exports.graph import WindowedPooling
 from diffad_ray.exports.onnx_file import export_onnx
 from diffad_ray.exports.resizing import stretched
 from diffad_ray.images import network_input
@@ -33,7 +33,19 @@ from diffad_ray.inference.regions import anomaly_mask
 from diffad_ray.inference.verdict import MAP_TYPE
 
 ROOT = Path(__file__).parents[1]
-SIZES = [(64, 64), (32, 32), (128, 96), (96, 96), (16, 16), (17, 300), (300, 17), (20, 30), (97, 33), (171, 172), (45, 32)]
+SIZES = [
+    (64, 64),
+    (32, 32),
+    (128, 96),
+    (96, 96),
+    (16, 16),
+    (17, 300),
+    (300, 17),
+    (20, 30),
+    (97, 33),
+    (171, 172),
+    (45, 32),
+]
 
 
 def image(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -66,8 +78,15 @@ def test_images_are_resized_as_opencv_does(side: int) -> None:
 @pytest.mark.parametrize(("length", "new"), [(48, 32), (160, 128), (128, 32), (33, 7)])
 def test_pooling_is_that_of_torch(length: int, new: int) -> None:
     images = torch.rand((2, 3, length, length), generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(pooled_means(images, [new, new]), F.adaptive_avg_pool2d(images, new))
-    assert torch.equal(pooled_maxima(images, [new, new])[0], F.adaptive_max_pool2d(images, new))
+    expected = [
+        F.adaptive_max_pool2d(images, (new, new)),
+        F.adaptive_avg_pool2d(images, new),
+        F.interpolate(images, (new, new), mode="area"),
+    ]
+    with WindowedPooling():
+        assert torch.equal(F.adaptive_max_pool2d(images, (new, new)), expected[0])
+        torch.testing.assert_close(F.adaptive_avg_pool2d(images, new), expected[1])
+        torch.testing.assert_close(F.interpolate(images, (new, new), mode="area"), expected[2])
 
 
 def test_maps_are_those_in_which_scoring_finds_regions(exported: Path, bundle: Bundle) -> None:
@@ -112,17 +131,14 @@ def test_what_is_no_single_graph_is_refused(settings: dict[str, str], reason: st
     assert not (tmp_path / "part.onnx").exists()
 
 
-def test_a_wrong_conversion_is_not_written(detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = onnx_file.converted
-
-    def wrong(graph: onnx_file.PixelsToScore) -> onnx.ModelProto:
-        model = right(graph)
-        for weights in model.graph.initializer:
-            if weights.dims and weights.data_type == onnx.TensorProto.FLOAT and len(weights.dims) == 4:
-                weights.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(weights), weights.name))
-        return model
-
-    monkeypatch.setattr(onnx_file, "converted", wrong)
+def test_a_wrong_conversion_is_not_written(
+    exported: Path, detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = onnx.load(exported)
+    for weights in wrong.graph.initializer:
+        if weights.data_type == onnx.TensorProto.FLOAT and len(weights.dims) == 4:
+            weights.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(weights), weights.name))
+    monkeypatch.setattr(onnx_file, "converted", lambda graph: wrong)
     with pytest.raises(Fault, match=r"that torch scores .* Nothing was written"):
         export_onnx(detector, tmp_path / "part.onnx")
     assert not (tmp_path / "part.onnx").exists()

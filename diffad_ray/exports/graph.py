@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from diffad_ray.detectors.base import Mode
 from diffad_ray.detectors.judged import JudgedDetector
@@ -34,26 +35,40 @@ class PixelsToScore(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         images = stretched(pixels, self.detector.settings.image_size)[None] / 255
-        found = self.detector.look(images, self.detector.evidence(images))
+        with WindowedPooling():
+            found = self.detector.look(images, self.detector.evidence(images))
         # The maps of scoring travel in half precision, and regions are found in what arrives.
         arrived = found.anomaly_map.half().float()
         image_map = F.interpolate(arrived, (pixels.shape[0], pixels.shape[1]), mode="bilinear")
         return self.detector.image_score(found.anomaly_map)[0], found.anomaly_map[0, 0], image_map[0, 0]
 
 
-def pooled_means(images: Tensor, size: list[int]) -> Tensor:
-    """Return `F.adaptive_avg_pool2d(images, size)`, computed along one axis after the other."""
-    return _pooled(_pooled(images, -2, size[0], torch.mean), -1, size[1], torch.mean)
+class WindowedPooling(TorchFunctionMode):
+    """Computes adaptive pooling by slices, since ONNX has it for some pairs of sizes only."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.interpolate and kwargs["mode"] == "area":
+            # Torch computes these means by adaptive pooling.
+            return pooled(args[0], kwargs["size"], torch.mean)
+        reduce = _REDUCTIONS.get(func)
+        return func(*args, **kwargs) if reduce is None else pooled(*args, reduce)
 
 
-def pooled_maxima(images: Tensor, size: list[int]) -> tuple[Tensor, Tensor]:
-    """Return `F.adaptive_max_pool2d(images, size)`, and zeros for the places of the maxima, for which no detector asks."""
-    maxima = _pooled(_pooled(images, -2, size[0], torch.amax), -1, size[1], torch.amax)
-    return maxima, torch.zeros_like(maxima, dtype=torch.long)
+def pooled(images: Tensor, size: int | Sequence[int], reduce: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Reduce the windows of an adaptive pooling of images [N,C,H,W] to `size`, along one axis after the other.
+
+    Example:
+        >>> pooled(torch.arange(6.0).view(1, 1, 1, 6), (1, 4), torch.amax).flatten().tolist()
+        [1.0, 2.0, 4.0, 5.0]
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    return _along(_along(images, -2, height, reduce), -1, width, reduce)
 
 
-def _pooled(images: Tensor, axis: int, new: int, reduce: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """Reduce an axis of images to `new` values, each from a window of an adaptive pooling."""
+def _along(images: Tensor, axis: int, new: int, reduce: Callable[[Tensor, int], Tensor]) -> Tensor:
     length = int(images.shape[axis])
     if length % new == 0:
         return reduce(images.unflatten(axis, (new, length // new)), axis)
@@ -61,8 +76,7 @@ def _pooled(images: Tensor, axis: int, new: int, reduce: Callable[[Tensor, int],
     return torch.stack([reduce(images.narrow(axis, start, end - start), axis) for start, end in ends], dim=axis)
 
 
-DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
-    torch.ops.aten._adaptive_avg_pool2d.default: pooled_means,
-    torch.ops.aten.adaptive_max_pool2d.default: pooled_maxima,
+_REDUCTIONS: dict[Any, Callable[[Tensor, int], Tensor]] = {
+    F.adaptive_avg_pool2d: torch.mean,
+    F.adaptive_max_pool2d: torch.amax,
 }
-"Operations that ONNX has for some sizes only, in terms of others."

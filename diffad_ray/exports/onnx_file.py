@@ -17,7 +17,7 @@ from diffad_ray import storage
 from diffad_ray.bundles.bundle import Bundle, load_bundle
 from diffad_ray.detectors.judged import JudgedDetector
 from diffad_ray.errors import Fault, UserError
-from diffad_ray.exports.graph import DECOMPOSITIONS, PixelsToScore
+from diffad_ray.exports.graph import PixelsToScore
 from diffad_ray.inference.runtimes import MOST_CALLS
 from diffad_ray.versions import VERSION
 
@@ -74,7 +74,7 @@ def export_onnx(detector: str | Path, output: str | Path) -> OnnxFile:
     assert isinstance(found, JudgedDetector)
     refuse_unfit(bundle.name, found)
     graph = PixelsToScore(found).eval()
-    model = converted(graph)
+    model = plain(converted(graph))
     for name, value in metadata(bundle).items():
         model.metadata_props.add(key=PREFIX + name, value=value)
     if (size := model.ByteSize()) > MOST_BYTES:
@@ -120,7 +120,6 @@ def converted(graph: PixelsToScore) -> onnx.ModelProto:
             # The exporter warns of its own deprecated parts.
             warnings.simplefilter("ignore")
             program = torch.export.export(graph, (example,), dynamic_shapes=free, strict=False)
-            program = program.run_decompositions({**torch.export.default_decompositions(), **DECOMPOSITIONS})
             made = torch.onnx.export(
                 program,
                 input_names=[INPUT],
@@ -133,6 +132,22 @@ def converted(graph: PixelsToScore) -> onnx.ModelProto:
         logging.getLogger("torch.onnx").setLevel(level)
     assert made is not None
     return made.model_proto
+
+
+def plain(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Remove what the exporter notes of its own work, such as the places of Python files, and name the free sides."""
+    del model.metadata_props[:]
+    graph, sides = model.graph, {}
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for name, dim in zip(("height", "width"), graph.input[0].type.tensor_type.shape.dim, strict=False):
+        sides[dim.dim_param] = name
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = sides.get(dim.dim_param, "")
+    return model
 
 
 def metadata(bundle: Bundle) -> dict[str, str]:

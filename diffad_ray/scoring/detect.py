@@ -15,9 +15,10 @@ import torch
 from diffad_ray import storage
 from diffad_ray.bundles.bundle import load_bundle
 from diffad_ray.cluster import cores
-from diffad_ray.images import ImageError, check_side
+from diffad_ray.images import Decoding, ImageError, check_side
 from diffad_ray.inference.engine import Engine, default_device
 from diffad_ray.inference.verdict import MAP_TYPE
+from diffad_ray.inference.views import decoding_of
 from diffad_ray.read_ahead import read_ahead
 from diffad_ray.scoring import measures
 from diffad_ray.scoring.attempts import Attempts
@@ -80,13 +81,15 @@ class DetectShard:
         maps: list[bytes | None] = [None] * len(block)
         widths: list[int | None] = [None] * len(block)
         mode = None
-        decoding: list[float] = []
+        spent_decoding: list[float] = []
         if files:
             fingerprint = block["detector_fingerprint"][0].as_py()
             engine = self._engine(fingerprint)
             mode = str(engine.runtime)
             if engine.detector.settings.view == "tiles":
-                images = self._decoded(files, found, block["shard"][0].as_py(), engine.detector.settings.white, decoding)
+                images = self._decoded(
+                    files, found, block["shard"][0].as_py(), decoding_of(engine.detector.settings), spent_decoding
+                )
             else:
                 side = engine.detector.settings.image_size
                 images = ((row, image_from_bytes(data, side)) for row, data in files.items())
@@ -114,7 +117,7 @@ class DetectShard:
         detected = detected.append_column("network_mode", pa.array([mode] * len(block), pa.string()))
         spent = np.asarray(detected["seconds"]) + time.process_time() - started
         detected = detected.set_column(detected.column_names.index("seconds"), "seconds", pa.array(spent))
-        span = clock.span(block["shard"][0].as_py(), len(block), decode=sum(decoding))
+        span = clock.span(block["shard"][0].as_py(), len(block), decode=sum(spent_decoding))
         measures.add_seconds("detect", span.seconds)
         measures.add_seconds("decode", span.decode)
         spans = spans_column([*spans_in(block), span], len(block))
@@ -125,7 +128,7 @@ class DetectShard:
         files: dict[int, pa.Buffer],
         found: dict[str, list[Any]],
         shard: int,
-        white: int | None,
+        decoding: Decoding,
         spent: list[float],
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Decode large images while the networks work on the image before; write failures to `found`, and the
@@ -135,7 +138,7 @@ class DetectShard:
         def decoded(data: pa.Buffer) -> LoadedImage:
             began = time.perf_counter()
             with dies_if_stuck(1):
-                image = decode(data.to_pybytes(), max_pixels, white, isolated)
+                image = decode(data.to_pybytes(), max_pixels, decoding, isolated)
             spent.append(time.perf_counter() - began)
             return image
 

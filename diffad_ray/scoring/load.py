@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
-from diffad_ray.images import ImageError, decode_image, network_input
+from diffad_ray.images import Decoding, ImageError, decode_image, network_input
 from diffad_ray.images.quality import Quality, quality_of
 from diffad_ray.lists.places import is_windows_path
 from diffad_ray.read_ahead import read_ahead
@@ -51,7 +51,7 @@ class LoadedImage(NamedTuple):
     height: int | None = None
     mode: str | None = None
     pixels: np.ndarray | None = None
-    "[H,W,3] uint8 or uint16; None unless status is ok"
+    "[H,W,3] uint8 or uint16, fewer than height x width where a JPEG is decoded reduced; None unless status is ok"
     quality: Quality | None = None
 
     def value(self, column: str) -> Any:
@@ -100,16 +100,15 @@ def _too_large(size_in_bytes: int) -> LoadedImage:
     return LoadedImage("too_large", f"the file has {size_in_bytes} bytes, more than {MAX_BYTES}")
 
 
-def decode(data: bytes, max_pixels: int, white: int | None, isolated: IsolatedDecoder | None) -> LoadedImage:
+def decode(data: bytes, max_pixels: int, decoding: Decoding, isolated: IsolatedDecoder | None) -> LoadedImage:
     """Decode a file. With `isolated`, a separate process decodes it, and a fatal image ends only that process.
 
     Args:
-        white: see `decode_image`.
+        decoding: how the detector takes its images.
     """
     try:
-        image = decode_image(data, max_pixels, white) if isolated is None else isolated.decode(data, white)
-        height, width = image.pixels.shape[:2]
-        return LoadedImage("ok", None, width, height, image.mode, image.pixels, quality_of(image.pixels))
+        image = decode_image(data, max_pixels, *decoding) if isolated is None else isolated.decode(data, *decoding)
+        return LoadedImage("ok", None, image.width, image.height, image.mode, image.pixels, quality_of(image.pixels))
     except ImageError as error:
         return LoadedImage(error.status, str(error))
     except DecoderDied as error:
@@ -119,11 +118,11 @@ def decode(data: bytes, max_pixels: int, white: int | None, isolated: IsolatedDe
 
 
 class WantedImage(NamedTuple):
-    """The input of a detector: the side to which images are stretched (None for detectors that see tiles), and the
-    stored value of white."""
+    """The input of a detector: the side to which images are stretched (None for detectors that see tiles), and how they
+    are decoded."""
 
     side: int | None
-    white: int | None
+    decoding: Decoding
 
 
 class Spent:
@@ -200,7 +199,7 @@ class LoadShard:
         if not fingerprint:
             unrouted = LoadedImage("unrouted", "no route leads it to a detector")
             return [unrouted] * len(manifest), [None] * len(manifest)
-        (side, white), max_pixels = self.wanted[fingerprint], self.settings.max_pixels
+        (side, decoding), max_pixels = self.wanted[fingerprint], self.settings.max_pixels
         images: list[LoadedImage] = []
         data: list[bytes | None] = []
         if side is None:
@@ -213,7 +212,7 @@ class LoadShard:
                 began = time.perf_counter()
                 with dies_if_stuck(len(group)):
                     for file in group:
-                        found = file if isinstance(file, LoadedImage) else decode(file, max_pixels, white, isolated)
+                        found = file if isinstance(file, LoadedImage) else decode(file, max_pixels, decoding, isolated)
                         image, pixels = _stretched(found, side)
                         images.append(image)
                         data.append(pixels)

@@ -20,7 +20,7 @@ MEANINGS = {
     FETCH: "reading files, in threads beside the other stages",
     DECODE: "decoding and resizing",
     WAIT: "rest of loading: waiting for files, reading the manifest, handing the images on",
-    DETECT: "networks and maps; where tiles are seen, also waiting for decoded images",
+    DETECT: "networks and maps; where tiles are seen, images are decoded beside them, so that part counts twice",
     COMMIT: "verdicts, masks, regions and rows, in processes of their own",
     IDLE: "processes with a detector that had no shard, from the run's first span to its last",
 }
