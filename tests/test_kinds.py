@@ -77,7 +77,19 @@ def test_a_score_depends_on_the_image_and_the_detector_alone(trained: Bundle, tm
     assert len(set(first)) == len(first), "scores rank"
 
 
-SIZES = [(64, 64), (32, 32), (48, 96), (70, 41), (20, 30), (24, 24), (40, 20), (128, 128), (200, 30), (33, 97), (96, 64)]
+SIZES = [
+    (64, 64),
+    (32, 32),
+    (48, 96),
+    (70, 41),
+    (20, 30),
+    (24, 24),
+    (40, 20),
+    (128, 128),
+    (200, 30),
+    (33, 97),
+    (96, 64),
+]
 
 
 def test_its_onnx_file_gives_the_scores_of_the_engine(folder: Path, trained: Bundle, tmp_path: Path) -> None:

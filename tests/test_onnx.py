@@ -136,7 +136,7 @@ def test_a_wrong_conversion_is_not_written(
 ) -> None:
     wrong = onnx.load(exported)
     for weights in wrong.graph.initializer:
-        if weights.data_type == onnx.TensorProto.FLOAT and len(weights.dims) == 4:
+        if weights.data_type == onnx.TensorProto.FLOAT and len(weights.dims) > 1:
             weights.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(weights), weights.name))
     monkeypatch.setattr(onnx_file, "converted", lambda graph: wrong)
     with pytest.raises(Fault, match=r"that torch scores .* Nothing was written"):

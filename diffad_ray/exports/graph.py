@@ -54,7 +54,7 @@ class WindowedPooling(TorchFunctionMode):
             # Torch computes these means by adaptive pooling.
             return pooled(args[0], kwargs["size"], torch.mean)
         reduce = _REDUCTIONS.get(func)
-        return func(*args, **kwargs) if reduce is None else pooled(*args, reduce)
+        return func(*args, **kwargs) if reduce is None else pooled(args[0], args[1], reduce)
 
 
 def pooled(images: Tensor, size: int | Sequence[int], reduce: Callable[[Tensor, int], Tensor]) -> Tensor:

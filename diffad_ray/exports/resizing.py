@@ -97,4 +97,5 @@ def _neighbours(length: Tensor, side: int, stops_at_ends: bool) -> tuple[Tensor,
         share = torch.where((first < 0) | (first >= last), torch.zeros_like(share), share)
     zero = torch.zeros_like(first)
     one, other = (torch.minimum(torch.maximum(at, zero), last).long() for at in (first, first + 1))
-    return one, other, *((part * FIXED_POINT).round().double() for part in (1 - share, share))
+    one_weight, other_weight = ((part * FIXED_POINT).round().double() for part in (1 - share, share))
+    return one, other, one_weight, other_weight
