@@ -135,9 +135,10 @@ def test_a_wrong_conversion_is_not_written(
     exported: Path, detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = onnx.load(exported)
-    for weights in wrong.graph.initializer:
-        if weights.data_type == onnx.TensorProto.FLOAT and len(weights.dims) > 1:
-            weights.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(weights), weights.name))
+    (last,) = (node for node in wrong.graph.node if list(node.output) == ["score"])
+    last.output[0] = "right"
+    wrong.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1000, np.float32), "far"))
+    wrong.graph.node.append(onnx.helper.make_node("Add", ["right", "far"], ["score"]))
     monkeypatch.setattr(onnx_file, "converted", lambda graph: wrong)
     with pytest.raises(Fault, match=r"that torch scores .* Nothing was written"):
         export_onnx(detector, tmp_path / "part.onnx")
