@@ -140,7 +140,9 @@ def main() -> None:
     seconds = acceleration.least_seconds(runs, device)
     name = processor_name() if device.type == "cpu" else torch.cuda.get_device_name(device)
     print(f"{name}, {options.threads} threads, torch {torch.__version__}, {vars(options)}")
-    print("| way | images/s | times the released way | rank correlation | largest difference | other decisions | AUROC |")
+    print(
+        "| way | images/s | times the released way | rank correlation | largest difference | other decisions | AUROC |"
+    )
     print("|---|---|---|---|---|---|---|")
     base = seconds.pop(RELEASED)
     print(f"| {RELEASED} | {1 / base:.1f} | 1.0 | | | | |")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from image_files import exif, saved
+from PIL import Image
 from test_damage import JPEGS, PROGRESSIVE, damaged, scan_of
 
 from diffad_ray import storage
