@@ -5,9 +5,9 @@
 
 The released way takes one image at a time through the networks in float32, and keeps what gradients would need. Ours
 takes the batches of the engine. With a detector, its familiarity counts, but for the released way, which has none; its
-own images tell how well the scores of each way agree with those of torch in float32, how many decisions at the threshold
-differ, and, where folders are named `good` or otherwise, the area under the ROC curve. Without one, the weights are
-random. Torch, NumPy and, where it is installed, OpenVINO are enough without a detector, also on a GPU.
+own images tell how well the scores of each way agree with those of torch in float32, how many decisions at the
+threshold differ, and, where folders are named `good` or otherwise, the area under the ROC curve. Without one, the
+weights are random. Torch, NumPy and, where it is installed, OpenVINO are enough without a detector, also on a GPU.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def trained(location: str) -> tuple[DiffusionAD, float]:
 
 
 def squares(images: Path | None, detector: DiffusionAD, most: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """What the networks see of the images of a folder, or of generated weave: [N,S,S,3]; and which of them are defective
-    [N], where the folder of each good image is named `good`."""
+    """What the networks see of the images of a folder, or of generated weave: [N,S,S,3]; and which of them are
+    defective [N], where the folder of each good image is named `good`."""
     side = detector.settings.image_size
     if images is None:
         rng = np.random.default_rng(0)
