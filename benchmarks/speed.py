@@ -5,8 +5,9 @@
 
 The released way takes one image at a time through the networks in float32, and keeps what gradients would need. Ours
 takes the batches of the engine. With a detector, its familiarity counts, but for the released way, which has none; its
-own images tell how well the scores of each way agree with those of torch in float32. Without one, the weights are
-random. Torch, NumPy and, where it is installed, OpenVINO are enough without a detector, also on a GPU.
+own images tell how well the scores of each way agree with those of torch in float32, how many decisions at the
+threshold differ, and, where folders are named `good` or otherwise, the area under the ROC curve. Without one, the
+weights are random. Torch, NumPy and, where it is installed, OpenVINO are enough without a detector, also on a GPU.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import nn
 
 from diffad_ray.demo.surfaces import normal
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
+from diffad_ray.evaluation.metrics import auroc
 from diffad_ray.inference import acceleration
 from diffad_ray.inference.engine import Engine, default_device
 from diffad_ray.inference.processor import has_bfloat16, processor_name
@@ -45,20 +47,22 @@ def untrained(preset: str, image_size: int) -> DiffusionAD:
     return detector.eval()
 
 
-def trained(location: str) -> DiffusionAD:
+def trained(location: str) -> tuple[DiffusionAD, float]:
+    """A detector and its threshold."""
     from diffad_ray.bundles.bundle import load_bundle
 
-    detector = load_bundle(location).detector
-    assert isinstance(detector, DiffusionAD)
-    return detector
+    bundle = load_bundle(location)
+    assert isinstance(bundle.detector, DiffusionAD)
+    return bundle.detector, bundle.calibration.threshold
 
 
-def squares(images: Path | None, detector: DiffusionAD, most: int) -> np.ndarray:
-    """What the networks see of the images of a folder, or of generated weave: [N,S,S,3]."""
+def squares(images: Path | None, detector: DiffusionAD, most: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """What the networks see of the images of a folder, or of generated weave: [N,S,S,3]; and which of them are
+    defective [N], where the folder of each good image is named `good`."""
     side = detector.settings.image_size
     if images is None:
         rng = np.random.default_rng(0)
-        return np.stack([normal("weave", rng, side).image for _ in range(most)])
+        return np.stack([normal("weave", rng, side).image for _ in range(most)]), None
     from diffad_ray.inference.views import pieces
     from diffad_ray.training.normals import load_pieces
 
@@ -67,7 +71,8 @@ def squares(images: Path | None, detector: DiffusionAD, most: int) -> np.ndarray
     view = partial(pieces, settings=detector.settings)
     found, unreadable = load_pieces([str(path) for path in chosen], view, most, 0)
     print(f"{len(found)} squares of {images}, {len(unreadable)} unreadable files")
-    return found
+    labels = np.array([path.parent.name != "good" for path in chosen])
+    return found, labels if len(labels) == len(found) and 0 < labels.mean() < 1 else None
 
 
 def released(detector: DiffusionAD, pixels: np.ndarray, device: torch.device) -> Callable[[], object]:
@@ -119,8 +124,11 @@ def main() -> None:
     # With more patience than a training has.
     acceleration.MOST_ROUNDS, acceleration.TRIAL_SECONDS = 40, options.seconds
     device = default_device()
-    detector = trained(options.detector) if options.detector else untrained(options.preset, options.image_size)
-    pixels = squares(options.images, detector, options.compared)
+    if options.detector:
+        detector, threshold = trained(options.detector)
+    else:
+        detector, threshold = untrained(options.preset, options.image_size), np.nan
+    pixels, labels = squares(options.images, detector, options.compared)
     side = detector.settings.image_size
     ways = engines(detector, device, options.batches)
 
@@ -132,16 +140,23 @@ def main() -> None:
     seconds = acceleration.least_seconds(runs, device)
     name = processor_name() if device.type == "cpu" else torch.cuda.get_device_name(device)
     print(f"{name}, {options.threads} threads, torch {torch.__version__}, {vars(options)}")
-    print("| way | images/s | times the released way | rank correlation of scores | largest difference |")
-    print("|---|---|---|---|---|")
+    print(
+        "| way | images/s | times the released way | rank correlation | largest difference | other decisions | AUROC |"
+    )
+    print("|---|---|---|---|---|---|---|")
     base = seconds.pop(RELEASED)
-    print(f"| {RELEASED} | {1 / base:.1f} | 1.0 | | |")
+    print(f"| {RELEASED} | {1 / base:.1f} | 1.0 | | | | |")
     exact = scores(next(iter(ways.values())), pixels)
     for name, engine in ways.items():
         rate = engine.batch_size / seconds[name]
         found = scores(engine, pixels)
         agreement = np.corrcoef(ranks(exact), ranks(found))[0, 1]
-        print(f"| {name} | {rate:.1f} | {rate * base:.2f} | {agreement:.5f} | {np.abs(exact - found).max():.5f} |")
+        decisions = ((exact >= threshold) != (found >= threshold)).sum() if options.detector else ""
+        area = "" if labels is None else f"{auroc(found, labels):.5f}"
+        print(
+            f"| {name} | {rate:.1f} | {rate * base:.2f} | {agreement:.5f} | {np.abs(exact - found).max():.5f} | "
+            f"{decisions} | {area} |"
+        )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from diffad_ray.images.quality import Quality
 from diffad_ray.inference.regions import mask_from_runs
 from diffad_ray.scoring import measures
 from diffad_ray.scoring.commit import CommitShard, Judge
+from diffad_ray.scoring.profile import spans_of
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.storage import StorageSettings
 from diffad_ray.table.layout import MANIFEST, REGIONS, SCORES, image_id, mask_file, shard_file
@@ -123,7 +126,11 @@ def test_rows_of_scored_and_of_failed_images(shard: Shard) -> None:
         "anomalous": 1,
         "network_mode": "float32",
         "seconds": pytest.approx(1.5, abs=2),
+        "spans": summary["spans"],
     }
+    (span,) = spans_of(summary["spans"])
+    assert (span.stage, span.process, span.shard, span.images) == ("commit", os.getpid(), 3, 3)
+    assert 0 < span.seconds < time.time() - span.began + 1
     assert summary["seconds"] > 1.5
 
 

@@ -15,6 +15,7 @@ CORE = (
     "diffad_ray.inference.engine",
     "diffad_ray.training.loop",
     "diffad_ray.training.settle",
+    "diffad_ray.bench.bench",
 )
 
 

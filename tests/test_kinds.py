@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import cv2
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from conftest import write_image
+from scipy.stats import spearmanr
 from tiny_detector import tiny_training
 
 from diffad_ray import train
 from diffad_ray.bundles.bundle import Bundle, load_bundle
 from diffad_ray.demo.surfaces import defective, normal
 from diffad_ray.detectors.kinds import KINDS, find_detector
+from diffad_ray.exports.onnx_file import export_onnx
 from diffad_ray.inference.engine import Engine
 from diffad_ray.tensors import as_unit_tensor
 from diffad_ray.training.sources import Sources
@@ -35,8 +39,8 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
-def trained(request: pytest.FixtureRequest, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A tiny detector of a kind, trained for some steps, as it is read back from its folder."""
+def folder(request: pytest.FixtureRequest, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny detector of a kind, trained for some steps."""
     kind = find_detector(request.param)
     names = {field.name for field in dataclasses.fields(kind.settings_class)}
     location = tmp_path_factory.mktemp("detectors") / kind.kind
@@ -44,7 +48,13 @@ def trained(request: pytest.FixtureRequest, parts: Path, tmp_path_factory: pytes
     settings["detector"] = {name: value for name, value in settings["detector"].items() if name in names}
     defects = [str(parts / "bad")] if "defective" in kind.learns_from else []
     train(Sources(str(parts / "good"), defects=defects), location, kind=kind.kind, settings=settings, workers=0)
-    return load_bundle(str(location))
+    return location
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> Bundle:
+    """The same detector, as it is read back."""
+    return load_bundle(str(folder))
 
 
 def various(count: int) -> list[np.ndarray]:
@@ -65,6 +75,33 @@ def test_a_score_depends_on_the_image_and_the_detector_alone(trained: Bundle, tm
     np.testing.assert_allclose(larger, first, atol=1e-4)
     assert np.isfinite(first).all()
     assert len(set(first)) == len(first), "scores rank"
+
+
+SIZES = [
+    (64, 64),
+    (32, 32),
+    (48, 96),
+    (70, 41),
+    (20, 30),
+    (24, 24),
+    (40, 20),
+    (128, 128),
+    (200, 30),
+    (33, 97),
+    (96, 64),
+]
+
+
+def test_its_onnx_file_gives_the_scores_of_the_engine(folder: Path, trained: Bundle, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    parts = [(defective("weave", "hole", rng, 64) if k % 3 == 0 else normal("weave", rng, 64)).image for k in range(10)]
+    images = [cv2.resize(part, size) for part in parts for size in SIZES]
+    export_onnx(folder, tmp_path / "kind.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "kind.onnx")
+    found = np.array([session.run(["score"], {"pixels": pixels})[0] for pixels in images])
+    exact = np.array([one.score for one in Engine(trained.detector).detect_images(images)])
+    assert spearmanr(found, exact).statistic >= 0.9999
+    assert np.abs(found - exact).max() <= 1e-3
 
 
 def test_maps_have_the_unit_of_the_score(trained: Bundle) -> None:

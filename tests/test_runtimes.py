@@ -135,15 +135,22 @@ def taking(seconds: dict[str, float]) -> Callable[..., dict[object, float]]:
     return measured
 
 
-@pytest.mark.parametrize(("least_agreement", "runtime"), [(0.999, "openvino"), (1.0, "torch")])
+@pytest.mark.parametrize(
+    ("name", "least_agreement", "runtime"),
+    [
+        ("LEAST_AGREEMENT", 0.999, "openvino"),
+        ("LEAST_AGREEMENT", 1.0, "torch"),
+        ("LEAST_SCORE_AGREEMENT", 1.0, "torch"),
+    ],
+)
 def test_openvino_is_chosen_where_it_is_clearly_faster_and_agrees(
-    monkeypatch: pytest.MonkeyPatch, least_agreement: float, runtime: str
+    monkeypatch: pytest.MonkeyPatch, name: str, least_agreement: float, runtime: str
 ) -> None:
     seconds = {"float32 contiguous": 2.0, "float32 channels-last": 2.0, "float32 openvino": 1.0}
     monkeypatch.setattr(settling, "least_seconds", taking(seconds))
-    monkeypatch.setattr(settling, "LEAST_AGREEMENT", least_agreement)
+    monkeypatch.setattr(settling, name, least_agreement)
     detector = tiny_detector()
-    settle(detector, WantedScoring(precision="float32", batch=2), surfaces(2), CPU)
+    settle(detector, WantedScoring(precision="float32", batch=2), surfaces(12), CPU)
     assert detector.settings.runtime == runtime
     assert not detector.settings.channels_last
 

@@ -16,7 +16,7 @@ from hostile import PNG, readable, refused
 from served import Served, parts_of, served
 
 from diffad_ray.bundles.bundle import Bundle
-from diffad_ray.images import DEFAULT_MAX_PIXELS, ImageError, decode_image, network_input
+from diffad_ray.images import DEFAULT_MAX_PIXELS, IN_FULL, ImageError, decode_image, network_input
 from diffad_ray.inference.engine import Engine
 from diffad_ray.inference.regions import mask_from_runs
 from diffad_ray.inference.verdict import Verdict, verdict
@@ -92,7 +92,7 @@ def test_hostile_files_get_the_status_and_reason_of_scoring(server: Served, arch
     folder.mkdir(exist_ok=True)
     side = 32
     for name, file in (readable() | refused()).items():
-        found = decode(file.data, DEFAULT_MAX_PIXELS, None, None)
+        found = decode(file.data, DEFAULT_MAX_PIXELS, IN_FULL, None)
         if found.pixels is not None:
             try:
                 network_input(found.pixels, side)

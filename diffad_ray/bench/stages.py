@@ -18,7 +18,6 @@ from diffad_ray.detectors.judged import JudgedDetector
 from diffad_ray.familiarity.exemplars import unlike_known
 from diffad_ray.familiarity.gaussians import unexplained
 from diffad_ray.familiarity.normality import residuals
-from diffad_ray.images import network_input
 from diffad_ray.inference.acceleration import least_seconds
 from diffad_ray.inference.engine import Engine
 from diffad_ray.tensors import as_unit_tensor
@@ -87,6 +86,9 @@ def stages_of(detector: JudgedDetector, device: torch.device, peaks: Peaks) -> l
 
 
 def _resizing(side: int, batch: int) -> dict[str, _Work]:
+    # Only here, because a machine is measured without OpenCV too.
+    from diffad_ray.images import network_input
+
     image = np.random.default_rng(0).integers(0, 256, (RESIZED_SIDE, RESIZED_SIDE, 3), dtype=np.uint8)
 
     def run() -> list[Tensor]:

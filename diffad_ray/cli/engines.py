@@ -1,4 +1,4 @@
-"""Commands that give a table to other engines."""
+"""Commands that give a table to other engines, and a detector to other programs."""
 
 from __future__ import annotations
 
@@ -39,20 +39,48 @@ def views(
 
 
 def export(
-    table: Annotated[str, typer.Argument(help="Folder or URI of the table.")],
-    output: Annotated[str, typer.Argument(help="Folder or URI of the table of scores to write to.")],
-    to: Annotated[str, typer.Option(help="Format: delta.")] = "delta",
+    source: Annotated[str, typer.Argument(help="Folder or URI of a table, or with --onnx of a detector.")],
+    output: Annotated[
+        str | None,
+        typer.Argument(help="Folder or URI of the Delta table that gets the scores; OUTPUT-regions: regions."),
+    ] = None,
+    to: Annotated[str, typer.Option(help="Format in which a table is exported: delta.")] = "delta",
+    onnx: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Export a detector as one ONNX graph to this file or URI.")
+    ] = None,
 ) -> None:
-    """Add the runs that two Delta tables lack to them. Needs `pip install 'diffad-ray[delta]'`.
+    """Add the runs that two Delta tables lack to them (extra `delta`), or write a detector as an ONNX file.
 
-    OUTPUT gets the scores, OUTPUT-regions the regions.
+    ONNX files need the extra `onnx`.
 
     Copy: `diffad-ray export scores s3://lake/scores --to delta`
+
+    Copy: `diffad-ray export detectors/part --onnx part.onnx`
     """
+    if onnx is not None:
+        if output is not None:
+            raise UserError(f"a detector is exported to the file of --onnx ({onnx}) alone: leave {output} out")
+        _export_detector(source, onnx)
+        return
+    if output is None:
+        raise UserError(
+            "name the Delta table to add the rows to, as in `diffad-ray export scores lake/scores`, or export a "
+            "detector by `diffad-ray export detectors/part --onnx part.onnx`"
+        )
     from diffad_ray.analytics.delta import export_delta, regions_beside
 
     if to != "delta":
         raise UserError(f"unknown format {to!r}: tables are exported to delta")
-    runs = export_delta(table, output)
+    runs = export_delta(source, output)
     there = f"{output} and {regions_beside(output)}"
     say(f"added {len(runs)} runs to {there}" if runs else f"nothing to do: {there} have all runs that have ended")
+
+
+def _export_detector(detector: str, file: str) -> None:
+    from diffad_ray.exports.onnx_file import export_onnx
+
+    made = export_onnx(detector, file)
+    say(
+        f"wrote {made.location}: {made.bytes / 1e6:.1f} MB, the detector {made.detector}. onnxruntime and torch in "
+        f"float32 differ by {made.score_difference:.1g} in the score of an image of noise"
+    )

@@ -88,6 +88,9 @@ class EndOptions:
     """What happens after a run."""
 
     compact: Annotated[bool, typer.Option("--compact", help="Merge the table's files afterwards.")] = False
+    profile: Annotated[
+        str | None, typer.Option(metavar="FILE", help="JSON file or URI: where the time went, as a trace of Chrome.")
+    ] = None
     as_json: AsJson = False
 
 
@@ -107,8 +110,10 @@ def score(
     Copy: `diffad-ray score s3://plant/line1 --detector s3://plant/detectors/part --table s3://plant/scores`
     """
     from diffad_ray.preflight.check import check_scoring
+    from diffad_ray.reports.profile_text import print_profile
     from diffad_ray.reports.terminal import print_compaction, print_run
     from diffad_ray.scoring.pipeline import run_task
+    from diffad_ray.scoring.profile import Profile
     from diffad_ray.scoring.task import make_task
     from diffad_ray.table.compact import compact as run_compaction
     from diffad_ray.table.upkeep import reasons_to_compact
@@ -125,7 +130,10 @@ def score(
     )
     if check_first(cluster.check, end.as_json, lambda tell: check_scoring(task, tell)):
         return
-    finished = run_task(task, show_progress=True)
+    profile = Profile() if end.profile else None
+    finished = run_task(task, show_progress=True, profile=profile)
+    if profile is not None and end.profile is not None:
+        profile.write(end.profile)
     merged = run_compaction(finished.plan.table) if end.compact else None
     if end.as_json:
         assert finished.record is not None, "a run that ended without an error has a record"
@@ -133,6 +141,9 @@ def score(
         print_json(of_run | ({"compaction": asdict(merged)} if merged else {}))
         return
     print_run(finished, console)
+    if profile is not None:
+        print_profile(profile, console)
+        say(f"wrote {end.profile}")
     if merged:
         print_compaction(merged, console)
     elif reasons := reasons_to_compact(finished.plan.table):

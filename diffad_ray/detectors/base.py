@@ -98,6 +98,8 @@ class DetectorSettings(ABC):
         tile_scale: factor in (0, 1] by which an image is shrunk before it is cut.
         white: the value of white in files with more than 8 bits, such as 4095 where a camera's 12 bits are stored in
             16. None takes the largest value of the file's type. Files of 8 bits ignore this setting.
+        reduced_jpeg: JPEGs of at least four times `image_size` a side are decoded at 1/2, 1/4 or 1/8 of their size,
+            which is faster. Both sides keep twice `image_size` at least. For the view `whole` alone.
         precision: arithmetic precision of the networks in scoring, chosen at the end of the training.
         channels_last: memory format of images and weights in scoring, chosen together with the precision. Kernels of
             the two formats round differently.
@@ -112,6 +114,7 @@ class DetectorSettings(ABC):
     tile_overlap: float = 0.25
     tile_scale: float = 1.0
     white: int | None = None
+    reduced_jpeg: bool = False
     precision: Precision = "float32"
     channels_last: bool = False
     cpu_batch: int = 4
@@ -130,6 +133,8 @@ class DetectorSettings(ABC):
             raise ValueError(f"tile_scale {self.tile_scale} must lie in (0, 1]")
         if self.white is not None and self.white < 1:
             raise ValueError(f"white {self.white} must be the value of white, such as 4095")
+        if self.reduced_jpeg and self.view == "tiles":
+            raise ValueError("reduced_jpeg is for the view 'whole': tiles show an image at its own scale")
         for name in ("cpu_batch", "gpu_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be 1 or more")

@@ -113,7 +113,8 @@ class JudgedDetector(Trainable):
     def image_score(self, anomaly_map: Tensor) -> Tensor:
         """Return the mean [N] of the largest `top_share` of the pixels of [N,1,H,W], comparable between sizes."""
         pixels = anomaly_map.flatten(1)
-        count = max(1, round(self.settings.top_share * pixels.shape[1]))
+        # A traced size is a tensor, which rounds to nothing.
+        count = max(1, round(self.settings.top_share * int(pixels.shape[1])))
         return pixels.topk(count, dim=1).values.mean(dim=1)
 
     @torch.inference_mode()

@@ -23,7 +23,7 @@ from diffad_ray.evaluation.evaluate import evaluate_bundle, supervision
 from diffad_ray.evaluation.figures import OVERALL
 from diffad_ray.images import same_depth
 from diffad_ray.inference.engine import Engine, default_device
-from diffad_ray.inference.views import pieces
+from diffad_ray.inference.views import decoding_of, pieces
 from diffad_ray.labels.datasets import GOOD, Dataset, LabelledImage
 from diffad_ray.labels.reading import read_dataset
 from diffad_ray.progress import ProgressBar
@@ -268,7 +268,7 @@ def _good_squares(bundle: Bundle, found: Dataset) -> np.ndarray:
     """Return network inputs [N,S,S,3] from good images, one from each, N <= `TRIAL_SQUARES`."""
     good = [image.uri for image in found.images if image.kind == GOOD]
     squares = []
-    for pixels in islice(read_images(good, {}, bundle.detector.settings.white), TRIAL_SQUARES):
+    for pixels in islice(read_images(good, {}, decoding_of(bundle.detector.settings)), TRIAL_SQUARES):
         cut = pieces(pixels, bundle.detector.settings)
         squares.append(cut[len(cut) // 2])
     if not squares:

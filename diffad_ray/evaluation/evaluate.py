@@ -19,7 +19,7 @@ from diffad_ray.evaluation.pixels import PixelCounts
 from diffad_ray.evaluation.result import Evaluation, Subject, conclude
 from diffad_ray.images import ImageError, check_side, decode_image
 from diffad_ray.inference.engine import Engine, default_device
-from diffad_ray.inference.views import grid_of
+from diffad_ray.inference.views import decoding_of, grid_of
 from diffad_ray.labels.datasets import Dataset, LabelledImage
 from diffad_ray.labels.reading import read_dataset
 from diffad_ray.progress import ProgressBar
@@ -130,13 +130,15 @@ class _LabelledPixels:
     def load(self, image: LabelledImage) -> tuple[np.ndarray, np.ndarray | None] | None:
         """Return pixels [H,W,3] and mask [h,w], bool, or None in the place of what can't be used."""
         try:
-            pixels = decode_image(storage.read(image.uri), white=self.settings.white).pixels
+            decoding = decoding_of(self.settings)
+            found = decode_image(storage.read(image.uri), white=decoding.white, least_side=decoding.least_side)
+            pixels = found.pixels
             check_side(pixels)
         except (ImageError, OSError) as error:
             self.unreadable[image.uri] = str(error)
             return None
         try:
-            mask = truth_mask(image, *pixels.shape[:2])
+            mask = truth_mask(image, found.height, found.width)
         except ImageError as error:
             # The image still has a score and a label; only its pixel figures are undefined.
             self.without_mask.setdefault((image.product, image.kind), {})[image.uri] = str(error)

@@ -118,7 +118,9 @@ def nearest(places: Tensor, known: Tensor) -> Tensor:
     # |p - k|^2 is smallest where p.k - |k|^2 / 2 is largest; an extra channel computes this in one matrix product.
     filled_and_half = torch.cat([filled, -filled.square().sum(dim=1, keepdim=True) / 2], dim=1).T.contiguous()
     places_and_one = torch.cat([places, torch.ones_like(places[:, :1])], dim=1)
-    at_once = max(1, (ON_A_CPU if places.device.type == "cpu" else DISTANCES_AT_ONCE) // len(filled))
+    # A graph would hold every part of the loop.
+    is_cut = places.device.type == "cpu" and not torch.compiler.is_compiling()
+    at_once = max(1, (ON_A_CPU if is_cut else DISTANCES_AT_ONCE) // len(filled))
     row, found = torch.arange(at_once, device=places.device), []
     for part in places_and_one.split(at_once):
         closeness = (part @ filled_and_half).view(len(part), -1, GROUP)

@@ -4,7 +4,7 @@ Archives contain arbitrary files, so no file is trusted: the size is checked bef
 an `ImageError` that names the cause. No global state is used, so many threads may decode at once.
 """
 
-from diffad_ray.images.decode import DecodedImage, decode_image, read_stored, shown
+from diffad_ray.images.decode import IN_FULL, DecodedImage, Decoding, decode_image, read_stored, shown
 from diffad_ray.images.limits import DEFAULT_MAX_PIXELS, SMALLEST_SIDE, ImageError
 from diffad_ray.images.names import IMAGE_SUFFIXES, is_named_image
 from diffad_ray.images.pixels import check_side, for_display, network_input, resized, same_depth
@@ -13,8 +13,10 @@ from diffad_ray.images.samples import usual_white
 __all__ = [
     "DEFAULT_MAX_PIXELS",
     "IMAGE_SUFFIXES",
+    "IN_FULL",
     "SMALLEST_SIDE",
     "DecodedImage",
+    "Decoding",
     "ImageError",
     "check_side",
     "decode_image",

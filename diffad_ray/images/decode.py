@@ -12,13 +12,31 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from diffad_ray.images.jpeg import read_jpeg
 from diffad_ray.images.limits import DEFAULT_MAX_PIXELS, ImageError
-from diffad_ray.images.pixels import full_range, upright
+from diffad_ray.images.pixels import full_range, is_transposed, upright
 from diffad_ray.images.samples import Samples, Stored
 from diffad_ray.images.signatures import reader_of
 
 _CONTAINER_BITS = 32
 "Integers with this many bits or more don't define white; the data type is only a container."
+
+
+class Decoding(NamedTuple):
+    """How images are decoded for a detector.
+
+    Attributes:
+        white: the value of white in files with more than 8 bits, such as 4095 where a camera's 12 bits are stored in
+            16. None takes the largest value of the file's type. Files of 8 bits and less ignore it.
+        least_side: JPEGs may be decoded at 1/2, 1/4 or 1/8 of their size, as long as both sides keep so many pixels.
+            None decodes all images in full.
+    """
+
+    white: int | None = None
+    least_side: int | None = None
+
+
+IN_FULL = Decoding()
 
 
 class DecodedImage(NamedTuple):
@@ -28,16 +46,20 @@ class DecodedImage(NamedTuple):
     "[H,W,3] RGB in full range from black to white: uint8, or uint16 for files with more than 8 bits per channel"
     mode: str
     'depth and channels as found in the file, such as "16-bit grey", "8-bit RGBA", "float grey, page 1 of 2"'
+    width: int
+    height: int
+    "of the image in the file, upright; `pixels` are fewer where a JPEG was decoded at a reduced size"
 
 
-def decode_image(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, white: int | None = None) -> DecodedImage:
+def decode_image(
+    data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, white: int | None = None, least_side: int | None = None
+) -> DecodedImage:
     """Decode an image file; the result owns its memory and is writable.
 
     Args:
         data: bytes of the file.
         max_pixels: largest number of pixels.
-        white: the value of white in files with more than 8 bits, such as 4095 where a camera's 12 bits are stored in
-            16. None takes the largest value of the file's type. Files of 8 bits and less ignore it.
+        white, least_side: see `Decoding`.
 
     Raises:
         ImageError: "too_large" for more than `max_pixels` pixels or too little memory, checked before decoding
@@ -49,7 +71,7 @@ def decode_image(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, white: int |
         >>> decode_image(Path("part.png").read_bytes()).mode  # doctest: +SKIP
         '8-bit RGB'
     """
-    return shown(read_stored(data, max_pixels), white)
+    return shown(read_stored(data, max_pixels, least_side), white)
 
 
 def shown(stored: Stored, white: int | None = None) -> DecodedImage:
@@ -60,17 +82,24 @@ def shown(stored: Stored, white: int | None = None) -> DecodedImage:
     if pixels.ndim == 2:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
     mode = f"{stored.samples.mode}, {stored.note}" if stored.note else stored.samples.mode
-    return DecodedImage(upright(pixels, stored.orientation), mode)
+    height, width = stored.whole or pixels.shape[:2]
+    if is_transposed(stored.orientation):
+        height, width = width, height
+    return DecodedImage(upright(pixels, stored.orientation), mode, width, height)
 
 
-def read_stored(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Stored:
+def read_stored(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, least_side: int | None = None) -> Stored:
     """Read the samples of an image file without scaling.
+
+    Args:
+        least_side: see `Decoding`.
 
     Raises:
         ImageError: as in `decode_image`, except for values beyond white.
     """
     try:
-        return reader_of(data)(data, max_pixels)
+        reader = reader_of(data)
+        return read_jpeg(data, max_pixels, least_side) if reader is read_jpeg else reader(data, max_pixels)
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

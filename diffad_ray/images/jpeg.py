@@ -39,6 +39,8 @@ _FRAMES = {
 }
 "Kinds of frames that libjpeg does not read."
 _SEQUENTIAL, _PROGRESSIVE, _HUFFMAN = {0xC0, 0xC1, 0xC9}, {0xC2, 0xCA}, {0xC0, 0xC1, 0xC2}
+REDUCTIONS = (8, 4, 2)
+"Numbers by which the sides of a JPEG may be divided in decoding; libjpeg has fast code for these."
 _ZEROS = bytes(8)
 "A lost disk block reads as zeros. Zeros decode without error, with most tables to blocks that no encoder writes."
 _REFINING_ZEROS = 256
@@ -69,8 +71,12 @@ class Jpeg(NamedTuple):
         return b"".join([*pairs, b"\xff\xd9"])
 
 
-def read_jpeg(data: bytes, max_pixels: int) -> Stored:
+def read_jpeg(data: bytes, max_pixels: int, least_side: int | None = None) -> Stored:
     """Read a JPEG of 8 bits.
+
+    Args:
+        least_side: allows a decoding at 1/2, 1/4 or 1/8 of the size: the smallest one whose sides have so many pixels.
+            libjpeg then computes fewer pixels of each block, and still reads every coefficient.
 
     Raises:
         ImageError: the JPEG is damaged, truncated, too large, or of a kind that libjpeg does not read.
@@ -80,8 +86,17 @@ def read_jpeg(data: bytes, max_pixels: int) -> Stored:
     channels = {1: "grey", 3: "RGB", 4: "CMYK"}.get(len(jpeg.frame.components))
     if channels is None:
         raise unsupported(f"a JPEG of {len(jpeg.frame.components)} channels")
-    values = pixels_of(jpeg)
-    return Stored(values, Samples(8, channels, 255), exif_orientation(jpeg.exif))
+    values = pixels_of(jpeg, _reduction(jpeg.frame, least_side))
+    whole = jpeg.frame.height, jpeg.frame.width
+    return Stored(values, Samples(8, channels, 255), exif_orientation(jpeg.exif), whole=whole)
+
+
+def _reduction(frame: _Frame, least_side: int | None) -> int:
+    """Return the number by which the sides of a JPEG are divided when it is decoded."""
+    # Inks are converted by Pillow, from the whole image.
+    if least_side is None or len(frame.components) > 3:
+        return 1
+    return next((by for by in REDUCTIONS if min(frame.height, frame.width) // by >= least_side), 1)
 
 
 def walk(data: bytes) -> Jpeg:
@@ -157,14 +172,14 @@ def _check_complete(frame: _Frame, scans: list[bytes]) -> None:
         raise ImageError("unreadable", "cut off: the JPEG lacks some of its scans")
 
 
-def pixels_of(jpeg: Jpeg) -> np.ndarray:
-    """Decode to [H,W] grey or [H,W,3] RGB, uint8.
+def pixels_of(jpeg: Jpeg, reduction: int = 1) -> np.ndarray:
+    """Decode to [H,W] grey or [H,W,3] RGB, uint8; H and W are those of the image divided by `reduction`, rounded up.
 
     Raises:
         ImageError: libjpeg warns, or a scan has a run of zeros that no encoder writes.
     """
     try:
-        values = _decoded(jpeg)
+        values = _decoded(jpeg, reduction)
     except ValueError as error:
         # Some cameras pad scans to a whole number of words.
         padded = [scan.rstrip(b"\0\xff") for scan in jpeg.scans]
@@ -172,7 +187,7 @@ def pixels_of(jpeg: Jpeg) -> np.ndarray:
             raise _damaged(str(error)) from None
         jpeg = jpeg._replace(scans=padded)
         try:
-            values = _decoded(jpeg)
+            values = _decoded(jpeg, reduction)
         except ValueError as still:
             raise _damaged(str(still)) from None
     if jpeg.frame.marker in _HUFFMAN:
@@ -180,13 +195,15 @@ def pixels_of(jpeg: Jpeg) -> np.ndarray:
     return values
 
 
-def _decoded(jpeg: Jpeg) -> np.ndarray:
+def _decoded(jpeg: Jpeg, reduction: int) -> np.ndarray:
     """Decode by libjpeg; raises ValueError for its errors and warnings."""
     data = jpeg.data
+    sides = {} if reduction == 1 else {"min_height": jpeg.frame.height, "min_width": jpeg.frame.width}
+    sides = {name: -(-length // reduction) for name, length in sides.items()}
     if len(jpeg.frame.components) == 1:
-        return simplejpeg.decode_jpeg(data, "GRAY")[..., 0]
+        return simplejpeg.decode_jpeg(data, "GRAY", **sides)[..., 0]
     if len(jpeg.frame.components) == 3:
-        return simplejpeg.decode_jpeg(data, "RGB")
+        return simplejpeg.decode_jpeg(data, "RGB", **sides)
     simplejpeg.decode_jpeg(data, "CMYK")
     return _without_black(data)
 

@@ -95,9 +95,14 @@ def full_range(values: np.ndarray, white: float, bits: int) -> np.ndarray:
     return scaled
 
 
+def is_transposed(orientation: int) -> bool:
+    """Whether an EXIF orientation swaps the axes."""
+    return orientation >= 5
+
+
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Undo an EXIF orientation, 1 to 8: 5 to 8 swap the axes; all but 1 and 5 mirror one or both."""
-    if orientation >= 5:
+    if is_transposed(orientation):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]

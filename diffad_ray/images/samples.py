@@ -37,6 +37,8 @@ class Stored(NamedTuple):
     "orientation of EXIF and TIFF, 1 (upright) to 8"
     note: str = ""
     'note on omitted pages or frames, such as "page 1 of 2"'
+    whole: tuple[int, int] | None = None
+    "H and W of the image in the file, where `values` are reduced"
 
 
 USUAL_BITS = (8, 10, 12, 14, 16, 20, 24, 32)

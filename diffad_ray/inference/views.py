@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffad_ray.detectors.base import DetectorSettings
-from diffad_ray.images import check_side, network_input, resized
+from diffad_ray.images import Decoding, check_side, network_input, resized
 from diffad_ray.inference.tiling import Blend, Grid, block_maximum, block_mean
 
 
@@ -21,6 +21,21 @@ class ImageDetection(NamedTuple):
     reconstruction: np.ndarray | None
     """[h,w,3] float32, the image without its anomaly, in [0,1] up to rounding; None where it was not asked for, or the
     detector imagines nothing"""
+
+
+SPARE = 2
+"Times the network's side that a JPEG which is decoded at a reduced size keeps, so that area means smooth the rest."
+
+
+def decoding_of(settings: DetectorSettings) -> Decoding:
+    """Return how images are decoded for a detector: scoring, training and serving must do it alike.
+
+    Example:
+        >>> from diffad_ray.detectors.diffusion_ad import DiffusionADSettings
+        >>> decoding_of(DiffusionADSettings(image_size=128, reduced_jpeg=True))
+        Decoding(white=None, least_side=256)
+    """
+    return Decoding(settings.white, SPARE * settings.image_size if settings.reduced_jpeg else None)
 
 
 def grid_of(height: int, width: int, settings: DetectorSettings) -> Grid:

@@ -16,6 +16,7 @@ from diffad_ray.inference.regions import mask_png
 from diffad_ray.inference.verdict import MAP_TYPE, verdict
 from diffad_ray.read_ahead import read_ahead
 from diffad_ray.scoring import measures
+from diffad_ray.scoring.profile import Clock, spans_in, spans_text
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.table.layout import REGIONS, SCORES, mask_file, parquet_bytes, shard_file, to_table
 from diffad_ray.table.runs import Plan
@@ -36,7 +37,12 @@ NOBODY = Judge("", None, np.inf)
 
 
 class ShardSummary(NamedTuple):
-    """What the driver learns of a shard that is done; `seconds` are of processor time in all stages."""
+    """What the driver learns of a shard that is done.
+
+    Attributes:
+        seconds: processor time in all stages.
+        spans: what each process did when, as `Profile.add` takes it.
+    """
 
     shard: int
     images: int
@@ -44,6 +50,7 @@ class ShardSummary(NamedTuple):
     anomalous: int
     network_mode: str | None
     seconds: float
+    spans: str
 
 
 class CommitShard:
@@ -66,7 +73,7 @@ class CommitShard:
         self.plan, self.settings, self.judges = plan, settings, judges
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        started, began = time.process_time(), time.perf_counter()
+        started, clock = time.process_time(), Clock("commit")
         cv2.setNumThreads(1)
         plan, shard = self.plan, block["shard"][0].as_py()
         judge = self.judges.get(block["detector_fingerprint"][0].as_py(), NOBODY)
@@ -92,7 +99,8 @@ class CommitShard:
         table = pa.table({field.name: columns[field.name].cast(field.type) for field in fields}, pa.schema(fields))
         if self._publish(place, parquet_bytes(to_table(regions, REGIONS)), parquet_bytes(table)):
             measures.add_images(table["status"].to_pylist())
-        measures.add_seconds("commit", time.perf_counter() - began)
+        span = clock.span(shard, rows)
+        measures.add_seconds("commit", span.seconds)
         measures.add_requests()
         summary = ShardSummary(
             shard=shard,
@@ -101,6 +109,7 @@ class CommitShard:
             anomalous=sum(row.is_anomalous for row in judged if row),
             network_mode=next((mode for mode in block["network_mode"].to_pylist() if mode), None),
             seconds=block["seconds"][0].as_py() + time.process_time() - started,
+            spans=spans_text([*spans_in(block), span]),
         )
         return pa.Table.from_pylist([summary._asdict()])
 

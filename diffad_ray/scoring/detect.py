@@ -15,13 +15,15 @@ import torch
 from diffad_ray import storage
 from diffad_ray.bundles.bundle import load_bundle
 from diffad_ray.cluster import cores
-from diffad_ray.images import ImageError, check_side
+from diffad_ray.images import Decoding, ImageError, check_side
 from diffad_ray.inference.engine import Engine, default_device
 from diffad_ray.inference.verdict import MAP_TYPE
+from diffad_ray.inference.views import decoding_of
 from diffad_ray.read_ahead import read_ahead
 from diffad_ray.scoring import measures
 from diffad_ray.scoring.attempts import Attempts
 from diffad_ray.scoring.load import FOUND, LoadedImage, decode, decoder_for, dies_if_stuck
+from diffad_ray.scoring.profile import Clock, spans_column, spans_in
 from diffad_ray.scoring.settings import ScoringSettings
 
 log = logging.getLogger(__name__)
@@ -71,7 +73,7 @@ class DetectShard:
         return self.engines[fingerprint]
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        started, began = time.process_time(), time.perf_counter()
+        started, clock = time.process_time(), Clock("detect")
         cv2.setNumThreads(1)
         files = {row: data.as_buffer() for row, data in enumerate(block["data"]) if data.is_valid}
         found: dict[str, list[Any]] = {field.name: block[field.name].to_pylist() for field in FOUND}
@@ -79,12 +81,15 @@ class DetectShard:
         maps: list[bytes | None] = [None] * len(block)
         widths: list[int | None] = [None] * len(block)
         mode = None
+        spent_decoding: list[float] = []
         if files:
             fingerprint = block["detector_fingerprint"][0].as_py()
             engine = self._engine(fingerprint)
             mode = str(engine.runtime)
             if engine.detector.settings.view == "tiles":
-                images = self._decoded(files, found, block["shard"][0].as_py(), engine.detector.settings.white)
+                images = self._decoded(
+                    files, found, block["shard"][0].as_py(), decoding_of(engine.detector.settings), spent_decoding
+                )
             else:
                 side = engine.detector.settings.image_size
                 images = ((row, image_from_bytes(data, side)) for row, data in files.items())
@@ -110,23 +115,30 @@ class DetectShard:
         detected = detected.append_column("anomaly_map", pa.array(maps, pa.large_binary()))
         detected = detected.append_column("map_width", pa.array(widths, pa.int32()))
         detected = detected.append_column("network_mode", pa.array([mode] * len(block), pa.string()))
-        measures.add_seconds("detect", time.perf_counter() - began)
         spent = np.asarray(detected["seconds"]) + time.process_time() - started
-        return detected.set_column(detected.column_names.index("seconds"), "seconds", pa.array(spent))
+        detected = detected.set_column(detected.column_names.index("seconds"), "seconds", pa.array(spent))
+        span = clock.span(block["shard"][0].as_py(), len(block), decode=sum(spent_decoding))
+        measures.add_seconds("detect", span.seconds)
+        measures.add_seconds("decode", span.decode)
+        spans = spans_column([*spans_in(block), span], len(block))
+        return detected.set_column(detected.column_names.index("spans"), "spans", spans)
 
     def _decoded(
-        self, files: dict[int, pa.Buffer], found: dict[str, list[Any]], shard: int, white: int | None
+        self,
+        files: dict[int, pa.Buffer],
+        found: dict[str, list[Any]],
+        shard: int,
+        decoding: Decoding,
+        spent: list[float],
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Decode large images while the networks work on the image before; write failures to `found`. Yield the number
-        of the row and the pixels."""
+        """Decode large images while the networks work on the image before; write failures to `found`, and the
+        seconds of each image to `spent`. Yield the number of the row and the pixels."""
         max_pixels = self.settings.max_pixels
-
-        spent: list[float] = []
 
         def decoded(data: pa.Buffer) -> LoadedImage:
             began = time.perf_counter()
             with dies_if_stuck(1):
-                image = decode(data.to_pybytes(), max_pixels, white, isolated)
+                image = decode(data.to_pybytes(), max_pixels, decoding, isolated)
             spent.append(time.perf_counter() - began)
             return image
 
@@ -141,7 +153,6 @@ class DetectShard:
                     found[field.name][row] = image.value(field.name)
                 if image.pixels is not None:
                     yield row, image.pixels
-        measures.add_seconds("decode", sum(spent))
 
 
 def image_from_bytes(data: pa.Buffer, side: int) -> np.ndarray:

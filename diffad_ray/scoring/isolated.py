@@ -61,7 +61,7 @@ class IsolatedDecoder:
         """Process number of the child; None if no child runs."""
         return self._process.pid if self._process else None
 
-    def decode(self, data: bytes, white: int | None = None) -> DecodedImage:
+    def decode(self, data: bytes, white: int | None = None, least_side: int | None = None) -> DecodedImage:
         """Decode an image file as `decode_image` does.
 
         Raises:
@@ -73,7 +73,7 @@ class IsolatedDecoder:
         requests, answers = _pipes(process)
         try:
             with _killed_after(self.timeout, process) as expired:
-                _send(requests, {"bytes": len(data), "white": white}, data)
+                _send(requests, {"bytes": len(data), "white": white, "least_side": least_side}, data)
                 answer = _receive(answers)
                 pixels = _receive_pixels(answers, answer) if "shape" in answer else None
         except (EOFError, BrokenPipeError) as error:
@@ -88,7 +88,7 @@ class IsolatedDecoder:
             self.close()  # the child was killed after its answer was complete
         if pixels is None:
             raise ImageError(answer["status"], answer["message"])
-        return DecodedImage(pixels, answer["mode"])
+        return DecodedImage(pixels, *answer["facts"])
 
     def close(self) -> int:
         """End the child, if one runs, wait for it, and return its exit code."""
@@ -211,11 +211,12 @@ def serve(max_pixels: int, memory_bytes: int) -> None:
             request = _receive(requests)
             data = _exactly(requests, request["bytes"])
             try:
-                pixels, mode = decode_image(data, max_pixels, request["white"])
+                image = decode_image(data, max_pixels, request["white"], request["least_side"])
             except ImageError as error:
                 _send(answers, {"status": error.status, "message": str(error)})
             else:
-                header = {"shape": pixels.shape, "dtype": pixels.dtype.name, "mode": mode}
+                pixels, *facts = image
+                header = {"shape": pixels.shape, "dtype": pixels.dtype.name, "facts": facts}
                 _send(answers, header, pixels.data.cast("B"))
 
 

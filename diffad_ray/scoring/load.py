@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
-from diffad_ray.images import ImageError, decode_image, network_input
+from diffad_ray.images import Decoding, ImageError, decode_image, network_input
 from diffad_ray.images.quality import Quality, quality_of
 from diffad_ray.lists.places import is_windows_path
 from diffad_ray.read_ahead import read_ahead
 from diffad_ray.scoring import measures
 from diffad_ray.scoring.attempts import Attempts
 from diffad_ray.scoring.isolated import DecoderDied, IsolatedDecoder
+from diffad_ray.scoring.profile import Clock, spans_column
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.table.layout import SCORES
 from diffad_ray.table.runs import Plan
@@ -50,7 +51,7 @@ class LoadedImage(NamedTuple):
     height: int | None = None
     mode: str | None = None
     pixels: np.ndarray | None = None
-    "[H,W,3] uint8 or uint16; None unless status is ok"
+    "[H,W,3] uint8 or uint16, fewer than height x width where a JPEG is decoded reduced; None unless status is ok"
     quality: Quality | None = None
 
     def value(self, column: str) -> Any:
@@ -99,16 +100,15 @@ def _too_large(size_in_bytes: int) -> LoadedImage:
     return LoadedImage("too_large", f"the file has {size_in_bytes} bytes, more than {MAX_BYTES}")
 
 
-def decode(data: bytes, max_pixels: int, white: int | None, isolated: IsolatedDecoder | None) -> LoadedImage:
+def decode(data: bytes, max_pixels: int, decoding: Decoding, isolated: IsolatedDecoder | None) -> LoadedImage:
     """Decode a file. With `isolated`, a separate process decodes it, and a fatal image ends only that process.
 
     Args:
-        white: see `decode_image`.
+        decoding: how the detector takes its images.
     """
     try:
-        image = decode_image(data, max_pixels, white) if isolated is None else isolated.decode(data, white)
-        height, width = image.pixels.shape[:2]
-        return LoadedImage("ok", None, width, height, image.mode, image.pixels, quality_of(image.pixels))
+        image = decode_image(data, max_pixels, *decoding) if isolated is None else isolated.decode(data, *decoding)
+        return LoadedImage("ok", None, image.width, image.height, image.mode, image.pixels, quality_of(image.pixels))
     except ImageError as error:
         return LoadedImage(error.status, str(error))
     except DecoderDied as error:
@@ -118,11 +118,11 @@ def decode(data: bytes, max_pixels: int, white: int | None, isolated: IsolatedDe
 
 
 class WantedImage(NamedTuple):
-    """The input of a detector: the side to which images are stretched (None for detectors that see tiles), and the
-    stored value of white."""
+    """The input of a detector: the side to which images are stretched (None for detectors that see tiles), and how they
+    are decoded."""
 
     side: int | None
-    white: int | None
+    decoding: Decoding
 
 
 class Spent:
@@ -144,7 +144,8 @@ class Spent:
 class LoadShard:
     """Reads the manifest of a shard and loads its images.
 
-    It returns the columns of the manifest, `shard`, those of `FOUND`, and `data`. For detectors that see whole images,
+    It returns the columns of the manifest, `shard`, those of `FOUND`, `data`, and what the shard cost: `seconds` of
+    processor time, and `spans`. For detectors that see whole images,
     `data` is the bytes of [S,S,3] uint8 or uint16. For detectors that see tiles, it is the file itself, because a block
     of large decoded images would not fit the memory. It is null if an image could not be read.
 
@@ -175,7 +176,7 @@ class LoadShard:
 
     def loaded(self, block: pa.Table, spent: Spent) -> pa.Table:
         """Return the shard of a block with its images, and add the time and bytes that it took to `spent`."""
-        started = time.process_time()
+        started, clock = time.process_time(), Clock("load")
         storage.configure(self.storage_settings)
         # There are as many processes as cores, and threads of OpenCV would compete with them.
         cv2.setNumThreads(1)
@@ -189,14 +190,16 @@ class LoadShard:
             loaded = loaded.append_column(field, pa.array([image.value(field.name) for image in images], field.type))
         loaded = loaded.append_column("data", pa.array(data, pa.large_binary()))
         del images, data  # the time to free them is part of the shard's time
-        return loaded.append_column("seconds", pa.array(np.full(rows, time.process_time() - started)))
+        loaded = loaded.append_column("seconds", pa.array(np.full(rows, time.process_time() - started)))
+        span = clock.span(shard, rows, sum(spent.fetch), spent.decode)
+        return loaded.append_column("spans", spans_column([span], rows))
 
     def _load_all(self, manifest: pa.Table, shard: int, spent: Spent) -> tuple[list[LoadedImage], list[bytes | None]]:
         fingerprint = manifest["detector_fingerprint"][0].as_py()
         if not fingerprint:
             unrouted = LoadedImage("unrouted", "no route leads it to a detector")
             return [unrouted] * len(manifest), [None] * len(manifest)
-        (side, white), max_pixels = self.wanted[fingerprint], self.settings.max_pixels
+        (side, decoding), max_pixels = self.wanted[fingerprint], self.settings.max_pixels
         images: list[LoadedImage] = []
         data: list[bytes | None] = []
         if side is None:
@@ -209,7 +212,7 @@ class LoadShard:
                 began = time.perf_counter()
                 with dies_if_stuck(len(group)):
                     for file in group:
-                        found = file if isinstance(file, LoadedImage) else decode(file, max_pixels, white, isolated)
+                        found = file if isinstance(file, LoadedImage) else decode(file, max_pixels, decoding, isolated)
                         image, pixels = _stretched(found, side)
                         images.append(image)
                         data.append(pixels)

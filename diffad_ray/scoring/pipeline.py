@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import ray.exceptions
 from ray.data.exceptions import ExecutionTimeoutError
@@ -27,6 +27,7 @@ from diffad_ray.scoring.manifest import refuse_absent
 from diffad_ray.scoring.measures import Pending
 from diffad_ray.scoring.missing import only_missing
 from diffad_ray.scoring.plan import WRITERS, make_plan, pending_shards, remove_half_plans
+from diffad_ray.scoring.profile import Profile
 from diffad_ray.scoring.selection import Selection, select_images
 from diffad_ray.scoring.stages import run_shards
 from diffad_ray.scoring.task import Task, make_task
@@ -97,17 +98,26 @@ def score(
     return run_task(task, show_progress)
 
 
-def run_task(task: Task, show_progress: bool = False, selection: Selection | None = None) -> Run:
+class _Watch(NamedTuple):
+    show_progress: bool
+    profile: Profile | None
+
+
+def run_task(
+    task: Task, show_progress: bool = False, *, selection: Selection | None = None, profile: Profile | None = None
+) -> Run:
     """Do what `score` does, for a task that `make_task` returned.
 
     Args:
         selection: the images of the archive, if they are selected already.
+        profile: where the time went is added to it.
     """
     archive, table = task.archive, task.table
     if check_address() is None:
         # This machine alone scores. `preflight` asks the nodes of a cluster.
         for routed in task.detectors:
             require_runnable(routed.bundle.detector.settings, default_device())
+    watch = _Watch(show_progress, profile)
     with scratch_folder() as scratch:
 
         def select() -> Selection:
@@ -122,7 +132,7 @@ def run_task(task: Task, show_progress: bool = False, selection: Selection | Non
         with Lease(table, "score") as lease:
             finish_compactions(table)
             interrupted = _interrupted(table, task.work)
-            finished = _go_through(interrupted, task, lease, True, show_progress) if interrupted else None
+            finished = _go_through(interrupted, task, lease, True, watch) if interrupted else None
             # The archive may have changed since the interrupted run was planned.
             selection = selection or select()
             if task.missing_masks:
@@ -134,16 +144,16 @@ def run_task(task: Task, show_progress: bool = False, selection: Selection | Non
                 return finished
             if finished:
                 log.warning("run %s is finished now; going on with what is new", finished.plan.run_id)
-            return _go_through(plan, task, lease, False, show_progress)
+            return _go_through(plan, task, lease, False, watch)
 
 
-def _go_through(plan: Plan, task: Task, lease: Lease, resumed: bool, show_progress: bool) -> Run:
+def _go_through(plan: Plan, task: Task, lease: Lease, resumed: bool, watch: _Watch) -> Run:
     """Score the missing shards of a plan, and write its record."""
     started = time.monotonic()
     # Planning may have taken longer than the lease lasts without a renewal.
     lease.confirm()
     pending = pending_shards(plan)
-    summaries, size = _scored(plan, pending, task, lease, show_progress) if pending else ([], Size(0, 0, 0))
+    summaries, size = _scored(plan, pending, task, lease, watch) if pending else ([], Size(0, 0, 0))
     lease.confirm()
     record = replace(
         count_run(plan, "finished"),
@@ -163,20 +173,20 @@ def _go_through(plan: Plan, task: Task, lease: Lease, resumed: bool, show_progre
 
 
 def _scored(
-    plan: Plan, pending: Sequence[int], task: Task, lease: Lease, show_progress: bool
+    plan: Plan, pending: Sequence[int], task: Task, lease: Lease, watch: _Watch
 ) -> tuple[list[ShardSummary], Size]:
     """Score the pending shards of a plan; return their summaries, and the nodes, CPUs and GPUs that were used."""
     title = f"run {plan.run_id}"
 
     def say(text: str) -> None:
-        log.log(logging.WARNING if show_progress else logging.INFO, "%s %s", title, text)
+        log.log(logging.WARNING if watch.show_progress else logging.INFO, "%s %s", title, text)
 
     summaries: list[ShardSummary] = []
     failed = 0
     try:
         with (
             wait_for(task.cluster, say) as size,
-            ProgressBar(title, plan.images, show_progress) as bar,
+            ProgressBar(title, plan.images, watch.show_progress) as bar,
             Pending(len(pending)) as left,
         ):
             started = time.monotonic()
@@ -185,6 +195,8 @@ def _scored(
             for summary in run_shards(plan, pending, task, size):
                 lease.check()
                 summaries.append(summary)
+                if watch.profile is not None:
+                    watch.profile.add(summary.spans)
                 left.done()
                 done = min(done + summary.images, plan.images)
                 failed += summary.failed

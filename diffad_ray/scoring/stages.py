@@ -10,6 +10,7 @@ import pyarrow as pa
 import ray.data
 
 from diffad_ray.cluster_size import Size
+from diffad_ray.inference.views import decoding_of
 from diffad_ray.scoring.attempts import Attempts
 from diffad_ray.scoring.commit import CommitShard, Judge, ShardSummary
 from diffad_ray.scoring.detect import DetectShard
@@ -104,5 +105,5 @@ def wanted_of(task: Task) -> dict[str, WantedImage]:
     wanted = {}
     for _, bundle, _ in task.detectors:
         own = bundle.detector.settings
-        wanted[bundle.fingerprint] = WantedImage(own.image_size if own.view == "whole" else None, own.white)
+        wanted[bundle.fingerprint] = WantedImage(own.image_size if own.view == "whole" else None, decoding_of(own))
     return wanted

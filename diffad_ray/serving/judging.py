@@ -10,10 +10,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from diffad_ray.images import ImageError, check_side, network_input
+from diffad_ray.images import IN_FULL, Decoding, ImageError, check_side, network_input
 from diffad_ray.images.quality import Quality
 from diffad_ray.inference.verdict import Verdict, verdict
-from diffad_ray.inference.views import ImageDetection
+from diffad_ray.inference.views import ImageDetection, decoding_of
 from diffad_ray.scoring.isolated import IsolatedDecoder
 from diffad_ray.scoring.load import decode
 from diffad_ray.serving.detectors import LoadedDetector
@@ -85,24 +85,29 @@ class Decoders:
         with self._lock:
             decoder = self._free.pop()
         try:
-            image = decode(data, self.max_pixels, settings.white, decoder)
+            image = decode(data, self.max_pixels, decoding_of(settings), decoder)
+            picture = image.pixels
+            if keep_pixels and settings.reduced_jpeg and image.pixels is not None:
+                # What is drawn for people is drawn at the size of the image.
+                picture = decode(data, self.max_pixels, Decoding(settings.white), decoder).pixels
         finally:
             with self._lock:
                 self._free.append(decoder)
         if image.pixels is None or image.mode is None or image.quality is None:
             raise Refused.of_image(image.status, image.error or "")  # type: ignore[arg-type]
-        height, width = image.pixels.shape[:2]
+        assert image.width is not None
+        assert image.height is not None
         try:
             check_side(image.pixels)
             view = image.pixels if settings.view == "tiles" else network_input(image.pixels, settings.image_size)
         except ImageError as error:
             raise Refused.of_image(error.status, str(error)) from error
-        return Prepared(width, height, image.mode, image.quality, view, image.pixels if keep_pixels else None)
+        return Prepared(image.width, image.height, image.mode, image.quality, view, picture if keep_pixels else None)
 
     def warm(self) -> None:
         """Start all processes, by a decoding in each."""
         for decoder in self._all:
-            decode(PROBE, self.max_pixels, None, decoder)
+            decode(PROBE, self.max_pixels, IN_FULL, decoder)
 
     def close(self) -> None:
         self.threads.shutdown(wait=True, cancel_futures=True)

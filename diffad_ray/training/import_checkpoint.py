@@ -22,6 +22,7 @@ from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
 from diffad_ray.errors import UserError
 from diffad_ray.inference.engine import Engine, default_device
+from diffad_ray.inference.views import decoding_of
 from diffad_ray.networks.presets import check_image_size, published_multipliers
 from diffad_ray.progress import ProgressBar
 from diffad_ray.settings import build
@@ -102,7 +103,7 @@ def _calibrate(
     unreadable: dict[str, str] = {}
     scores: list[float] = []
     with ProgressBar("calibrating", len(images), show_progress) as bar:
-        readable = read_images(images, unreadable, None)
+        readable = read_images(images, unreadable, decoding_of(model.settings))
         for detection in Engine(model, default_device()).detect_images(readable, False):
             scores.append(detection.score)
             bar.update(len(scores) + len(unreadable))

@@ -20,7 +20,7 @@ from diffad_ray.detectors.base import DetectorSettings, Trainable
 from diffad_ray.detectors.kinds import find_detector
 from diffad_ray.familiarity.learning import MOST_SQUARES
 from diffad_ray.inference.runtimes import require_openvino
-from diffad_ray.inference.views import pieces
+from diffad_ray.inference.views import decoding_of, pieces
 from diffad_ray.tensors import NormalSquares
 from diffad_ray.training.batches import Images, World
 from diffad_ray.training.checkpoints import TrainingFolder
@@ -129,9 +129,9 @@ def _load(job: TrainingJob, settings: DetectorSettings, training: TrainingSettin
         return _Learnt(normals, sources, textures, None, unreadable)
     # Every rank loads all of them, as they are few, and can compare them with its own normal images.
     view = partial(pieces, settings=settings)
-    most, seed, white = training.max_images, training.seed, settings.white
-    defective, problems = load_pieces(job.defective, view, most, seed, white)
-    held_back, _ = load_pieces(job.held_back, view, len(job.held_back), seed, white)
+    most, seed, decoding = training.max_images, training.seed, decoding_of(settings)
+    defective, problems = load_pieces(job.defective, view, most, seed, decoding)
+    held_back, _ = load_pieces(job.held_back, view, len(job.held_back), seed, decoding)
     refuse_common((normals, held_back), defective)
     return _Learnt(normals, sources, textures, defective, unreadable | problems)
 
@@ -181,7 +181,7 @@ def _finish(
         # A rank has its share of the images only. With many ranks that is too few for familiarity.
         normals, sources, _ = load_normals(job.learnt, detector.settings, MOST_SQUARES, settings.seed)
     detector.fit(NormalSquares(normals, sources, learnt.textures, settings.steps, settings.seed, world.device), tell)
-    unseen = read_images(job.held_back, learnt.unreadable, detector.settings.white)
+    unseen = read_images(job.held_back, learnt.unreadable, decoding_of(detector.settings))
 
     def scored(count: int) -> None:
         tell(f"threshold: {count} of {len(job.held_back)} good images scored")

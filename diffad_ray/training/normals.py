@@ -17,6 +17,9 @@ from diffad_ray.bundles.calibration import FEWEST_SCORES
 from diffad_ray.detectors.base import DetectorSettings
 from diffad_ray.errors import UserError, first_reasons
 from diffad_ray.images import (
+    DEFAULT_MAX_PIXELS,
+    IN_FULL,
+    Decoding,
     ImageError,
     check_side,
     decode_image,
@@ -28,7 +31,7 @@ from diffad_ray.images import (
     usual_white,
 )
 from diffad_ray.images.samples import Stored
-from diffad_ray.inference.views import pieces
+from diffad_ray.inference.views import decoding_of, pieces
 from diffad_ray.read_ahead import read_ahead
 from diffad_ray.synthesis.foreground import CONSENT, FOREGROUND_SIDE, foregrounds
 from diffad_ray.tensors import as_unit_tensor
@@ -132,9 +135,11 @@ def find_white(locations: Sequence[str]) -> int | None:
     return usual_white(_readable(stored, locations, {}))
 
 
-def read_images(locations: Sequence[str], problems: dict[str, str], white: int | None = None) -> Iterator[np.ndarray]:
+def read_images(
+    locations: Sequence[str], problems: dict[str, str], decoding: Decoding = IN_FULL
+) -> Iterator[np.ndarray]:
     """Yield pixels [H,W,3], uint8 or uint16, of the readable images in order; add reasons by location to `problems`."""
-    return _readable(partial(_pixels, white=white), locations, problems)
+    return _readable(partial(_pixels, decoding=decoding), locations, problems)
 
 
 def load_pieces(
@@ -142,7 +147,7 @@ def load_pieces(
     cut: Callable[[np.ndarray], list[np.ndarray]],
     most: int,
     seed: int,
-    white: int | None = None,
+    decoding: Decoding = IN_FULL,
 ) -> tuple[np.ndarray, dict[str, str]]:
     """Return the squares [N,S,S,3] that `cut` makes of the readable images, and the reasons by unreadable location.
 
@@ -152,7 +157,7 @@ def load_pieces(
     Raises:
         UserError: no image can be used.
     """
-    squares, _, problems = _drawn(locations, cut, most, seed, white)
+    squares, _, problems = _drawn(locations, cut, most, seed, decoding)
     return squares, problems
 
 
@@ -161,14 +166,14 @@ def _drawn(
     cut: Callable[[np.ndarray], list[np.ndarray]],
     most: int,
     seed: int,
-    white: int | None,
+    decoding: Decoding,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
     """Do what `load_pieces` does, and also return the index [N] of the image that each square is cut from."""
     problems: dict[str, str] = {}
     kept: list[np.ndarray] = []
     sources: list[int] = []
     seen, rng = 0, np.random.default_rng(seed)
-    for source, squares in enumerate(_readable(lambda location: cut(_pixels(location, white)), locations, problems)):
+    for source, squares in enumerate(_readable(lambda location: cut(_pixels(location, decoding)), locations, problems)):
         for square in squares:
             # Reservoir sampling, because the number of squares is known only after the last image.
             place = seen if seen < most else int(rng.integers(seen + 1))
@@ -202,7 +207,7 @@ def load_normals(
             mask = np.full_like(mask, white)
         return pieces(np.dstack([pixels, mask]), settings)
 
-    squares, sources, problems = _drawn(locations, with_foreground, most, seed, settings.white)
+    squares, sources, problems = _drawn(locations, with_foreground, most, seed, decoding_of(settings))
     if sum(votes) < CONSENT * len(votes):
         squares = np.ascontiguousarray(squares[..., :3])
     return squares, sources, problems
@@ -227,16 +232,16 @@ def load_textures(folder: str, image_size: int, seed: int) -> Tensor:
     return as_unit_tensor(textures)
 
 
-def _pixels(location: str, white: int | None) -> np.ndarray:
-    pixels = decode_image(storage.read(location), white=white).pixels
+def _pixels(location: str, decoding: Decoding) -> np.ndarray:
+    pixels = decode_image(storage.read(location), DEFAULT_MAX_PIXELS, *decoding).pixels
     check_side(pixels)
     return pixels
 
 
-def require_readable(locations: Sequence[str], white: int | None) -> None:
+def require_readable(locations: Sequence[str], decoding: Decoding) -> None:
     """Raise UserError if too few of the calibration images can be read. The search ends at the first readable ones."""
     problems: dict[str, str] = {}
-    readable = sum(1 for _ in islice(read_images(locations, problems, white), FEWEST_SCORES))
+    readable = sum(1 for _ in islice(read_images(locations, problems, decoding), FEWEST_SCORES))
     if readable < FEWEST_SCORES:
         raise UserError(
             f"of {len(locations)} images to set the threshold by {readable} can be read: {first_reasons(problems)}"

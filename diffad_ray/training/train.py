@@ -15,7 +15,7 @@ from diffad_ray.detectors.kinds import find_detector
 from diffad_ray.errors import UserError
 from diffad_ray.images.settings import ImageSettings
 from diffad_ray.inference.engine import default_device
-from diffad_ray.inference.views import pieces
+from diffad_ray.inference.views import decoding_of, pieces
 from diffad_ray.progress import ProgressBar
 from diffad_ray.settings import build, merged
 from diffad_ray.tensors import as_unit_tensor
@@ -120,9 +120,9 @@ def _job(
     found = find_normals(sources.normals, training.held_back, training.max_images, training.seed, sources.calibrate_on)
     if settings.white is None:
         settings = replace(settings, white=find_white([*found.learnt, *found.held_back]))
-    require_readable(found.held_back, settings.white)
+    require_readable(found.held_back, decoding_of(settings))
     view = partial(pieces, settings=settings)
-    sample, _ = load_pieces(found.learnt[:MEASURED_IMAGES], view, MEASURED_IMAGES, training.seed, settings.white)
+    sample, _ = load_pieces(found.learnt[:MEASURED_IMAGES], view, MEASURED_IMAGES, training.seed, decoding_of(settings))
     settings = settings.measured_on(as_unit_tensor(sample))
     if sources.textures:
         find_textures(sources.textures, training.seed)

@@ -7,6 +7,7 @@ from diffad_ray.bundles.bundle import DESCRIPTION, Bundle, load_bundle, save_bun
 from diffad_ray.errors import UserError
 from diffad_ray.inference.engine import default_device
 from diffad_ray.inference.processor import has_bfloat16
+from diffad_ray.inference.views import decoding_of
 from diffad_ray.progress import ProgressBar
 from diffad_ray.training.finish import calibrated
 from diffad_ray.training.normals import find_normals, load_normals, read_images
@@ -47,7 +48,7 @@ def tune(
     squares, _, _ = load_normals(images[:COMPARED_SQUARES], settings, COMPARED_SQUARES, 0)
     settle(bundle.detector, wanted, squares, device)
     with ProgressBar("calibrating", len(images), show_progress) as bar:
-        unseen = read_images(images, problems, settings.white)
+        unseen = read_images(images, problems, decoding_of(settings))
         calibration = calibrated(bundle.detector, unseen, bundle.calibration.false_alarm_rate, device, bar.update)
     tuned = {"from": bundle.fingerprint, "calibrated_on": calibrate_on, "unreadable": problems}
     return save_bundle(Bundle(bundle.detector.cpu(), calibration, bundle.facts | {"tuned": tuned}), location)
