@@ -26,6 +26,7 @@ from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.errors import UserError
 from diffad_ray.inference.verdict import MAP_TYPE
 from diffad_ray.scoring.commit import CommitShard, Judge
+from diffad_ray.scoring.detect import ADDED
 from diffad_ray.scoring.load import FOUND
 from diffad_ray.scoring.pipeline import abandon, count_run
 from diffad_ray.scoring.plan import remove_half_plans
@@ -38,6 +39,7 @@ from diffad_ray.sql import quoted
 from diffad_ray.storage import FileInfo
 from diffad_ray.table.compact import finish_compactions
 from diffad_ray.table.detectors import KnownDetector, read_detectors, write_detector
+from diffad_ray.table.gates import BY_DETECTOR
 from diffad_ray.table.layout import MANIFEST, SCORES, image_id, parquet_bytes
 from diffad_ray.table.lease import Lease
 from diffad_ray.table.reading import connect_bounded, has_rows, rows_of
@@ -53,10 +55,7 @@ BLOCK = pa.schema(
     [
         *MANIFEST,
         *FOUND,
-        ("score", pa.float32()),
-        ("anomaly_map", pa.large_binary()),
-        ("map_width", pa.int32()),
-        ("network_mode", pa.string()),
+        *ADDED,
         ("seconds", pa.float64()),
         ("shard", pa.int32()),
     ]
@@ -130,7 +129,8 @@ def _found(answer: Answer | Refused, detector: LoadedDetector) -> dict[str, obje
         return {"status": answer.status, "error": str(answer)}
     image, detection = answer.image, answer.detection
     found = {"status": "ok", "width": image.width, "height": image.height, "mode": image.mode}
-    found |= {"score": answer.verdict.score, "network_mode": str(detector.engine.runtime)}
+    found |= {"score": answer.verdict.score, "scored_by": BY_DETECTOR}
+    found |= {"network_mode": str(detector.engine.runtime)}
     found |= image.quality._asdict()
     if answer.verdict.is_anomalous:
         found["anomaly_map"] = detection.anomaly_map.astype(MAP_TYPE).tobytes()
