@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -76,6 +76,8 @@ def opening(evidence: Evidence, threshold: float, missed: float) -> Opening:
     for defective images, each alone; where they are too few for a promise of their own, none of those that the detector
     flags may pass.
     """
+    # In double precision, as scoring compares: NumPy would round the threshold to float32.
+    evidence = replace(evidence, full=evidence.full.astype(np.float64))
     is_flagged = evidence.full >= threshold
     is_made = np.isin(evidence.group, MADE)
     limit = limit_for(evidence.gate[is_flagged & is_made], missed)
@@ -97,5 +99,5 @@ def opening(evidence: Evidence, threshold: float, missed: float) -> Opening:
         proof=exact_interval(int((evidence.gate[is_flagged] < limit).sum()), int(is_flagged.sum())),
         passes=exact_interval(int(passes.sum()), len(gate)),
         gate=np.sort(gate[passes]).astype(np.float64),
-        full=np.sort(full[passes]).astype(np.float64),
+        full=np.sort(full[passes]),
     )

@@ -90,9 +90,11 @@ class Proof:
             self.tell(f"proof: {flagged} of {wanted} samples that the detector flags")
             if flagged >= wanted:
                 return
+            if flagged * MOST_ROUNDS < wanted * (number + 1):
+                break
         raise UserError(
-            f"the detector flags {flagged} of {made} pseudo-anomalies, and the promise needs {wanted}: raise --missed, "
-            "lower the detector's threshold, or train it longer"
+            f"the detector flags {flagged} of {made} samples, and the promise needs {wanted} of {MOST_ROUNDS * ROUND}: "
+            "raise --missed, lower the threshold, or train the detector longer"
         )
 
     def for_choice(self, kind: str) -> tuple[Evidence, float, float]:

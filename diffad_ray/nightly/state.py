@@ -17,7 +17,7 @@ class Night:
     Attributes:
         say: receives lines about the progress of a step.
         run_id: the run of this night; empty before it is known, and if nothing was new.
-        alerts: sentences about what somebody must act on, the golden samples first.
+        alerts: sentences about what somebody must act on, the gates first.
     """
 
     settings: NightlySettings
