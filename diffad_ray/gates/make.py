@@ -126,7 +126,8 @@ def make_gate(detector: str, settings: GateSettings | None = None, tell: Tell = 
     threshold = bundle.calibration.threshold if wanted.threshold is None else wanted.threshold
     engine = Engine(bundle.detector, default_device())
     images, recipe = _images(bundle, wanted), _recipe(bundle, wanted.seed)
-    defects = list(find_defective(list(wanted.defects), {*images.learnt, *images.held_back}))
+    named = [storage.normalised(location) for location in wanted.defects]
+    defects = list(find_defective(named, {*images.learnt, *images.held_back}))
     student = None if looks == ["gaussians"] else _student(engine, images.learnt, recipe, wanted, threshold, tell)
     proof = Proof(engine, components(student, bundle.detector, looks), threshold, tell)
     proof.add_images(images.held_back, "normal")
