@@ -160,6 +160,8 @@ def _rows(part: Part, night: date, run: str) -> tuple[dict[str, pa.Array], pa.Ta
         "status": pa.array(np.where(ok, "ok", "unreadable")),
         "error": pa.array(np.full(n, "the file ends early"), pa.string(), mask=ok),
         "score": seen(score, pa.float32()),
+        "scored_by": seen(np.full(n, "detector"), pa.string()),
+        "score_of_gate": same(None, pa.float32()),
         "tail_probability": seen(1 / (1 + np.exp(part.score)), pa.float64()),
         "threshold": seen(np.full(n, THRESHOLD), pa.float32()),
         "is_anomalous": seen(bad, pa.bool_()),

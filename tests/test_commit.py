@@ -74,6 +74,7 @@ class Shard:
         found = [
             SCORES.field(name) for name in ("status", "error", "width", "height", "mode", *Quality._fields, "score")
         ]
+        found += [SCORES.field(name) for name in ("scored_by", "score_of_gate")]
         schema = pa.schema([*MANIFEST, *found, *kinds.items()])
         block = pa.Table.from_pylist([{"shard": self.number, **row} for row in rows], schema)
         judges = {fingerprint: Judge("weave", CALIBRATION, threshold)}

@@ -116,6 +116,7 @@ def run_trial(
         {fingerprint: judge.threshold for fingerprint, judge in judges.items()},
         1,
         attempts,
+        task.gates,
     )
     commit = CommitShard(plan, settings, task.storage, judges)
     started, told = time.monotonic(), time.monotonic()

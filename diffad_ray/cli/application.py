@@ -19,6 +19,7 @@ from diffad_ray.cli.demo import demo
 from diffad_ray.cli.detectors import ablate, contact_sheet, evaluate, import_checkpoint, train, tune
 from diffad_ray.cli.drift import drift
 from diffad_ray.cli.engines import ddl, export, views
+from diffad_ray.cli.gate import gate
 from diffad_ray.cli.nightly import nightly
 from diffad_ray.cli.report import report
 from diffad_ray.cli.review import review
@@ -71,6 +72,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     serve,
     evaluate,
     ablate,
+    gate,
     query,
     threshold,
     report,

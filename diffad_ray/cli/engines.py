@@ -42,7 +42,7 @@ def export(
     source: Annotated[str, typer.Argument(help="Folder or URI of a table, or with --onnx of a detector.")],
     output: Annotated[
         str | None,
-        typer.Argument(help="Folder or URI of the Delta table that gets the scores; OUTPUT-regions: regions."),
+        typer.Argument(help="Folder or URI of the Delta table of scores; regions: OUTPUT-regions."),
     ] = None,
     to: Annotated[str, typer.Option(help="Format in which a table is exported: delta.")] = "delta",
     onnx: Annotated[

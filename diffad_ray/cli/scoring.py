@@ -62,6 +62,10 @@ class RowOptions:
     ] = None
     masks: Annotated[str | None, typer.Option(help="PNG masks of: all, anomalous, none. [default: anomalous]")] = None
     threshold: Annotated[float | None, typer.Option(help="Replaces the threshold in force.")] = None
+    gate: Annotated[
+        bool | None,
+        typer.Option("--gate/--no-gate", help="Let the detector's gate pass on what is good beyond doubt."),
+    ] = None
 
     def settings(self) -> dict[str, Any]:
         """As `make_task` takes them."""

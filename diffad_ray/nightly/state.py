@@ -20,7 +20,7 @@ class Night:
         say: receives lines about the progress of a step.
         run_id: the run of this night; empty before it is known, and if nothing was new.
         selection: images of the archive, from the check to the scoring; `kept` holds the folder in which they are.
-        alerts: sentences about what somebody must act on, the golden samples first.
+        alerts: sentences about what somebody must act on, the gates first.
     """
 
     settings: NightlySettings

@@ -60,7 +60,9 @@ def _score(night: Night) -> Outcome:
     statuses = ", ".join(f"{count} {status}" for status, count in record.by_status.items())
     rate = f" ({record.images / record.seconds:.1f} images/s)" if record.seconds else ""
     text = f"{record.images} images{rate}: {statuses}; {record.anomalous} anomalous, {plan.skipped} scored before"
-    return Outcome(text, figures, [*plan.notes, *record.findings])
+    night.alerts += [next(check.sentences) for check in record.gates if check.is_broken]
+    of_gates = [sentence for check in record.gates for sentence in check.sentences]
+    return Outcome(text, figures, [*of_gates, *plan.notes, *record.findings])
 
 
 def _would_score(night: Night) -> Outcome:

@@ -26,11 +26,12 @@ def golden_task(night: Night) -> Task:
     """Return the task that scores all golden samples again, by the detectors, routes and thresholds of the night."""
     assert night.settings.golden is not None
     task = night.task
-    settings = replace(
-        task.settings, include=(), exclude=(), since=None, sample=1.0, limit=None, template=None, masks="none"
-    )
+    every = replace(task.settings, include=(), exclude=(), since=None, sample=1.0, limit=None, template=None)
+    settings = replace(every, masks="none", gate=False)
+    # The detector itself is what golden samples watch.
+    detectors = [detector._replace(gate=None) for detector in task.detectors]
     archive, table = storage.normalised(night.settings.golden), storage.normalised(night.golden_table)
-    return replace(task, archive=archive, table=table, settings=settings, force=True)
+    return replace(task, archive=archive, table=table, settings=settings, detectors=detectors, force=True)
 
 
 def score_golden(night: Night) -> Outcome:

@@ -106,6 +106,10 @@ def print_run(run: Run, console: Console) -> None:
             say("  " + ", ".join(f"{escape(d.name or 'no detector')} {d.images}" for d in plan.detectors))
         if record.modes:
             say(f"  networks ran in {', '.join(record.modes)}")
+    for check in record.gates:
+        style = "bold red" if check.is_broken else "green"
+        for sentence in check.sentences:
+            say(f"  [{style}]gate[/] {escape(sentence)}")
     for note in (*plan.notes, *record.findings):
         say(f"  [yellow]note[/] {escape(note)}")
     say(f"  table {escape(plan.table)}" + (f", run {plan.run_id}" if plan.images else ""))

@@ -34,6 +34,7 @@ from diffad_ray.scoring.task import Task, make_task
 from diffad_ray.scratch import scratch_folder
 from diffad_ray.table.compact import finish_compactions
 from diffad_ray.table.findings import findings
+from diffad_ray.table.gates import GateCheck, check_gates
 from diffad_ray.table.layout import REGIONS, parquet_bytes, quoted, shard_file
 from diffad_ray.table.lease import Lease
 from diffad_ray.table.reading import RowCounts, connect, count_rows
@@ -245,12 +246,13 @@ def abandon(plan: Plan) -> None:
 
 def count_run(plan: Plan, state: Literal["finished", "abandoned"]) -> RunRecord:
     """Count the rows of a run in the table, and return its record."""
-    counts, found = RowCounts(), list[str]()
+    counts, found, gates = RowCounts(), list[str](), list[GateCheck]()
     if plan.shards:
         files = quoted(f"{glob.escape(plan.table)}/scores/run_date={plan.run_date}/{plan.run_id}-*.parquet")
         with connect(plan.table) as connection:
             rows = f"read_parquet({files}, hive_partitioning = false)"
             counts, found = count_rows(connection, rows)[plan.run_id], findings(connection, rows)
+            gates = check_gates(connection, rows, plan.gates)
     return RunRecord(
         run_id=plan.run_id,
         state=state,
@@ -264,4 +266,5 @@ def count_run(plan: Plan, state: Literal["finished", "abandoned"]) -> RunRecord:
         resumed=False,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         findings=found,
+        gates=gates,
     )

@@ -24,6 +24,7 @@ from diffad_ray.scoring.selection import Routed, Selection
 from diffad_ray.scoring.settings import PASSING, ScoringSettings
 from diffad_ray.sql import quoted, why
 from diffad_ray.table.detectors import write_detector
+from diffad_ray.table.gates import PlannedGate
 from diffad_ray.table.layout import MANIFEST, parquet_bytes, shard_file
 from diffad_ray.table.parts import SUPERSEDED, run_file
 from diffad_ray.table.reading import has_rows, rows_of
@@ -87,6 +88,7 @@ def make_plan(
             notes=selection.notes,
             work=work,
             settings=asdict(settings),
+            gates=_planned_gates(detectors, counts),
         )
         for detector in detectors:
             write_detector(table, detector.known)
@@ -116,6 +118,12 @@ def _planned(detectors: Sequence[Routed], counts: Mapping[str, int]) -> list[Pla
         for fingerprint, (location, name) in places.items()
         if fingerprint in counts
     ]
+
+
+def _planned_gates(detectors: Sequence[Routed], counts: Mapping[str, int]) -> list[PlannedGate]:
+    """Return the gates of the detectors that have images to score, each once."""
+    gates = {d.bundle.fingerprint: d.gate.planned for d in detectors if d.gate}
+    return [gate for fingerprint, gate in gates.items() if fingerprint in counts]
 
 
 class Pending(NamedTuple):

@@ -16,6 +16,7 @@ import pyarrow as pa
 from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.errors import UserError
 from diffad_ray.scoring.archive import Archive, open_archive
+from diffad_ray.scoring.first_look import OpenGate
 from diffad_ray.scoring.patterns import PathTemplate, enters, glob_regex, matches_any
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.sql import connect, identifier, quoted, why
@@ -30,11 +31,13 @@ MEMORY = "1GB"
 
 
 class Routed(NamedTuple):
-    """A detector of a run with its globs. A detector without globs scores the images that no glob matches."""
+    """A detector of a run with its globs. A detector without globs scores the images that no glob matches. With a gate,
+    it sees only the images that the gate does not pass."""
 
     location: str
     bundle: Bundle
     patterns: tuple[str, ...]
+    gate: OpenGate | None = None
 
     @property
     def known(self) -> KnownDetector:

@@ -42,6 +42,8 @@ class ScoringSettings:
         max_pixels: images with more pixels are not decoded and get the status `too_large`.
         readers: images of a shard that are fetched at the same time; None takes 4 from paths, 32 from URIs.
         shard_images: images of a shard, which is what a crash of a worker costs at most; None decides by their number.
+        gate: whether the gates of the detectors take a first look, and pass on what is good beyond doubt.
+        audit: share of the passed images, in (0, 1], that go through the detector too, to check the gate's promise.
     """
 
     include: tuple[str, ...] = ()
@@ -58,6 +60,8 @@ class ScoringSettings:
     max_pixels: int = DEFAULT_MAX_PIXELS
     readers: int | None = None
     shard_images: int | None = None
+    gate: bool = False
+    audit: float = 0.005
 
     def __post_init__(self) -> None:
         if self.masks not in ("all", "anomalous", "none"):
@@ -69,6 +73,10 @@ class ScoringSettings:
             raise ValueError(f"threshold {self.threshold} is no number to compare scores with")
         if self.manifest_encoding is not None and not _is_encoding(self.manifest_encoding):
             raise ValueError(f"manifest_encoding {self.manifest_encoding!r} is unknown: take cp1252, latin-1 or alike")
+        if self.gate and self.masks == "all":
+            raise ValueError("masks of all images need the detector's map of each: leave out gate, or masks = 'all'")
+        if not 0 < self.audit <= 1:
+            raise ValueError(f"audit {self.audit} must lie in (0, 1]: 0.005 checks one passed image in 200")
         if not 0 < self.sample <= 1:
             raise ValueError(f"sample {self.sample} must lie in (0, 1]: 0.05 takes 5 % of the images")
         if unknown := set(self.retry) - set(get_args(Status)):

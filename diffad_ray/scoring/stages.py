@@ -46,6 +46,7 @@ def run_shards(plan: Plan, pending: Sequence[int], task: Task, size: Size) -> It
     thresholds = {fingerprint: judge.threshold for fingerprint, judge in judges.items()}
 
     numbers = np.asarray(pending, np.int32)
+    threads = size.threads(count)
     places = Places(len(pending))
     stages = ray.data.read_datasource(places, num_cpus=CPUS_A_STAGE, override_num_blocks=len(pending))
     # Without GPUs, Ray fuses loading with detection in the same actors, so that the cores are busy and no pixels are
@@ -54,7 +55,15 @@ def run_shards(plan: Plan, pending: Sequence[int], task: Task, size: Size) -> It
     stages = stages.map_batches(load.run, batch_size=None, batch_format="pyarrow", num_cpus=CPUS_A_STAGE)
     stages = stages.map_batches(
         DetectShard,
-        fn_constructor_args=(locations, settings, storage_settings, thresholds, size.threads(count), attempts),
+        fn_constructor_args=(
+            locations,
+            settings,
+            storage_settings,
+            thresholds,
+            threads,
+            attempts,
+            task.gates,
+        ),
         # If a node is lost, the run goes on with the remaining actors.
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count, initial_size=count),
         batch_size=None,
@@ -96,14 +105,15 @@ def judges_of(task: Task) -> dict[str, Judge]:
     thresholds = task.thresholds
     return {
         bundle.fingerprint: Judge(bundle.name, bundle.calibration, thresholds[bundle.fingerprint])
-        for _, bundle, _ in task.detectors
+        for bundle in (detector.bundle for detector in task.detectors)
     }
 
 
 def wanted_of(task: Task) -> dict[str, WantedImage]:
     """Return the input that each detector needs, by fingerprint."""
     wanted = {}
-    for _, bundle, _ in task.detectors:
+    for detector in task.detectors:
+        bundle = detector.bundle
         own = bundle.detector.settings
         wanted[bundle.fingerprint] = WantedImage(own.image_size if own.view == "whole" else None, decoding_of(own))
     return wanted

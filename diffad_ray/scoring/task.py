@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ from diffad_ray import storage
 from diffad_ray.bundles.bundle import load_bundle
 from diffad_ray.cluster_settings import ClusterSettings
 from diffad_ray.errors import UserError
+from diffad_ray.gates.bundle import load_gate
 from diffad_ray.images.settings import ImageSettings
+from diffad_ray.scoring.first_look import OpenGate
 from diffad_ray.scoring.selection import Routed
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.settings import build, read_settings
+from diffad_ray.table.gates import PlannedGate
 from diffad_ray.table.thresholds import in_force
 
 _OF_CLUSTER = {one.name for one in fields(ClusterSettings)}
@@ -46,6 +49,11 @@ class Task:
     applied: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def gates(self) -> dict[str, OpenGate]:
+        """The gates that take a first look, by fingerprint of the detector."""
+        return {detector.bundle.fingerprint: detector.gate for detector in self.detectors if detector.gate}
+
+    @property
     def thresholds(self) -> dict[str, float]:
         """The score from which an image is anomalous, by fingerprint: that of the settings, else the one in force for
         the table, else the detector's own."""
@@ -61,7 +69,8 @@ class Task:
         rows = {name: value for name, value in asdict(self.settings).items() if name not in ("readers", "shard_images")}
         judges = [(d.patterns, d.bundle.fingerprint, asdict(d.bundle.calibration)) for d in self.detectors]
         again = [self.force, self.missing_masks]
-        work = [self.archive, again, rows, judges, self.thresholds]
+        gates = [asdict(gate.planned) for gate in self.gates.values()]
+        work = [self.archive, again, rows, judges, self.thresholds, gates]
         return hashlib.sha256(json.dumps(work).encode()).hexdigest()[:16]
 
 
@@ -98,11 +107,13 @@ def make_task(
     storage_settings = build(storage.StorageSettings, tables.get("storage", {}), "storage")
     storage.configure(storage_settings)
     scoring = build(ScoringSettings, tables["scoring"], "scoring")
+    if missing_masks and scoring.gate:
+        raise UserError("--missing-masks wants the detector's masks, which a gate can't give: leave out the gate")
     cluster = build(ClusterSettings, tables["cluster"], "cluster")
     detectors = _detectors(scoring, detector)
     location = storage.normalised(table)
     _check_white(build(ImageSettings, tables.get("images", {}), "images").white, detectors)
-    return Task(
+    task = Task(
         archive=storage.normalised(archive),
         table=location,
         detectors=detectors,
@@ -113,6 +124,33 @@ def make_task(
         missing_masks=missing_masks,
         applied={fingerprint: one.reject for fingerprint, one in in_force(location).items()},
     )
+    return replace(task, detectors=[_gated(routed, task) for routed in detectors]) if scoring.gate else task
+
+
+def _gated(routed: Routed, task: Task) -> Routed:
+    """Return a detector with its gate, opened for the threshold in force.
+
+    Raises:
+        UserError: a detector has no gate, or one that can't keep its promise at the threshold in force.
+    """
+    location, bundle = routed.location, routed.bundle
+    gate, threshold = load_gate(location, bundle), task.thresholds[bundle.fingerprint]
+    opening = gate.opening(threshold)
+    if not len(opening.gate):
+        raise UserError(
+            f"the gate of {location} can't promise to miss at most {gate.missed:.3%} at the threshold "
+            f"{threshold:.4g} and pass any image: make one for this threshold by "
+            f"`diffad-ray gate {location} --threshold {threshold:.4g}`, or score without --gate"
+        )
+    planned = PlannedGate(
+        detector=bundle.name,
+        detector_fingerprint=bundle.fingerprint,
+        fingerprint=gate.fingerprint,
+        limit=opening.limit,
+        promise=gate.missed,
+        audit=task.settings.audit,
+    )
+    return routed._replace(gate=OpenGate(planned, opening))
 
 
 def _check_white(white: int | None, detectors: Sequence[Routed]) -> None:

@@ -19,12 +19,14 @@ import pyarrow as pa
 
 from diffad_ray import storage
 from diffad_ray.inference.verdict import MAP_TYPE
+from diffad_ray.scoring.detect import ADDED
 from diffad_ray.scoring.load import FOUND
 from diffad_ray.serving.detectors import LoadedDetector
 from diffad_ray.serving.judging import Answer
 from diffad_ray.serving.refusals import Refused
 from diffad_ray.serving.requests import GivenImage
 from diffad_ray.storage import FileInfo
+from diffad_ray.table.gates import BY_DETECTOR
 from diffad_ray.table.layout import MANIFEST, image_id, parquet_bytes
 
 log = logging.getLogger(__name__)
@@ -32,10 +34,7 @@ BLOCK = pa.schema(
     [
         *MANIFEST,
         *FOUND,
-        ("score", pa.float32()),
-        ("anomaly_map", pa.large_binary()),
-        ("map_width", pa.int32()),
-        ("network_mode", pa.string()),
+        *ADDED,
         ("seconds", pa.float64()),
         ("shard", pa.int32()),
         ("threshold", pa.float64()),
@@ -111,7 +110,7 @@ def _found(answer: Answer | Refused, detector: LoadedDetector) -> dict[str, obje
         return {"status": answer.status, "error": str(answer)}
     image, detection = answer.image, answer.detection
     found = {"status": "ok", "width": image.width, "height": image.height, "mode": image.mode}
-    found |= {"score": answer.verdict.score, "threshold": answer.verdict.threshold}
+    found |= {"score": answer.verdict.score, "scored_by": BY_DETECTOR, "threshold": answer.verdict.threshold}
     found["network_mode"] = str(detector.engine.runtime)
     found |= image.quality._asdict()
     if answer.verdict.is_anomalous:

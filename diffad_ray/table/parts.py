@@ -78,6 +78,8 @@ SCORES = Part(
             ("status", pa.string()),
             ("error", pa.string()),
             ("score", pa.float32()),
+            ("scored_by", pa.string()),
+            ("score_of_gate", pa.float32()),
             ("tail_probability", pa.float64()),
             ("threshold", pa.float32()),
             ("is_anomalous", pa.bool_()),

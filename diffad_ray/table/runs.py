@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from diffad_ray import storage
 from diffad_ray.errors import UserError
 from diffad_ray.table.documents import document, parsed, refuse_newer, refuse_unreleased, schema_of
+from diffad_ray.table.gates import GateCheck, PlannedGate
 from diffad_ray.table.parts import shard_file
 
 PLAN_SUFFIX, PLANNING_SUFFIX = ".plan.json", ".planning"
@@ -41,6 +42,7 @@ class Plan:
         notes: what the user should know about the archive, in sentences.
         work: hash of everything that was asked for; the same command has the same hash.
         settings: resolved settings.
+        gates: the gates that take a first look; none in a run without them.
     """
 
     run_id: str
@@ -57,11 +59,14 @@ class Plan:
     notes: list[str]
     work: str
     settings: dict[str, Any]
+    gates: list[PlannedGate] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         # Detectors that were read from JSON are dictionaries.
         detectors = [d if isinstance(d, PlannedDetector) else PlannedDetector(**d) for d in self.detectors]
         object.__setattr__(self, "detectors", detectors)
+        gates = [gate if isinstance(gate, PlannedGate) else PlannedGate(**gate) for gate in self.gates]
+        object.__setattr__(self, "gates", gates)
 
     @property
     def plan_file(self) -> str:
@@ -93,6 +98,7 @@ class RunRecord:
         processor_seconds: processor time of the stages in all workers during the last call.
         cpus, gpus, machines: number of those that the last call worked on.
         findings: what the user should know about the rows, in sentences.
+        gates: what the audit of each gate found.
     """
 
     run_id: str
@@ -111,6 +117,11 @@ class RunRecord:
     gpus: int = 0
     machines: int = 0
     findings: list[str] = field(default_factory=list)
+    gates: list[GateCheck] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        gates = [gate if isinstance(gate, GateCheck) else GateCheck(**gate) for gate in self.gates]
+        object.__setattr__(self, "gates", gates)
 
 
 class Run(NamedTuple):

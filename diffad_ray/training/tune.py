@@ -10,7 +10,7 @@ from diffad_ray.inference.processor import has_bfloat16
 from diffad_ray.inference.views import decoding_of
 from diffad_ray.progress import ProgressBar
 from diffad_ray.training.finish import calibrated
-from diffad_ray.training.normals import find_normals, load_normals, read_images
+from diffad_ray.training.normals import NormalImages, find_normals, load_normals, read_images
 from diffad_ray.training.settings import TrainingSettings
 from diffad_ray.training.settle import COMPARED_SQUARES, WantedScoring, settle
 
@@ -59,8 +59,20 @@ def _held_back(bundle: Bundle, calibrate_on: str | None) -> list[str]:
     if calibrate_on is not None:
         found = find_normals(storage.normalised(calibrate_on), 0.0, TrainingSettings().max_images, seed=0)
         return [*found.held_back, *found.learnt]
+    return training_images(bundle, "--calibrate-on").held_back
+
+
+def training_images(bundle: Bundle, instead: str) -> NormalImages:
+    """Return the normal images that a detector was trained and calibrated on.
+
+    Args:
+        instead: the option by which a user gives others.
+
+    Raises:
+        UserError: the detector was imported, or the images are not there as they were.
+    """
     data, training = bundle.facts["data"], bundle.facts.get("settings")
-    ask = "give --calibrate-on FOLDER with good images that it was not trained on"
+    ask = f"give {instead} FOLDER with good images that it was not trained on"
     if training is None:
         raise UserError(f"{bundle.name} was imported, and does not say which images set its threshold: {ask}")
     share, most, seed = training["held_back"], training["max_images"], training["seed"]
@@ -70,4 +82,4 @@ def _held_back(bundle: Bundle, calibrate_on: str | None) -> list[str]:
             f"the images of {data['normals']} have changed since the training, so those that it held back are not "
             f"known any more: {ask}"
         )
-    return found.held_back
+    return found

@@ -1,0 +1,36 @@
+"""A gate that was made, for the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+
+from diffad_ray.gates.bound import exact_interval
+from diffad_ray.gates.make import MadeGate
+
+
+def print_gate(made: MadeGate, location: str, console: Console) -> None:
+    """Print what a gate looks by, what it passes, and what its promise rests on."""
+    found, gate = made.opening, made.gate
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    passes, proof = found.passes, found.proof
+    say(f"[bold]gate[/] {gate.fingerprint} of {escape(location)}, looks by {gate.kind}")
+    tried = ", ".join(f"{kind} {share:.1%}" for kind, share in made.passes.items())
+    interval = f"95 % interval {passes.low:.1%} to {passes.high:.1%}"
+    say(f"  it passes {passes.value:.1%} of the held-back good images ({interval})")
+    say(f"  tried, with the share of good images that each passes: {tried}")
+    interval = f"95 % interval {proof.low:.3%} to {proof.high:.3%}"
+    say(
+        f"  of {found.flagged} images that the detector flags it misses {proof.value:.3%} ({interval}); the promise is "
+        f"{found.missed:.3%}"
+    )
+    bound = exact_interval(0, found.flagged).high
+    say(f"  so many flagged images can't show less than {bound:.3%}, even if none of them was missed")
+    groups = ", ".join(f"{name} {flagged} of {of}" for name, (flagged, of) in made.flagged.items() if of)
+    say(f"  flagged by the detector: {groups}")
+    if not made.flagged["defect"][1]:
+        say("  no defective image was at hand: give --defects, or trust the audit of each run")
+    say(escape(f"Next: diffad-ray score ARCHIVE --detector {location} --table TABLE --gate"))
