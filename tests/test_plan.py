@@ -18,18 +18,10 @@ from hypothesis import strategies as st
 
 from diffad_ray import UserError, storage
 from diffad_ray.bundles.bundle import Bundle
-from diffad_ray.scoring.plan import (
-    SHARD_BYTES,
-    UNKNOWN_BYTES,
-    ShardLimits,
-    _shards,
-    make_plan,
-    pending_shards,
-    remove_half_plans,
-    shard_limits,
-)
+from diffad_ray.scoring.plan import make_plan, pending_shards, remove_half_plans
 from diffad_ray.scoring.selection import Routed, select_images
 from diffad_ray.scoring.settings import ScoringSettings
+from diffad_ray.scoring.shards import SHARD_BYTES, UNKNOWN_BYTES, ShardLimits, _shards, shard_limits
 from diffad_ray.table.layout import SCORES, parquet_bytes, shard_file
 from diffad_ray.table.runs import Plan, read_runs
 

@@ -15,8 +15,9 @@ from diffad_ray.capacity.formulas import Forecast, Node, forecast, node_rate
 from diffad_ray.capacity.trial import Trial, run_trial
 from diffad_ray.cluster import cores
 from diffad_ray.errors import UserError
-from diffad_ray.scoring.plan import compare, shard_limits
+from diffad_ray.scoring.plan import compare
 from diffad_ray.scoring.selection import select_images
+from diffad_ray.scoring.shards import shard_limits
 from diffad_ray.scoring.task import make_task
 from diffad_ray.scratch import scratch_folder
 

@@ -26,9 +26,10 @@ from diffad_ray.scoring.commit import ShardSummary
 from diffad_ray.scoring.manifest import refuse_absent
 from diffad_ray.scoring.measures import Pending
 from diffad_ray.scoring.missing import only_missing
-from diffad_ray.scoring.plan import WRITERS, make_plan, pending_shards, remove_half_plans
+from diffad_ray.scoring.plan import make_plan, pending_shards, remove_half_plans
 from diffad_ray.scoring.profile import Profile
 from diffad_ray.scoring.selection import Selection, select_images
+from diffad_ray.scoring.shards import WRITERS
 from diffad_ray.scoring.stages import run_shards
 from diffad_ray.scoring.task import Task, make_task
 from diffad_ray.scratch import scratch_folder

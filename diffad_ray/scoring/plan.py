@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
 from typing import NamedTuple
 
 import duckdb
-import pyarrow as pa
 
 from diffad_ray import storage
-from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.errors import UserError
 from diffad_ray.scoring.columns import fit_columns
 from diffad_ray.scoring.manifest import refuse_absent
 from diffad_ray.scoring.selection import Routed, Selection
 from diffad_ray.scoring.settings import PASSING, ScoringSettings
+from diffad_ray.scoring.shards import limits_of, write_manifests
 from diffad_ray.sql import quoted, why
 from diffad_ray.table.detectors import write_detector
 from diffad_ray.table.gates import PlannedGate
-from diffad_ray.table.layout import MANIFEST, parquet_bytes, shard_file
+from diffad_ray.table.layout import shard_file
 from diffad_ray.table.parts import SUPERSEDED, run_file
 from diffad_ray.table.reading import has_rows, rows_of
 from diffad_ray.table.runs import PLAN_SUFFIX, PLANNING_SUFFIX, Plan, PlannedDetector, run_files, write_plan
 from diffad_ray.table.schema import extend_schema, new_columns
 from diffad_ray.table.superseded import write_superseded
-
-READ_ROWS = 50_000
-SHARD_BYTES = 48_000_000
-"Most bytes of a shard's pixels, or files if the next stage decodes them; a shard is one undivided block of Ray Data."
-SMALLEST_SHARD, WANTED_SHARDS = 16, 64
-MOST_LARGE_IMAGES, UNKNOWN_BYTES = 64, 4_000_000
-"""Most images of a shard for detectors that see tiles, and the bytes that are assumed for an image of unknown size."""
-WRITERS = 16
 
 
 def make_plan(
@@ -67,12 +56,11 @@ def make_plan(
     now = datetime.now(UTC)
     run_id, run_date = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", f"{now:%Y-%m-%d}"
     selection, pending, counts = compare(archive, table, selection, settings, force, finished)
-    planned = _planned(detectors, counts)
-    total = sum(counts.values())
+    planned, total = _planned(detectors, counts), sum(counts.values())
     name_of = partial(shard_file, table, "manifests", run_date, run_id)
     try:
         storage.write(f"{table}/runs/{run_id}{PLANNING_SUFFIX}", b"")
-        shards = _write_manifests(selection, pending, name_of, planned, _limits(total, detectors, settings))
+        shards = write_manifests(selection, pending, name_of, planned, limits_of(total, detectors, settings))
         plan = Plan(
             run_id=run_id,
             run_date=run_date,
@@ -102,12 +90,6 @@ def make_plan(
         reason = why(error) if isinstance(error, duckdb.Error) else error
         raise UserError(f"the plan can't be written to the table {table}: {reason}") from error
     return plan
-
-
-def _limits(total: int, detectors: Sequence[Routed], settings: ScoringSettings) -> dict[str, ShardLimits]:
-    """Return the limits of shards by fingerprint; the empty one is that of images without a detector."""
-    limits = {d.bundle.fingerprint: shard_limits(total, d.bundle, settings.shard_images) for d in detectors}
-    return limits | {"": ShardLimits(settings.shard_images or READ_ROWS, None)}
 
 
 def _planned(detectors: Sequence[Routed], counts: Mapping[str, int]) -> list[PlannedDetector]:
@@ -197,79 +179,6 @@ def _done(table: str, settings: ScoringSettings, finished: str) -> str:
     is_done = f"status NOT IN ({retried}) OR run_id = {quoted(finished)}"
     last = f"SELECT image_id, detector_fingerprint, arg_max({is_done}, scored_at) AS is_done FROM {rows} GROUP BY ALL"
     return f"(SELECT image_id, detector_fingerprint FROM ({last}) WHERE is_done)"
-
-
-class ShardLimits(NamedTuple):
-    """The most images of a shard, and the most bytes of its files."""
-
-    images: int
-    file_bytes: int | None
-
-
-def shard_limits(images: int, bundle: Bundle, wanted: int | None) -> ShardLimits:
-    """Return limits with which a shard fits a block, is worth a file of its own, and gives all workers equal work.
-
-    Args:
-        images: number of images of the run.
-        wanted: number of images of a shard that the user asks for, if any.
-    """
-    settings = bundle.detector.settings
-    even = wanted or max(SMALLEST_SHARD, -(-images // WANTED_SHARDS))
-    if settings.view == "tiles":
-        # The files of large images pass undecoded; the next stage decodes them one by one.
-        return ShardLimits(min(even, MOST_LARGE_IMAGES), SHARD_BYTES)
-    fitting = max(SMALLEST_SHARD, SHARD_BYTES // (settings.image_size**2 * 3))
-    return ShardLimits(min(fitting, even), None)
-
-
-def _write_manifests(
-    selection: Selection,
-    pending: str,
-    name_of: Callable[[int], str],
-    detectors: Sequence[PlannedDetector],
-    limits: Mapping[str, ShardLimits],
-) -> int:
-    """Write the shards, each with images of one detector, and return their number. The shards of a detector follow each
-    other, so that each worker loads a detector about once."""
-    schema = pa.schema([*MANIFEST, *selection.columns])
-    shards = 0
-    with ThreadPoolExecutor(WRITERS) as pool:
-        for detector in detectors:
-            rows = f"SELECT * FROM {pending} WHERE detector_fingerprint = {quoted(detector.fingerprint)}"
-            reader = selection.connection.sql(f"{rows} ORDER BY image_uri").to_arrow_reader(READ_ROWS)
-            limit = limits[detector.fingerprint]
-            numbered = enumerate(_shards(reader, limit), shards)
-            # Writing a few shards at a time avoids waiting for the store after each, and bounds the memory.
-            while chunk := list(islice(numbered, 4 * WRITERS)):
-                writes = [(name_of(k), parquet_bytes(rows.cast(schema))) for k, rows in chunk]
-                list(pool.map(lambda write: storage.write(*write), writes))
-                shards += len(chunk)
-    return shards
-
-
-def _shards(reader: pa.RecordBatchReader, limits: ShardLimits) -> Iterator[pa.Table]:
-    """Yield the rows of a reader as shards. A shard ends where the next row would exceed a limit."""
-    waiting = reader.schema.empty_table()
-    for batch in reader:
-        waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
-        while len(waiting) > (count := _fitting(waiting, limits)):
-            yield waiting.slice(0, count)
-            waiting = waiting.slice(count)
-    if len(waiting):
-        yield waiting
-
-
-def _fitting(rows: pa.Table, limits: ShardLimits) -> int:
-    """Return how many of the rows make the next shard, at least one."""
-    head = rows.slice(0, limits.images)
-    if limits.file_bytes is None:
-        return len(head)
-    total = 0
-    for count, size in enumerate(head["image_bytes"].to_pylist()):
-        total += size or UNKNOWN_BYTES
-        if total > limits.file_bytes and count:
-            return count
-    return len(head)
 
 
 def remove_half_plans(table: str) -> None:
