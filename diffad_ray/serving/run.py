@@ -15,6 +15,8 @@ from typing import Any
 
 import ray
 from ray import serve as ray_serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from diffad_ray import storage
 from diffad_ray.bundles.bundle import load_description
@@ -31,6 +33,7 @@ from diffad_ray.table.reading import existing
 
 APPLICATION = "diffad-ray"
 KEEP_ALIVE_SECONDS = 15
+log = logging.getLogger(__name__)
 
 
 def serve(
@@ -187,7 +190,15 @@ def _run(
         # A wait without a limit would keep Python from handling the signal.
         while not ended.wait(1.0):
             pass
-        ray_serve.get_deployment_handle(NAME, APPLICATION).broadcast("drain", DRAIN_SECONDS).results()
+        _drain()
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+def _drain() -> None:
+    """Let the replicas answer what they have accepted. One that has died or is still starting has nothing to answer."""
+    try:
+        ray_serve.get_deployment_handle(NAME, APPLICATION).broadcast("drain", DRAIN_SECONDS).results()
+    except (RayServeException, RayError) as error:
+        log.warning("a replica could not be drained: %s", error)
