@@ -15,6 +15,7 @@ from diffad_ray.gates.look import Gatekeeper, Look
 from diffad_ray.gates.samples import Recipe, Tell, scored_samples
 from diffad_ray.gates.student import Student
 from diffad_ray.inference.engine import Engine
+from diffad_ray.inference.views import decoding_of
 from diffad_ray.training.normals import read_images
 
 PSEUDO_SHARE = 0.8
@@ -60,7 +61,7 @@ class Proof:
         """Add the readable images at locations; the problems of others are kept in `problems`."""
 
         def images() -> Iterator[np.ndarray]:
-            return read_images(locations, self.problems, self.engine.detector.settings.white)
+            return read_images(locations, self.problems, decoding_of(self.engine.detector.settings))
 
         full = [found.score for found in self.engine.detect_images(images(), with_reconstruction=False)]
         self._full += full
