@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffad_ray.detectors.base import Detection, DetectorSettings, Trainable
+from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.familiarity.learning import learn_familiarity, squares_of
 from diffad_ray.familiarity.model import Familiarity, either
-from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings
+from diffad_ray.synthesis.foreground import with_foregrounds
+from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings, pseudo_anomalies
 from diffad_ray.tensors import NormalSquares
 
 PUBLISHED_TOP = 50 / 256**2
@@ -23,6 +25,8 @@ USUAL_LOG_ODDS = -4.0
 LEAST_SPREAD = 0.05
 "Floor of the spread of normal images' evidence, in the unit of the evidence; that of a kind should vary by more."
 BATCH, MOST_SQUARES = 16, 1500
+COMPARED_SQUARES, MOST_DISCOUNT = 96, 4.0
+"Normal squares that get pseudo-anomalies to compare a kind's own evidence with familiarity; largest `discount`."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +79,15 @@ class JudgedDetector(Trainable):
     "[1]: median evidence of normal images"
     spread: Tensor
     "[1]: 0.9 quantile less median of the evidence of normal images"
+    discount: Tensor
+    "[1]: subtracted from the kind's own log odds, >= 0, because familiarity tells pseudo-anomalies better"
 
     def __init__(self, settings: JudgedSettings):
         super().__init__(settings)
         self.familiarity = Familiarity(settings.image_size)
         self.register_buffer("usual", torch.zeros(1), persistent=not self.in_log_odds)
         self.register_buffer("spread", torch.ones(1), persistent=not self.in_log_odds)
+        self.register_buffer("discount", torch.zeros(1))
 
     @abstractmethod
     def evidence(self, images: Tensor) -> Examination:
@@ -101,7 +108,7 @@ class JudgedDetector(Trainable):
         if not (self.settings.familiarity and self.familiarity.is_fitted):
             return found
         unfamiliar = self.familiarity.log_odds(images, self.settings.familiarity)
-        return found._replace(anomaly_map=either(found.anomaly_map, unfamiliar))
+        return found._replace(anomaly_map=either(found.anomaly_map - self.discount, unfamiliar))
 
     def image_score(self, anomaly_map: Tensor) -> Tensor:
         """Return the mean [N] of the largest `top_share` of the pixels of [N,1,H,W], comparable between sizes."""
@@ -130,6 +137,8 @@ class JudgedDetector(Trainable):
                 return self.image_score(self.own_log_odds(self.evidence(self.mode.laid_out(images))).anomaly_map)
 
             learn_familiarity(self.familiarity, normals, peaks, self.settings.anomalies, tell)
+            if self.familiarity.is_fitted:
+                self._fit_discount(normals, peaks)
 
     @torch.no_grad()
     def _fit_evidence(self, normals: NormalSquares, tell: Callable[[str], None]) -> None:
@@ -144,3 +153,37 @@ class JudgedDetector(Trainable):
             self.usual = found.median()[None]
             self.spread = (found.quantile(0.9) - self.usual).clamp(min=LEAST_SPREAD)
         tell(f"evidence of {len(found)} good images measured")
+
+    @torch.no_grad()
+    def _fit_discount(self, normals: NormalSquares, peaks: Callable[[Tensor], Tensor]) -> None:
+        """Fit `discount`: by how much familiarity has better odds of telling a pseudo-anomaly from a normal square.
+
+        Evidence that tells little would add to familiarity the differences between normal images alone. The opposite
+        can't be shown: a segmenter is taught by such anomalies, and familiarity is there for all others.
+        """
+        always = replace(self.settings.anomalies, share=1.0)
+        generator = seeded_generator(normals.device, normals.seed, COMPARED_SQUARES)
+        good: list[Tensor] = []
+        defective: list[Tensor] = []
+        for squares in squares_of(normals, COMPARED_SQUARES, BATCH):
+            images, foregrounds = with_foregrounds(squares)
+            samples = pseudo_anomalies(images, normals.textures, generator, always, foregrounds=foregrounds)
+            for found, shown in ((good, images), (defective, samples.images[~samples.is_normal])):
+                familiar = self.familiarity.log_odds(shown, self.settings.familiarity)
+                found.append(torch.stack([peaks(shown), self.image_score(familiar[:, None])], dim=1))
+        own, familiar = log_odds_to_tell(torch.cat(good), torch.cat(defective))
+        self.discount = (familiar - own).clamp(0, MOST_DISCOUNT)[None]
+
+
+def log_odds_to_tell(good: Tensor, defective: Tensor) -> Tensor:
+    """Return the log odds [K] that a defective image scores higher than a good one, by K scores [N,K] and [M,K] each.
+
+    One pair is added to either side, so that the log odds of a perfect score are finite.
+
+    Example:
+        >>> log_odds_to_tell(torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [3.0]])).exp().tolist()
+        [5.0]
+    """
+    higher = (defective[:, None] > good).double() + (defective[:, None] == good).double() / 2
+    right = higher.sum(dim=(0, 1))
+    return ((right + 1) / (len(good) * len(defective) - right + 1)).log().float()

@@ -24,6 +24,8 @@ from diffad_ray.familiarity.normality import RESIDUALS, Normality, residuals
 
 NEIGHBOURHOOD = 3
 "Side in cells of the window over which odds and distances are averaged."
+BACKGROUND = 0.1
+"Quantile of an image's cells whose log odds are those of its background: defects cover less than the rest."
 LEAST_DISTANCE_SPREAD, LEAST_STRANGENESS_SPREAD = 0.2, 0.5
 "Floors of the spreads, 0.9 quantile less median, of normal images' log distance and strangeness."
 LESS_AS_SHOWN = 1.0
@@ -100,10 +102,15 @@ class Familiarity(nn.Module):
     def opinions(self, residuals: Tensor) -> Tensor:
         """Return [N,R,G,G] from residuals [N,R,C,G,G], smoothed.
 
-        Channel 0 is the judge's log odds; the others are log distances to the nearest entry of each coreset.
+        Channel 0 is the judge's log odds less those of the image's background, since a new lot is somewhat unlike the
+        old ones everywhere, and a defect stands out from its own image. The others are log distances to the nearest
+        entry of each coreset.
         """
+        judged = smooth(self.judge(residuals)[:, None])
+        # By topk, because ONNX has no quantiles.
+        background = judged.flatten(1).topk(round(BACKGROUND * GRID**2), dim=1, largest=False).values[:, -1]
         distances = smooth(squared_distance(residuals[:, 1:])).log()
-        return torch.cat([smooth(self.judge(residuals)[:, None]), distances], dim=1)
+        return torch.cat([judged - background[:, None, None, None], distances], dim=1)
 
     def learn(self, normal: Normality, opinions: Tensor, evidence: Tensor) -> None:
         """Store the statistics of normal images, and fit the scale of the log odds to `opinions` and `evidence`.
@@ -128,8 +135,9 @@ class Familiarity(nn.Module):
     def strangeness(self, opinions: Tensor) -> Tensor:
         """Return the strangeness [N,G,G] of each cell from `opinions` [N,R,G,G].
 
-        Strangeness is the judge's log odds plus the log-sum-exp of both coreset distances, each in spreads of normal
-        images. The distances find defects unlike all pseudo-anomalies; which of them does depends on the product.
+        Strangeness is the judge's log odds above the background's plus the log-sum-exp of both coreset distances, each
+        in spreads of normal images. The distances find defects unlike all pseudo-anomalies; which of them does depends
+        on the product.
         """
         usual, spread = (values[:, None, None] for values in (self.usual_distance, self.distance_spread))
         shown, left = ((opinions[:, 1:] - usual) / spread).unbind(dim=1)
