@@ -240,9 +240,10 @@ def judge(module: str, tests: list[str], deselected: str, share: float, earlier:
     """Try the faults of a module, or a share of them, or those again that survived earlier."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copied = Path(folder)
-        for name in ("diffad_ray", "tests", "benchmarks"):
+        for name in ("diffad_ray", "tests", "benchmarks", "docs"):
             shutil.copytree(ROOT / name, copied / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
-        shutil.copy(ROOT / "pyproject.toml", copied)
+        for name in ("pyproject.toml", "README.md"):
+            shutil.copy(ROOT / name, copied)
         target = copied / module
         source = target.read_text()
 
