@@ -132,7 +132,9 @@ def test_an_interrupted_run_goes_on_with_its_own_gate_alone(
     plan = plan_of(task, tmp_path)
     score_here(plan, task, shards=1)
     again = task_of(archive, table, gated, gate=True, audit=0.3, **given)
-    assert _interrupted(task.table, again.work) == plan
+    found = _interrupted(task.table, again.work)
+    assert found is not None
+    assert (found.run_id, found.gates) == (plan.run_id, plan.gates)
     record = score_here(plan, again)
     assert (record.images, record.gates[0].images) == (42, 40)
     assert record.gates[0].audited == sum(is_audited(row["image_id"], 0.3) for row in rows_of(table) if row["score"])
@@ -153,7 +155,7 @@ def test_a_run_without_a_gate_that_fits_is_refused(archive: Path, detector: Path
     own = load_bundle(str(detector)).calibration.threshold
     gated = gated_copy(detector, tmp_path, 0.0, own)
     refused(gated, "masks of all images", masks="all")
-    refused(gated, "audit 0 must lie", audit=0)
+    refused(gated, "audit 0.0 must lie", audit=0.0)
     refused(gated, f"can't promise to miss at most {MISSED:.3%}", threshold=own + 100)
     with pytest.raises(UserError, match="leave out the gate"):
         make_task(archive, tmp_path / "table", gated, missing_masks=True, settings={"gate": True})
