@@ -24,7 +24,6 @@ from diffad_ray.scoring.selection import Routed, Selection
 from diffad_ray.scoring.settings import PASSING, ScoringSettings
 from diffad_ray.sql import quoted, why
 from diffad_ray.table.detectors import write_detector
-from diffad_ray.table.gates import PlannedGate
 from diffad_ray.table.layout import MANIFEST, parquet_bytes, shard_file
 from diffad_ray.table.parts import SUPERSEDED, run_file
 from diffad_ray.table.reading import has_rows, rows_of
@@ -68,6 +67,7 @@ def make_plan(
     run_id, run_date = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", f"{now:%Y-%m-%d}"
     selection, pending, counts = compare(archive, table, selection, settings, force, finished)
     planned = _planned(detectors, counts)
+    gates = {d.bundle.fingerprint: d.gate.planned for d in detectors if d.gate and d.bundle.fingerprint in counts}
     total = sum(counts.values())
     name_of = partial(shard_file, table, "manifests", run_date, run_id)
     try:
@@ -88,7 +88,7 @@ def make_plan(
             notes=selection.notes,
             work=work,
             settings=asdict(settings),
-            gates=_planned_gates(detectors, counts),
+            gates=list(gates.values()),
         )
         for detector in detectors:
             write_detector(table, detector.known)
@@ -118,12 +118,6 @@ def _planned(detectors: Sequence[Routed], counts: Mapping[str, int]) -> list[Pla
         for fingerprint, (location, name) in places.items()
         if fingerprint in counts
     ]
-
-
-def _planned_gates(detectors: Sequence[Routed], counts: Mapping[str, int]) -> list[PlannedGate]:
-    """Return the gates of the detectors that have images to score, each once."""
-    gates = {d.bundle.fingerprint: d.gate.planned for d in detectors if d.gate}
-    return [gate for fingerprint, gate in gates.items() if fingerprint in counts]
 
 
 class Pending(NamedTuple):
