@@ -108,10 +108,8 @@ def _new_rows(table: str, files: Iterable[str]) -> tuple[list[pa.Table], int]:
 
 def _kept_row(file: str) -> pa.Table:
     row = pq.read_table(pa.BufferReader(storage.read(file)))
-    # Servers of earlier versions judged by the detector's own threshold, and did not write it.
-    if "threshold" not in row.column_names:
-        row = row.append_column(BLOCK.field("threshold"), pa.nulls(len(row), pa.float64()))
-    return row.cast(BLOCK)
+    # Servers of earlier versions wrote fewer columns, such as no threshold, since they judged by the detector's own.
+    return pa.concat_tables([row, BLOCK.empty_table()], promote_options="default").select(BLOCK.names).cast(BLOCK)
 
 
 def _detector_of(block: pa.Table) -> str:
