@@ -94,7 +94,7 @@ def _overkill(reviewed: Reviewed | None) -> str:
 
 def _number(value: float) -> str:
     """A number a night: whole where it is large, and never a rounded zero."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
+    return f"{value:.0f}" if value >= 99.5 else f"{value:.2g}"
 
 
 def print_applied(proposal: Proposal, applied: Sequence[AppliedThreshold], console: Console) -> None:
