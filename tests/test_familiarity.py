@@ -35,7 +35,7 @@ from diffad_ray.familiarity.gaussians import (
     patch_gaussian,
     unexplained,
 )
-from diffad_ray.familiarity.judge import LEAST_DISTANCE, squared_distance
+from diffad_ray.familiarity.judge import LEAST_DISTANCE, RARE, squared_distance
 from diffad_ray.familiarity.learning import FOLDS
 from diffad_ray.familiarity.model import BACKGROUND, LEAST_STRANGENESS_SPREAD, LESS_AS_SHOWN, Familiarity, either
 from diffad_ray.familiarity.normality import RESIDUALS, normality, residuals
@@ -152,28 +152,31 @@ def test_strangeness_is_what_the_judge_says_and_how_far_the_nearest_examples_are
     assert squared_distance(found)[0, :, 10, 10].tolist() == pytest.approx([4, 9, 36])
     opinions = familiarity.opinions(found)
     around = [math.log((square + 8 * LEAST_DISTANCE) / 9) for square in (9, 36)]
-    assert opinions[0, :, 9, 11].tolist() == pytest.approx([0, *around], abs=1e-3)
+    assert opinions[0, :, 9, 11].tolist() == pytest.approx([RARE, *around], abs=1e-3)
     familiarity.usual_distance, familiarity.distance_spread = torch.tensor([-0.5, 1.0]), torch.tensor([0.4, 0.8])
     strangeness = familiarity.strangeness(opinions)
     for (y, x), (shown, left) in (((9, 11), around), ((20, 20), [math.log(LEAST_DISTANCE)] * 2)):
         terms = (shown + 0.5) / 0.4 - LESS_AS_SHOWN, (left - 1.0) / 0.8
-        assert strangeness[0, y, x].item() == pytest.approx(math.log(sum(map(math.exp, terms))), abs=1e-3)
+        assert strangeness[0, y, x].item() == pytest.approx(RARE + math.log(sum(map(math.exp, terms))), abs=1e-3)
         if (y, x) == (9, 11):
             assert abs(terms[0] - terms[1]) < 1, "each distance alone would give another strangeness"
 
 
-@given(st.floats(-5, 5))
-@settings(deadline=None, max_examples=10)
-def test_what_the_judge_says_of_the_whole_image_changes_nothing(offset: float) -> None:
+def test_a_judge_that_finds_the_whole_image_unusual_counts_from_its_background() -> None:
     familiarity, generator = Familiarity(SIDE), torch.Generator().manual_seed(0)
     familiarity.judge.out.weight.normal_(generator=generator)
-    found = torch.randn((2, RESIDUALS, channels(SIDE), GRID, GRID), generator=generator)
-    before = familiarity.opinions(found)
-    familiarity.judge.out.bias += offset
-    torch.testing.assert_close(familiarity.opinions(found), before, atol=1e-4, rtol=0)
-    assert before[:, 0].std() > 0.01
-    shares = (before[:, 0] < 0).flatten(1).float().mean(dim=1)
-    assert ((shares > BACKGROUND - 0.01) & (shares < BACKGROUND)).all()
+    usual, new = torch.randn((2, 20, RESIDUALS, channels(SIDE), GRID, GRID), generator=generator)
+    unlimited = familiarity.opinions(new)
+    familiarity.learn_background(usual)
+    limit = familiarity.background_limit
+    assert torch.equal(familiarity.opinions(new), unlimited), "backgrounds as usual change nothing"
+    familiarity.judge.out.bias += 100
+    shifted = familiarity.opinions(new)
+    assert torch.equal(shifted[:, 1:], unlimited[:, 1:])
+    difference = shifted[:, 0] - unlimited[:, 0]
+    torch.testing.assert_close(difference, difference[:, :1, :1].expand_as(difference), atol=1e-3, rtol=0)
+    below = (shifted[:, 0] < limit).flatten(1).float().mean(dim=1)
+    torch.testing.assert_close(below, torch.full_like(below, BACKGROUND), atol=2e-3, rtol=0)
 
 
 @pytest.mark.long

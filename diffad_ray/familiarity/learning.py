@@ -39,6 +39,8 @@ ANOMALOUS, NORMAL = 0.2, 0.02
 "Shares of a cell that an anomaly covers: above the first the cell is anomalous, below the second normal, else ignored."
 MOST_LEFT = 6e4
 "Residuals are clipped here: where most good images are blank, any other picture exceeds float16."
+MOST_BACKGROUNDS = 400
+"Normal samples that tell which backgrounds are usual."
 REPORT_EVERY = 100
 Tell = Callable[[str], None]
 "Receives progress messages."
@@ -83,6 +85,9 @@ def learn_familiarity(
             lent = (normals.textures, anomalies)
             samples, masks = _samples(familiarity, squares, lent, fold, others, wanted, generator, tell)
         teach(familiarity.judge, samples, masks, steps, generator, tell)
+        normal_rows = (masks.flatten(1).amax(dim=1) == 0).nonzero().squeeze(1)[:MOST_BACKGROUNDS]
+        if len(normal_rows):
+            familiarity.learn_background(samples[normal_rows])
     with torch.no_grad():
         fold = _any_folds(sources, seed).to(device)
         opinions = torch.empty((len(chosen), RESIDUALS, GRID, GRID), device=device)

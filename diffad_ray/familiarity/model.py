@@ -22,10 +22,11 @@ from diffad_ray.familiarity.gaussians import PatchGaussian
 from diffad_ray.familiarity.judge import squared_distance, untaught
 from diffad_ray.familiarity.normality import RESIDUALS, Normality, residuals
 
-NEIGHBOURHOOD = 3
-"Side in cells of the window over which odds and distances are averaged."
-BACKGROUND = 0.1
-"Quantile of an image's cells whose log odds are those of its background: defects cover less than the rest."
+NEIGHBOURHOOD, AT_ONCE = 3, 16
+"Side in cells of the window over which odds and distances are averaged; squares that are judged at a time."
+BACKGROUND, UNUSUAL, LEAST_BACKGROUND_SPREAD = 0.1, 2.0, 0.2
+"""Quantile of an image's cells whose log odds are those of its background, as defects cover less than the rest; spreads
+above the median of normal images from which a background is unusual; and the floor of that spread."""
 LEAST_DISTANCE_SPREAD, LEAST_STRANGENESS_SPREAD = 0.2, 0.5
 "Floors of the spreads, 0.9 quantile less median, of normal images' log distance and strangeness."
 LESS_AS_SHOWN = 1.0
@@ -80,6 +81,9 @@ class Familiarity(nn.Module):
         }
         for name in self.shapes:
             self.register_buffer(name, torch.empty(0))
+        # A new lot is somewhat unlike the old ones everywhere, and a defect stands out from its own image.
+        self.background_limit: Tensor
+        self.register_buffer("background_limit", torch.full((1,), torch.inf))
         self.gabor: Tensor
         # The filters are saved with the statistics, which fit no other filters.
         self.register_buffer("gabor", gabor_filters())
@@ -102,15 +106,24 @@ class Familiarity(nn.Module):
     def opinions(self, residuals: Tensor) -> Tensor:
         """Return [N,R,G,G] from residuals [N,R,C,G,G], smoothed.
 
-        Channel 0 is the judge's log odds less those of the image's background, since a new lot is somewhat unlike the
-        old ones everywhere, and a defect stands out from its own image. The others are log distances to the nearest
-        entry of each coreset.
+        Channel 0 is the judge's log odds, less the excess of the image's background over `background_limit`. The others
+        are log distances to the nearest entry of each coreset.
         """
         judged = smooth(self.judge(residuals)[:, None])
-        # By topk, because ONNX has no quantiles.
-        background = judged.flatten(1).topk(round(BACKGROUND * GRID**2), dim=1, largest=False).values[:, -1]
+        excess = (background(judged) - self.background_limit).clamp(min=0)
         distances = smooth(squared_distance(residuals[:, 1:])).log()
-        return torch.cat([judged - background[:, None, None, None], distances], dim=1)
+        return torch.cat([judged - excess[:, None, None, None], distances], dim=1)
+
+    @torch.no_grad()
+    def learn_background(self, residuals: Tensor) -> None:
+        """Fit `background_limit` to the residuals [N,R,C,G,G] of normal squares of lots that the statistics lack.
+
+        It lies `UNUSUAL` spreads, 0.9 quantile less median, above the median of their backgrounds.
+        """
+        parts = [background(smooth(self.judge(part.float())[:, None])) for part in residuals.split(AT_ONCE)]
+        found = torch.cat(parts)
+        spread = (found.quantile(0.9) - found.median()).clamp(min=LEAST_BACKGROUND_SPREAD)
+        self.background_limit = (found.median() + UNUSUAL * spread)[None]
 
     def learn(self, normal: Normality, opinions: Tensor, evidence: Tensor) -> None:
         """Store the statistics of normal images, and fit the scale of the log odds to `opinions` and `evidence`.
@@ -135,9 +148,8 @@ class Familiarity(nn.Module):
     def strangeness(self, opinions: Tensor) -> Tensor:
         """Return the strangeness [N,G,G] of each cell from `opinions` [N,R,G,G].
 
-        Strangeness is the judge's log odds above the background's plus the log-sum-exp of both coreset distances, each
-        in spreads of normal images. The distances find defects unlike all pseudo-anomalies; which of them does depends
-        on the product.
+        Strangeness is the judge's log odds plus the log-sum-exp of both coreset distances, each in spreads of normal
+        images. The distances find defects unlike all pseudo-anomalies; which of them does depends on the product.
         """
         usual, spread = (values[:, None, None] for values in (self.usual_distance, self.distance_spread))
         shown, left = ((opinions[:, 1:] - usual) / spread).unbind(dim=1)
@@ -204,6 +216,12 @@ def either(own: Tensor, log_odds: Tensor) -> Tensor:
     """
     other = F.interpolate(log_odds[:, None], own.shape[-2:], mode="bilinear")
     return torch.logaddexp(torch.logaddexp(own, other), own + other)
+
+
+def background(judged: Tensor) -> Tensor:
+    """Return the log odds [N] of the background of squares, from those of their cells [N,1,G,G]."""
+    # By topk, because ONNX has no quantiles.
+    return judged.flatten(1).topk(round(BACKGROUND * GRID**2), dim=1, largest=False).values[:, -1]
 
 
 def smooth(places: Tensor) -> Tensor:
