@@ -27,6 +27,8 @@ NEIGHBOURHOOD, AT_ONCE = 3, 16
 BACKGROUND, UNUSUAL, LEAST_BACKGROUND_SPREAD = 0.1, 2.0, 0.2
 """Quantile of an image's cells whose log odds are those of its background, as defects cover less than the rest; spreads
 above the median of normal images from which a background is unusual; and the floor of that spread."""
+NO_LIMIT = 1e6
+"More than any log odds; not infinite, because averages of weights would make it no number."
 LEAST_DISTANCE_SPREAD, LEAST_STRANGENESS_SPREAD = 0.2, 0.5
 "Floors of the spreads, 0.9 quantile less median, of normal images' log distance and strangeness."
 LESS_AS_SHOWN = 1.0
@@ -83,7 +85,7 @@ class Familiarity(nn.Module):
             self.register_buffer(name, torch.empty(0))
         # A new lot is somewhat unlike the old ones everywhere, and a defect stands out from its own image.
         self.background_limit: Tensor
-        self.register_buffer("background_limit", torch.full((1,), torch.inf))
+        self.register_buffer("background_limit", torch.full((1,), NO_LIMIT))
         self.gabor: Tensor
         # The filters are saved with the statistics, which fit no other filters.
         self.register_buffer("gabor", gabor_filters())
