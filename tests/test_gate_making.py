@@ -76,9 +76,9 @@ def test_a_gate_becomes_a_part_of_the_bundle(copied: Path, archive: Path) -> Non
     engine = Engine(before.detector)
     unseen = read_images(training_images(before, "--normals").held_back, {})
     scores = [found.score for found in engine.detect_images(unseen)]
-    threshold = float(np.median(scores))
+    threshold = float(np.max(scores))
     defects = archive / "camera0"
-    given = ["--missed", "0.02", "--threshold", str(threshold), "--samples", "64", "--defects", str(defects)]
+    given = ["--missed", "0.1", "--threshold", str(threshold), "--samples", "64", "--defects", str(defects)]
     done = CliRunner().invoke(app, ["gate", str(copied), *given, "--json"])
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
@@ -89,7 +89,7 @@ def test_a_gate_becomes_a_part_of_the_bundle(copied: Path, archive: Path) -> Non
     assert bundle.fingerprint == before.fingerprint
     found = gate.opening(threshold)
     assert (found.limit, found.flagged) == (told["limit"], told["flagged"])
-    assert found.proof.value <= 0.02
+    assert found.proof.value <= 0.1
     assert told["facts"]["flagged"]["defect"][1] == len(list(defects.glob("*.png")))
     assert told["passes"]["value"] >= max(told["facts"]["passes"].values()) - 0.5
 

@@ -46,12 +46,12 @@ def as_familiarity(detector: DiffusionAD, images: Tensor) -> Tensor:
 
 def test_evidence_that_tells_nothing_is_made_less_of(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = fitted_with(noise, monkeypatch)
-    assert detector.discount > 0.5
+    assert detector.familiarity.discount > 0.5
     new = parts(4, 1)
     discounted = detector.score(new)
-    detector.discount.zero_()
+    detector.familiarity.discount.zero_()
     assert (discounted < detector.score(new)).all()
 
 
 def test_evidence_that_tells_as_much_counts_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fitted_with(as_familiarity, monkeypatch).discount < 0.2
+    assert fitted_with(as_familiarity, monkeypatch).familiarity.discount < 0.2

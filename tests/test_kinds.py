@@ -101,7 +101,7 @@ def test_its_onnx_file_gives_the_scores_of_the_engine(folder: Path, trained: Bun
     found = np.array([session.run(["score"], {"pixels": pixels})[0] for pixels in images])
     exact = np.array([one.score for one in Engine(trained.detector).detect_images(images)])
     assert spearmanr(found, exact).statistic >= 0.9999
-    assert np.abs(found - exact).max() <= 1e-3
+    assert np.abs(found - exact).max() <= 2e-3
 
 
 def test_maps_have_the_unit_of_the_score(trained: Bundle) -> None:

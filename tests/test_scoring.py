@@ -30,7 +30,7 @@ from diffad_ray.table.thresholds import AppliedThreshold, apply_threshold
 from diffad_ray.table.verify import verify
 
 pytestmark = pytest.mark.usefixtures("cluster")
-ALWAYS = 0.0
+ALWAYS = -1e3
 "A threshold that makes every image anomalous, so that masks and regions are made of all."
 
 

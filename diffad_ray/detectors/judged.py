@@ -26,7 +26,7 @@ LEAST_SPREAD = 0.05
 "Floor of the spread of normal images' evidence, in the unit of the evidence; that of a kind should vary by more."
 BATCH, MOST_SQUARES = 16, 1500
 COMPARED_SQUARES, MOST_DISCOUNT = 96, 4.0
-"Normal squares that get pseudo-anomalies to compare a kind's own evidence with familiarity; largest `discount`."
+"Normal squares that get pseudo-anomalies to compare own evidence with familiarity; largest discount."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +79,12 @@ class JudgedDetector(Trainable):
     "[1]: median evidence of normal images"
     spread: Tensor
     "[1]: 0.9 quantile less median of the evidence of normal images"
-    discount: Tensor
-    "[1]: subtracted from the kind's own log odds, >= 0, because familiarity tells pseudo-anomalies better"
 
     def __init__(self, settings: JudgedSettings):
         super().__init__(settings)
         self.familiarity = Familiarity(settings.image_size)
         self.register_buffer("usual", torch.zeros(1), persistent=not self.in_log_odds)
         self.register_buffer("spread", torch.ones(1), persistent=not self.in_log_odds)
-        self.register_buffer("discount", torch.zeros(1))
 
     @abstractmethod
     def evidence(self, images: Tensor) -> Examination:
@@ -108,7 +105,7 @@ class JudgedDetector(Trainable):
         if not (self.settings.familiarity and self.familiarity.is_fitted):
             return found
         unfamiliar = self.familiarity.log_odds(images, self.settings.familiarity)
-        return found._replace(anomaly_map=either(found.anomaly_map - self.discount, unfamiliar))
+        return found._replace(anomaly_map=either(found.anomaly_map - self.familiarity.discount, unfamiliar))
 
     def image_score(self, anomaly_map: Tensor) -> Tensor:
         """Return the mean [N] of the largest `top_share` of the pixels of [N,1,H,W], comparable between sizes."""
@@ -156,7 +153,7 @@ class JudgedDetector(Trainable):
 
     @torch.no_grad()
     def _fit_discount(self, normals: NormalSquares, peaks: Callable[[Tensor], Tensor]) -> None:
-        """Fit `discount`: by how much familiarity has better odds of telling a pseudo-anomaly from a normal square.
+        """Fit the discount: by how much familiarity has better odds of telling a pseudo-anomaly from a normal square.
 
         Evidence that tells little would add to familiarity the differences between normal images alone. The opposite
         can't be shown: a segmenter is taught by such anomalies, and familiarity is there for all others.
@@ -172,7 +169,7 @@ class JudgedDetector(Trainable):
                 familiar = self.familiarity.log_odds(shown, self.settings.familiarity)
                 found.append(torch.stack([peaks(shown), self.image_score(familiar[:, None])], dim=1))
         own, familiar = log_odds_to_tell(torch.cat(good), torch.cat(defective))
-        self.discount = (familiar - own).clamp(0, MOST_DISCOUNT)[None]
+        self.familiarity.discount = (familiar - own).clamp(0, MOST_DISCOUNT)[None]
 
 
 def log_odds_to_tell(good: Tensor, defective: Tensor) -> Tensor:

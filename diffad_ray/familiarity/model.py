@@ -56,6 +56,11 @@ class Familiarity(nn.Module):
     "[1]: median of the detector's own log odds of normal images"
     slope: Tensor
     "[1]: log odds per unit of strangeness: 1 / (0.9 quantile less median) of normal images"
+    background_limit: Tensor
+    """[1]: log odds of an image's background above which the excess is subtracted from all cells. A new lot is somewhat
+    unlike the old ones everywhere, and a defect stands out from its own image"""
+    discount: Tensor
+    "[1]: to subtract from the detector's own log odds, >= 0, because familiarity tells pseudo-anomalies better"
 
     def __init__(self, image_size: int):
         super().__init__()
@@ -83,9 +88,8 @@ class Familiarity(nn.Module):
         }
         for name in self.shapes:
             self.register_buffer(name, torch.empty(0))
-        # A new lot is somewhat unlike the old ones everywhere, and a defect stands out from its own image.
-        self.background_limit: Tensor
         self.register_buffer("background_limit", torch.full((1,), NO_LIMIT))
+        self.register_buffer("discount", torch.zeros(1))
         self.gabor: Tensor
         # The filters are saved with the statistics, which fit no other filters.
         self.register_buffer("gabor", gabor_filters())

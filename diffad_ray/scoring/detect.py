@@ -26,7 +26,7 @@ from diffad_ray.scoring import measures
 from diffad_ray.scoring.attempts import Attempts
 from diffad_ray.scoring.first_look import FirstLook, OpenGate
 from diffad_ray.scoring.load import FOUND, LoadedImage, decode, decoder_for, dies_if_stuck
-from diffad_ray.scoring.profile import Clock, spans_column, spans_in
+from diffad_ray.scoring.profile import SPANS, Clock, spans_column, spans_in
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.table.gates import BY_DETECTOR, BY_GATE
 
@@ -119,7 +119,7 @@ class DetectShard:
         measures.add_seconds("detect", span.seconds)
         measures.add_seconds("decode", span.decode)
         spans = spans_column([*spans_in(block), span], len(block))
-        return detected.set_column(detected.column_names.index("spans"), "spans", spans)
+        return detected.set_column(detected.column_names.index(SPANS), SPANS, spans)
 
     def _detect(
         self, block: pa.Table, files: dict[int, pa.Buffer], found: dict[str, list[Any]], spent_decoding: list[float]

@@ -23,7 +23,7 @@ from diffad_ray.read_ahead import read_ahead
 from diffad_ray.scoring import measures
 from diffad_ray.scoring.attempts import Attempts
 from diffad_ray.scoring.isolated import DecoderDied, IsolatedDecoder
-from diffad_ray.scoring.profile import Clock, spans_column
+from diffad_ray.scoring.profile import SPANS, Clock, spans_column
 from diffad_ray.scoring.settings import ScoringSettings
 from diffad_ray.table.layout import SCORES
 from diffad_ray.table.runs import Plan
@@ -192,7 +192,7 @@ class LoadShard:
         del images, data  # the time to free them is part of the shard's time
         loaded = loaded.append_column("seconds", pa.array(np.full(rows, time.process_time() - started)))
         span = clock.span(shard, rows, sum(spent.fetch), spent.decode)
-        return loaded.append_column("spans", spans_column([span], rows))
+        return loaded.append_column(SPANS, spans_column([span], rows))
 
     def _load_all(self, manifest: pa.Table, shard: int, spent: Spent) -> tuple[list[LoadedImage], list[bytes | None]]:
         fingerprint = manifest["detector_fingerprint"][0].as_py()

@@ -18,7 +18,7 @@ _FIELD = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
 _NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _TIME_OF_DAY = re.compile(r"%[HIMSfpsc]")
 TAKEN = frozenset(SCORES.columns.names) | {"run_date", "uri", "version", "bytes", "modified", "path", "parts"}
-TAKEN |= {"shard", "id", "data", "seconds", "spans", "network_mode", "anomaly_map", "map_width"}
+TAKEN |= {"shard", "id", "data", "seconds", "network_mode", "anomaly_map", "map_width"}
 """Column names that users may not give, because the table or the pipeline uses them. A name that is added here must
 begin with one of `RESERVED_PREFIXES`, because users may have any other name already."""
 

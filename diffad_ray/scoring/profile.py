@@ -14,6 +14,8 @@ import pyarrow as pa
 
 from diffad_ray import storage
 
+SPANS = "diffad_spans"
+"Column of a block with what was done to its shard."
 StageName = Literal["load", "detect", "commit"]
 FETCH, DECODE, WAIT, DETECT, COMMIT, IDLE = "fetch", "decode", "wait", "detect", "commit", "idle"
 MEANINGS = {
@@ -72,7 +74,7 @@ def spans_column(spans: Sequence[Span], rows: int) -> pa.Array:
 
 def spans_in(block: pa.Table) -> list[Span]:
     """Return the spans that travel with a block; rows of requests that were served have none."""
-    return spans_of(block["spans"][0].as_py()) if "spans" in block.column_names else []
+    return spans_of(block[SPANS][0].as_py()) if SPANS in block.column_names else []
 
 
 def spans_text(spans: Sequence[Span]) -> str:
