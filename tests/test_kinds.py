@@ -92,6 +92,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.long
 def test_its_onnx_file_gives_the_scores_of_the_engine(folder: Path, trained: Bundle, tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     parts = [(defective("weave", "hole", rng, 64) if k % 3 == 0 else normal("weave", rng, 64)).image for k in range(10)]
