@@ -25,10 +25,10 @@ import torch
 
 from diffad_ray.bundles.bundle import Bundle, load_bundle
 from diffad_ray.demo.surfaces import DEFECTS, defective, normal
-from diffad_ray.gates.bound import exact_interval
 from diffad_ray.gates.bundle import load_gate
 from diffad_ray.gates.look import Gatekeeper
 from diffad_ray.inference.engine import Engine
+from diffad_ray.intervals import exact_interval
 from diffad_ray.scoring.attempts import NoAttempts
 from diffad_ray.scoring.commit import CommitShard
 from diffad_ray.scoring.detect import DetectShard

@@ -18,9 +18,9 @@ from test_cli import run
 
 from diffad_ray import UserError, query
 from diffad_ray.analytics.compare import CHANGES, compare
-from diffad_ray.analytics.intervals import wilson
 from diffad_ray.analytics.paired import Agreement, binomial_half
 from diffad_ray.analytics.pairs import short_between
+from diffad_ray.intervals import wilson
 from diffad_ray.table.thresholds import AppliedThreshold, apply_threshold, read_thresholds
 from diffad_ray.table.verdicts import add_verdicts
 

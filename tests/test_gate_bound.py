@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffad_ray.gates.bound import NOTHING_PASSES, exact_interval, fewest_flagged, limit_for, missed_share
+from diffad_ray.gates.bound import NOTHING_PASSES, fewest_flagged, limit_for, missed_share
 from diffad_ray.gates.evidence import GROUPS, Evidence, opening
+from diffad_ray.intervals import exact_interval
 
 counts = st.tuples(st.integers(0, 60), st.integers(1, 60)).map(lambda pair: (min(pair), max(pair[1], min(pair), 1)))
 THRESHOLD = 2.0

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 
-from diffad_ray.analytics.intervals import cohens_h
 from diffad_ray.analytics.recurrence import log_binomial_tail
 from diffad_ray.analytics.report.rates import (
     Dispersion,
@@ -16,6 +15,7 @@ from diffad_ray.analytics.report.rates import (
     dispersion_of,
     two_sided,
 )
+from diffad_ray.intervals import cohens_h
 
 
 def test_equal_rates_are_seldom_called_different() -> None:

@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 from wide_table import FINGERPRINTS, write_wide_table
 
 from diffad_ray import UserError, query
-from diffad_ray.analytics.intervals import wilson
 from diffad_ray.analytics.thresholds.choice import Wish
 from diffad_ray.analytics.thresholds.levels import discoveries, level_of_alerts
 from diffad_ray.analytics.thresholds.proposal import apply, propose
 from diffad_ray.analytics.thresholds.verdicts import Words, threshold_by_verdicts
 from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.cli import app
+from diffad_ray.intervals import wilson
 from diffad_ray.table.thresholds import in_force, read_thresholds
 from diffad_ray.table.views import open_table
 

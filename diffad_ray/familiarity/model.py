@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffad_ray.familiarity.exemplars import MOST_PLACES, KnownPlaces
+from diffad_ray.familiarity.exemplars import IMAGES_AT_ONCE, MOST_PLACES, KnownPlaces
 from diffad_ray.familiarity.features import GRID, MINIATURE, Described, channels, described, gabor_filters
 from diffad_ray.familiarity.gaussians import PatchGaussian
 from diffad_ray.familiarity.judge import squared_distance, untaught
 from diffad_ray.familiarity.normality import RESIDUALS, Normality, residuals
 
-NEIGHBOURHOOD, AT_ONCE = 3, 16
-"Side in cells of the window over which odds and distances are averaged; squares that are judged at a time."
+NEIGHBOURHOOD = 3
+"Side in cells of the window over which odds and distances are averaged."
 BACKGROUND, UNUSUAL, LEAST_BACKGROUND_SPREAD = 0.1, 2.0, 0.2
 """Quantile of an image's cells whose log odds are those of its background, as defects cover less than the rest; spreads
 above the median of normal images from which a background is unusual; and the floor of that spread."""
@@ -126,7 +126,7 @@ class Familiarity(nn.Module):
 
         It lies `UNUSUAL` spreads, 0.9 quantile less median, above the median of their backgrounds.
         """
-        parts = [background(smooth(self.judge(part.float())[:, None])) for part in residuals.split(AT_ONCE)]
+        parts = [background(smooth(self.judge(part.float())[:, None])) for part in residuals.split(IMAGES_AT_ONCE)]
         found = torch.cat(parts)
         spread = (found.quantile(0.9) - found.median()).clamp(min=LEAST_BACKGROUND_SPREAD)
         self.background_limit = (found.median() + UNUSUAL * spread)[None]

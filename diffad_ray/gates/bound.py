@@ -1,43 +1,15 @@
-"""What a gate promises, and what a sample of images says of it: limits of scores, and intervals of missed shares."""
+"""What a gate promises, and what a sample of images says of it: limits of scores, and the missed share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
-CONFIDENCE = 0.95
+from diffad_ray.intervals import Interval, exact_interval
+
 NOTHING_PASSES = -math.inf
 "The limit of a gate that passes no image."
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share in [0, 1] with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def exact_interval(count: int, of: int) -> Share:
-    """Return the share of `count` in `of` with the exact interval of Clopper and Pearson (1934) for a binomial count.
-
-    Of none, nothing is known: the share is 0, and its interval [0, 1].
-
-    Example:
-        >>> found = exact_interval(0, 3000)
-        >>> round(found.low, 5), round(found.high, 5)
-        (0.0, 0.00123)
-    """
-    if of == 0:
-        return Share(0.0, 0.0, 1.0)
-    beyond = (1 - CONFIDENCE) / 2
-    low = 0.0 if count == 0 else _root(lambda p: 1 - _at_most(count - 1, of, p) - beyond)
-    high = 1.0 if count == of else _root(lambda p: beyond - _at_most(count, of, p))
-    return Share(count / of, low, high)
 
 
 def fewest_flagged(missed: float) -> int:
@@ -71,7 +43,7 @@ def limit_for(flagged: np.ndarray, missed: float) -> float:
     return float(np.sort(flagged.astype(np.float32))[rank - 1]) if rank else NOTHING_PASSES
 
 
-def missed_share(passed: int, audited: int, missed: int, caught: int) -> Share:
+def missed_share(passed: int, audited: int, missed: int, caught: int) -> Interval:
     """Return which share of the images that a detector flags the gate would pass, with its 95 % interval.
 
     The interval is that of the audit, a random sample of the passed images. The number that the detector flagged of
@@ -88,7 +60,7 @@ def missed_share(passed: int, audited: int, missed: int, caught: int) -> Share:
         0.1
     """
     if passed == 0:
-        return Share(0.0, 0.0, 0.0)
+        return Interval(0.0, 0.0, 0.0)
     rate = exact_interval(missed, audited)
     # All that were audited are counted, so at least `missed` were passed, and an audit of all leaves no doubt.
     doubtful = passed - audited
@@ -97,23 +69,4 @@ def missed_share(passed: int, audited: int, missed: int, caught: int) -> Share:
         lost = missed + doubtful * of_others
         return lost / (lost + caught) if lost else 0.0
 
-    return Share(share(rate.value), share(rate.low), share(rate.high))
-
-
-def _at_most(count: int, of: int, p: float) -> float:
-    """Return the probability of at most `count` successes in `of` trials of probability p in (0, 1)."""
-    hits = np.arange(count + 1)
-    log_ways = np.concatenate([[0.0], np.cumsum(np.log((of - hits[1:] + 1) / hits[1:]))])
-    return float(np.exp(log_ways + hits * math.log(p) + (of - hits) * math.log1p(-p)).sum())
-
-
-def _root(rising: Callable[[float], float]) -> float:
-    """Return where a function of a probability that rises with it crosses 0, by bisection."""
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if rising(middle) < 0:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+    return Interval(share(rate.value), share(rate.low), share(rate.high))

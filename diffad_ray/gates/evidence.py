@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from diffad_ray.gates.bound import NOTHING_PASSES, Share, exact_interval, fewest_flagged, limit_for
+from diffad_ray.gates.bound import NOTHING_PASSES, fewest_flagged, limit_for
+from diffad_ray.intervals import Interval, exact_interval
 
 GROUPS = ("normal", "varied", "pseudo", "defect")
 """Normal images that were held back; the same, varied; the same with pseudo-anomalies; defective images that people
@@ -53,8 +54,8 @@ class Opening:
     threshold: float
     missed: float
     flagged: int
-    proof: Share
-    passes: Share
+    proof: Interval
+    passes: Interval
     gate: np.ndarray
     full: np.ndarray
 

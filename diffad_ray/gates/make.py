@@ -12,12 +12,13 @@ from diffad_ray import storage
 from diffad_ray.bundles.bundle import Bundle, load_bundle
 from diffad_ray.detectors.judged import JudgedDetector
 from diffad_ray.errors import UserError
+from diffad_ray.familiarity.learning import Tell
 from diffad_ray.gates.bound import fewest_flagged
 from diffad_ray.gates.bundle import LOOKS, Gate, look_by, save_gate
 from diffad_ray.gates.evidence import Opening, opening
 from diffad_ray.gates.learning import taught
 from diffad_ray.gates.proof import Proof, components
-from diffad_ray.gates.samples import Recipe, Tell, scored_samples
+from diffad_ray.gates.samples import Recipe, scored_samples
 from diffad_ray.gates.student import Student
 from diffad_ray.inference.engine import Engine, default_device
 from diffad_ray.training.augmentation import Augmentation
@@ -65,8 +66,8 @@ class GateSettings:
             raise UserError(f"missed {self.missed} must lie between 0 and 1: 0.001 may lose one flagged image in 1,000")
         if self.samples < 64 or self.epochs < 1:
             raise UserError("a student needs 64 samples and 1 epoch at the least")
-        if unknown := set(self.looks) - set(LOOKS) or not self.looks:
-            raise UserError(f"looks {unknown} are none of {', '.join(LOOKS)}")
+        if not self.looks or set(self.looks) - set(LOOKS):
+            raise UserError(f"looks {self.looks} must be one or more of {', '.join(LOOKS)}")
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ import torch
 
 from diffad_ray.detectors.judged import JudgedDetector
 from diffad_ray.errors import UserError
+from diffad_ray.familiarity.learning import Tell
 from diffad_ray.gates.bundle import LOOKS
 from diffad_ray.gates.evidence import GROUPS, MADE, Evidence
 from diffad_ray.gates.look import Gatekeeper, Look
-from diffad_ray.gates.samples import Recipe, Tell, scored_samples
+from diffad_ray.gates.samples import Recipe, scored_samples
 from diffad_ray.gates.student import Student
 from diffad_ray.inference.engine import Engine
 from diffad_ray.inference.views import decoding_of

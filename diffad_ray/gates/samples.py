@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffad_ray.diffusion.noise import seeded_generator
+from diffad_ray.familiarity.learning import Tell
 from diffad_ray.gates.student import GRID, SIDE
 from diffad_ray.images import network_input
 from diffad_ray.inference.engine import Engine
@@ -21,8 +22,6 @@ from diffad_ray.training.augmentation import Augmentation, augmented
 
 DRAWN = 16
 "Images that are varied together, of which pseudo-anomalies may take parts of each other."
-Tell = Callable[[str], None]
-"Receives progress messages."
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import duckdb
 from diffad_ray import storage
 from diffad_ray.analytics.compare import DECISIONS
 from diffad_ray.analytics.comparison import Change, Comparison, Group
-from diffad_ray.analytics.intervals import wilson
 from diffad_ray.analytics.paired import Agreement
 from diffad_ray.errors import UserError
 from diffad_ray.images import for_display
+from diffad_ray.intervals import wilson
 from diffad_ray.reports.comparison_text import (
     PER,
     agreement_lines,

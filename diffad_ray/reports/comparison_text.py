@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from diffad_ray.analytics.comparison import Comparison, Group
-from diffad_ray.analytics.intervals import Interval, wilson
 from diffad_ray.analytics.paired import Agreement
 from diffad_ray.errors import counted, percent
+from diffad_ray.intervals import Interval, wilson
 
 PER = 10_000
 "Alert rates are given as alerts for so many images."

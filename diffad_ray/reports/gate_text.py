@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.markup import escape
 
-from diffad_ray.gates.bound import exact_interval
 from diffad_ray.gates.make import MadeGate
+from diffad_ray.intervals import exact_interval
 
 
 def print_gate(made: MadeGate, location: str, console: Console) -> None:

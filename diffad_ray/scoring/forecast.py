@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from diffad_ray.scoring.missing import only_missing
-from diffad_ray.scoring.pipeline import count_run
+from diffad_ray.scoring.pipeline import count_run, last_interrupted
 from diffad_ray.scoring.plan import compare, pending_shards
 from diffad_ray.scoring.selection import Selection, select_images
 from diffad_ray.scoring.task import Task
@@ -28,7 +28,7 @@ def has_work(task: Task, selection: Selection) -> bool:
     Raises:
         UserError: the table can't be read, or its columns have other types.
     """
-    if any(run.record is None and run.plan.work == task.work for run in read_runs(task.table)):
+    if last_interrupted(read_runs(task.table), task.work):
         return True
     return bool(compare(task.archive, task.table, selection, task.settings, task.force).counts)
 
@@ -63,10 +63,9 @@ def foresee(task: Task) -> Forecast:
     new: dict[str, int] = {}
     for fingerprint, count in found.counts.items():
         new[names[fingerprint]] = new.get(names[fingerprint], 0) + count
-    same = [run.plan for run in read_runs(task.table) if run.record is None and run.plan.work == task.work]
-    left = 0
-    if same:
-        has_begun = len(pending_shards(same[-1])) < same[-1].shards
-        left = same[-1].images - (count_run(same[-1], "abandoned").images if has_begun else 0)
+    interrupted, left = last_interrupted(read_runs(task.table), task.work), 0
+    if interrupted:
+        has_begun = len(pending_shards(interrupted)) < interrupted.shards
+        left = interrupted.images - (count_run(interrupted, "abandoned").images if has_begun else 0)
     skipped = selection.images - sum(new.values())
-    return Forecast(new, skipped, same[-1].run_id if same else "", left, found.selection.notes)
+    return Forecast(new, skipped, interrupted.run_id if interrupted else "", left, found.selection.notes)

@@ -220,12 +220,17 @@ def _interrupted(table: str, work: str) -> Plan | None:
     """Return the plan of the interrupted run of the same work, or None. Interrupted runs of other work are abandoned,
     so that workers of theirs that still live can't write images that this run also plans."""
     remove_half_plans(table)
-    unfinished = [run.plan for run in read_runs(table) if run.record is None]
-    same = [plan for plan in unfinished if plan.work == work]
-    for plan in unfinished:
-        if plan not in same[-1:]:
-            abandon(plan)
-    return same[-1] if same else None
+    runs = read_runs(table)
+    same = last_interrupted(runs, work)
+    for run in runs:
+        if run.record is None and run.plan != same:
+            abandon(run.plan)
+    return same
+
+
+def last_interrupted(runs: Sequence[Run], work: str) -> Plan | None:
+    """Return the plan of the last of these runs that was interrupted in the same work, or None."""
+    return next((run.plan for run in reversed(runs) if run.record is None and run.plan.work == work), None)
 
 
 def abandon(plan: Plan) -> None:

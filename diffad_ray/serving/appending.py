@@ -27,7 +27,7 @@ from diffad_ray.table.compact import finish_compactions
 from diffad_ray.table.detectors import KnownDetector, read_detectors, write_detector
 from diffad_ray.table.layout import MANIFEST, SCORES, parquet_bytes
 from diffad_ray.table.lease import Lease
-from diffad_ray.table.reading import connect_bounded, has_rows, rows_of
+from diffad_ray.table.reading import connect_bounded, has_rows, no_rows, rows_of
 from diffad_ray.table.runs import Plan, PlannedDetector, read_runs, write_plan, write_record
 from diffad_ray.table.schema import extend_schema, scores_schema
 from diffad_ray.table.superseded import write_superseded
@@ -84,7 +84,9 @@ def _kept(table: str) -> list[str]:
 
 def _new_rows(table: str, files: Iterable[str]) -> tuple[list[pa.Table], int]:
     """Return the rows that the table lacks, a block for each detector and threshold, and the number of other rows."""
-    rows = pa.concat_tables([_kept_row(file) for file in files])
+    kept = [pq.read_table(pa.BufferReader(storage.read(file))) for file in files]
+    # Servers of earlier versions wrote fewer columns, such as no threshold, since they judged by the detector's own.
+    rows = pa.concat_tables([no_rows(BLOCK), *kept], promote_options="default").select(BLOCK.names).cast(BLOCK)
     with connect_bounded(table) as connection:
         connection.register("kept", rows)
         known = ""
@@ -104,12 +106,6 @@ def _new_rows(table: str, files: Iterable[str]) -> tuple[list[pa.Table], int]:
         numbers = pa.array([shard] * len(block), pa.int32())
         blocks.append(block.set_column(block.column_names.index("shard"), "shard", numbers))
     return blocks, len(rows) - len(new)
-
-
-def _kept_row(file: str) -> pa.Table:
-    row = pq.read_table(pa.BufferReader(storage.read(file)))
-    # Servers of earlier versions wrote fewer columns, such as no threshold, since they judged by the detector's own.
-    return pa.concat_tables([row, BLOCK.empty_table()], promote_options="default").select(BLOCK.names).cast(BLOCK)
 
 
 def _detector_of(block: pa.Table) -> str:

@@ -17,10 +17,10 @@ from diffad_ray.analytics.drift.shifts import (
     stability_index,
     wasserstein,
 )
-from diffad_ray.analytics.intervals import cohens_h
 from diffad_ray.analytics.recurrence import SIGNIFICANT, recurring_places
 from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.images.quality import Quality
+from diffad_ray.intervals import cohens_h
 
 Level = Literal["none", "small", "large"]
 SMALL_QUALITY, LARGE_QUALITY = 0.01, 0.05

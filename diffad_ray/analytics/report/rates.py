@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from diffad_ray.analytics.intervals import cohens_h, wilson
+from diffad_ray.intervals import cohens_h, wilson
 
 MEDIAN_CHI2 = 0.4549
 "Median of the chi-squared distribution with one degree of freedom."

@@ -10,11 +10,11 @@ from typing import Any
 
 import duckdb
 
-from diffad_ray.analytics.intervals import Interval, wilson
 from diffad_ray.analytics.period import Period
 from diffad_ray.analytics.thresholds.subjects import Subject, scored_in
 from diffad_ray.analytics.thresholds.verdicts import JUDGED
 from diffad_ray.errors import UserError
+from diffad_ray.intervals import Interval, wilson
 from diffad_ray.sql import identifier, quoted
 
 MOST_CELLS = 200_000
