@@ -113,11 +113,7 @@ class _Learner:
         starts = {names[id(p)]: self.spans[part.name].start for part in self.parts.values() for p in part.parameters}
         self.ema = Ema(detector, settings.ema_decay, starts)
         self.optimizer = torch.optim.Adam(
-            [
-                {"params": part.parameters, "lr": part.learning_rate, "betas": part.betas}
-                for part in self.parts.values()
-            ],
-            fused=True,
+            [{"params": part.parameters, "lr": part.learning_rate, "betas": part.betas} for part in self.parts.values()]
         )
         self.wrapped: nn.Module = detector
 
