@@ -1,13 +1,17 @@
 """The speed of scoring: the way of the released code beside ours, all of them in turns in one process.
 
     python benchmarks/speed.py --preset tiny --image-size 128
+    python benchmarks/speed.py --preset tiny --familiarity 160
     python benchmarks/speed.py --detector detectors/part --images parts/test
 
 The released way takes one image at a time through the networks in float32, and keeps what gradients would need. Ours
 takes the batches of the engine. With a detector, its familiarity counts, but for the released way, which has none; its
 own images tell how well the scores of each way agree with those of torch in float32, how many decisions at the
 threshold differ, and, where folders are named `good` or otherwise, the area under the ROC curve. Without one, the
-weights are random. Torch, NumPy and, where it is installed, OpenVINO are enough without a detector, also on a GPU.
+weights are random, and familiarity is left out unless `--familiarity` fits it to so many generated images. The share of
+the peak compares the operations of the networks alone with the largest rate that this machine reaches in a matrix
+product or a convolution of that precision. Torch, NumPy and, where it is installed, OpenVINO are enough without a
+detector, also on a GPU.
 """
 
 from __future__ import annotations
@@ -23,7 +27,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from diffad_ray.bench.peaks import peaks_of
 from diffad_ray.demo.surfaces import normal
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
 from diffad_ray.evaluation.metrics import auroc
@@ -31,7 +37,7 @@ from diffad_ray.inference import acceleration
 from diffad_ray.inference.engine import Engine, default_device
 from diffad_ray.inference.processor import has_bfloat16, processor_name
 from diffad_ray.inference.runtimes import has_openvino
-from diffad_ray.tensors import as_unit_tensor
+from diffad_ray.tensors import NormalSquares, as_unit_tensor
 
 RELEASED = "released way"
 
@@ -45,6 +51,23 @@ def untrained(preset: str, image_size: int) -> DiffusionAD:
             if parameter.dim() > 1:
                 nn.init.kaiming_normal_(parameter)
     return detector.eval()
+
+
+def with_familiarity(detector: DiffusionAD, images: int) -> None:
+    """Fit familiarity to generated weave; its judge learns next to nothing, which costs the same when it scores."""
+    side = detector.settings.image_size
+    rng = np.random.default_rng(1)
+    pixels = np.stack([normal("weave", rng, side).image for _ in range(images)])
+    detector.fit(NormalSquares(pixels, np.arange(images), None, 2, 0, torch.device("cpu")), lambda doing: None)
+
+
+@torch.inference_mode()
+def operations(detector: DiffusionAD) -> float:
+    """Multiplications and additions of the networks for one image."""
+    side = detector.settings.image_size
+    with FlopCounterMode(display=False) as counter:
+        copy.deepcopy(detector).cpu().evidence(torch.zeros(1, 3, side, side))
+    return float(counter.get_total_flops())
 
 
 def trained(location: str) -> tuple[DiffusionAD, float]:
@@ -113,6 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--familiarity", type=int, default=0, help="generated images that familiarity is fitted to")
     parser.add_argument("--detector", help="folder or URI of a trained detector, instead of preset and size")
     parser.add_argument("--images", type=Path, help="folder of images on which the ways must agree")
     parser.add_argument("--compared", type=int, default=32, help="images on which the ways are compared")
@@ -121,13 +145,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="after which no round begins")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    device = default_device()
+    peaks = peaks_of(device)
     # With more patience than a training has.
     acceleration.MOST_ROUNDS, acceleration.TRIAL_SECONDS = 40, options.seconds
-    device = default_device()
     if options.detector:
         detector, threshold = trained(options.detector)
     else:
         detector, threshold = untrained(options.preset, options.image_size), np.nan
+        if options.familiarity:
+            with_familiarity(detector, options.familiarity)
     pixels, labels = squares(options.images, detector, options.compared)
     side = detector.settings.image_size
     ways = engines(detector, device, options.batches)
@@ -140,12 +167,16 @@ def main() -> None:
     seconds = acceleration.least_seconds(runs, device)
     name = processor_name() if device.type == "cpu" else torch.cuda.get_device_name(device)
     print(f"{name}, {options.threads} threads, torch {torch.__version__}, {vars(options)}")
+    each = operations(detector)
+    giga = {name: round(peaks.operations(name) / 1e9) for name in peaks.matrix_product}
+    print(f"peaks in 1e9 operations/s: {giga}; networks: {each / 1e9:.2f}e9 operations an image")
     print(
-        "| way | images/s | times the released way | rank correlation | largest difference | other decisions | AUROC |"
+        "| way | images/s | times the released way | share of the peak | rank correlation | largest difference | "
+        "other decisions | AUROC |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     base = seconds.pop(RELEASED)
-    print(f"| {RELEASED} | {1 / base:.1f} | 1.0 | | | | |")
+    print(f"| {RELEASED} | {1 / base:.1f} | 1.0 | {each / base / peaks.operations('float32'):.2f} | | | | |")
     exact = scores(next(iter(ways.values())), pixels)
     for name, engine in ways.items():
         rate = engine.batch_size / seconds[name]
@@ -153,9 +184,10 @@ def main() -> None:
         agreement = np.corrcoef(ranks(exact), ranks(found))[0, 1]
         decisions = ((exact >= threshold) != (found >= threshold)).sum() if options.detector else ""
         area = "" if labels is None else f"{auroc(found, labels):.5f}"
+        share = each * rate / peaks.operations(engine.detector.settings.precision)
         print(
-            f"| {name} | {rate:.1f} | {rate * base:.2f} | {agreement:.5f} | {np.abs(exact - found).max():.5f} | "
-            f"{decisions} | {area} |"
+            f"| {name} | {rate:.1f} | {rate * base:.2f} | {share:.2f} | {agreement:.5f} | "
+            f"{np.abs(exact - found).max():.5f} | {decisions} | {area} |"
         )
 
 

@@ -7,7 +7,8 @@ import torch
 from tiny_detector import tiny_detector
 from torch import nn
 
-from diffad_ray.networks.denoiser import Denoiser
+from diffad_ray.networks.denoiser import AttentionBlock, Denoiser
+from diffad_ray.networks.group_norm import GroupNorm
 from diffad_ray.networks.presets import PRESETS, NetworkSizes, network_sizes
 from diffad_ray.networks.segmenter import Segmenter
 
@@ -79,3 +80,34 @@ def test_the_denoiser_starts_at_zero_and_then_knows_the_time() -> None:
     assert not Denoiser(network_sizes("tiny", 32), 32)(x, t).any()
     lively = tiny_detector().denoiser
     assert (lively(x, t) - lively(x, t + 400)).abs().max() > 0.1
+
+
+def test_group_norm_of_bfloat16_channels_last_has_torchs_gradients() -> None:
+    x = (torch.randn(3, 16, 8, 4) + 1).bfloat16().contiguous(memory_format=torch.channels_last)
+    ours, torchs = GroupNorm(8, 16), nn.GroupNorm(8, 16)
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter)
+    torchs.load_state_dict(ours.state_dict())
+    found = []
+    for norm, seen in ((ours, x.clone().requires_grad_()), (torchs, x.float().requires_grad_())):
+        result = norm(seen)
+        (result * torch.linspace(-1, 1, result.numel()).view_as(result)).sum().backward()
+        found.append([result, seen.grad, norm.weight.grad, norm.bias.grad])
+    assert found[0][0].is_contiguous(memory_format=torch.channels_last)
+    assert found[0][1].is_contiguous(memory_format=torch.channels_last)
+    for mine, exact in zip(*found, strict=True):
+        torch.testing.assert_close(mine.float(), exact, atol=0.06, rtol=0.02)
+
+
+def test_attention_in_bfloat16_learns_what_float32_does() -> None:
+    gradients = []
+    for precision in (torch.float32, torch.bfloat16):
+        torch.manual_seed(3)
+        block = AttentionBlock(16, heads=4, groups=8)
+        nn.init.normal_(block.out.weight)
+        x = torch.randn(2, 16, 4, 4).requires_grad_()
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            block(x, x).square().mean().backward()
+        gradients.append(x.grad)
+    difference = (gradients[0] - gradients[1]).norm() / gradients[0].norm()
+    assert difference < 0.02

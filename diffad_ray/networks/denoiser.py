@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffad_ray.networks.group_norm import GroupNorm
 from diffad_ray.networks.presets import NetworkSizes
 
 
@@ -58,10 +59,10 @@ class ResidualBlock(nn.Module):
         resample: Literal["down", "up"] | None = None,
     ):
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, in_channels)
+        self.norm1 = GroupNorm(groups, in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.time = nn.Linear(embedding, out_channels)
-        self.norm2 = nn.GroupNorm(groups, out_channels)
+        self.norm2 = GroupNorm(groups, out_channels)
         self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         same = in_channels == out_channels
         self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
@@ -85,7 +86,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, channels: int, heads: int, groups: int):
         super().__init__()
         self.heads = heads
-        self.norm = nn.GroupNorm(groups, channels)
+        self.norm = GroupNorm(groups, channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.out = zeroed(nn.Conv1d(channels, channels, 1))
 
@@ -96,8 +97,17 @@ class AttentionBlock(nn.Module):
         heads = self.qkv(self.norm(flat)).reshape(n, self.heads, 3, channels // self.heads, -1)
         # Fused kernels need contiguous heads; the fallback for strided ones is several times slower.
         q, k, v = (part.transpose(-1, -2).contiguous() for part in heads.unbind(dim=2))
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
+        attended = _attended(q, k, v).transpose(-1, -2)
         return x + self.out(attended.reshape(flat.shape)).reshape(x.shape)
+
+
+def _attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return the attention of contiguous q, k and v [N,heads,pixels,channels]."""
+    if q.requires_grad and q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        # The backward pass of torch's kernel for CPUs takes ten times as long in bfloat16 as in float32.
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 class Stage(nn.ModuleList):
@@ -162,7 +172,7 @@ class Denoiser(nn.Module):
                 self.up.append(stage(width + skips.pop(), level_width, level, "up" if rises else None))
                 width = level_width
 
-        self.norm_out = nn.GroupNorm(groups, width)
+        self.norm_out = GroupNorm(groups, width)
         self.conv_out = zeroed(nn.Conv2d(width, 3 * pixels, 3, padding=1))
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:

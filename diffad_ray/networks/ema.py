@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -29,12 +29,17 @@ class Ema(Generic[M]):
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         current = model.state_dict()
+        alike: dict[tuple[float, torch.dtype], list[tuple[Tensor, Tensor]]] = {}
         for name, averaged in self.model.state_dict().items():
             if averaged.is_floating_point():
                 learnt = max(0, step - self.starts.get(name, 0))
-                averaged.lerp_(current[name], 1 - min(self.decay, (1 + learnt) / (10 + learnt)))
+                decay = min(self.decay, (1 + learnt) / (10 + learnt))
+                alike.setdefault((decay, averaged.dtype), []).append((averaged, current[name]))
             else:
                 averaged.copy_(current[name])
+        for (decay, _), pairs in alike.items():
+            # Hundreds of small tensors take longer one by one, most of all on a GPU.
+            torch._foreach_lerp_([averaged for averaged, _ in pairs], [weight for _, weight in pairs], 1 - decay)
 
     @torch.no_grad()
     def settle(self, model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
