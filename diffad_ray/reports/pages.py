@@ -30,7 +30,7 @@ templates = Environment(
 
 
 class Cell(NamedTuple):
-    """A cell of a table: its text, and a smaller one below it; the URI of an image is shown whole, over several lines."""
+    """A cell of a table: its text, and a smaller one below it. A URI is shown whole, over several lines."""
 
     text: str
     detail: str = ""
