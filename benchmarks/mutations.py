@@ -97,7 +97,7 @@ def _changes(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> Iterator[ast.AST
         yield node.operand
     elif isinstance(node, ast.If | ast.IfExp | ast.While) and not isinstance(node.test, ast.Compare | ast.UnaryOp):
         yield with_(test=ast.UnaryOp(ast.Not(), node.test))
-    elif isinstance(node, ast.Return) and node.value is not None and not _is_none(node.value):
+    elif isinstance(node, ast.Return) and node.value is not None and not _is_empty(node.value):
         yield with_(value=ast.Constant(None))
     elif isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant | ast.Yield | ast.YieldFrom):
         if ast.unparse(node).startswith("log."):
@@ -110,8 +110,9 @@ def _changes(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> Iterator[ast.AST
             yield with_(value=value)
 
 
-def _is_none(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
+def _is_empty(node: ast.expr) -> bool:
+    """Whether a result is None, or False, which a caller does not tell from None; False also becomes True."""
+    return isinstance(node, ast.Constant) and (node.value is None or node.value is False)
 
 
 def _values(value: object, parent: ast.AST) -> Iterator[object]:

@@ -84,6 +84,17 @@ def test_too_large_is_found_without_decoding(name: str) -> None:
     assert caught.value.status == "too_large"
 
 
+def test_a_side_that_is_too_long_for_a_mask_is_too_large() -> None:
+    def wide(width: int) -> bytes:
+        tags = {256: (4, width), 257: (4, 16), 258: (3, 8), 259: (3, 1), 262: (3, 1), 278: (4, 16)}
+        return tiff(tags, bytes(16 * width))
+
+    assert decode_image(wide(1_000_000)).pixels.shape == (16, 1_000_000, 3)
+    with pytest.raises(ImageError, match="1000001 x 16 pixels, a side of more than 1,000,000") as caught:
+        decode_image(wide(1_000_001))
+    assert caught.value.status == "too_large"
+
+
 def test_limit_is_inclusive() -> None:
     assert decode_image(PNG, max_pixels=WIDTH * HEIGHT).pixels.shape == RGB.shape
     with pytest.raises(ImageError, match="40 x 24"):

@@ -7,8 +7,8 @@
 
 `prepare` reads a data set in a labelled layout; `--part` takes the first or second half of each kind's test images, so
 that recipes chosen on one half can be judged on the other. `train` needs torch, NumPy and safetensors alone and runs on
-a bare GPU machine, where both scripts, the data and the package are all that travels. Started again, it goes on from its last
-checkpoint; `--share 0/2` and `--share 1/2` are for two processes side by side. `report` gives a row a recipe:
+a bare GPU machine, where both scripts, the data and the package are all that travels. Started again, it goes on from
+its last checkpoint; `--share 0/2` and `--share 1/2` are for two processes side by side. `report` gives a row a recipe:
 mean and standard deviation over the seeds. The last averaged weights count, and thresholds come from held-back normal
 images; "against held-back" compares defective ones with these, as a random split would. `judge` repeats what follows a
 training, familiarity and scoring, with the present code and the trained weights.
