@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -32,6 +33,7 @@ from mutations import mutants
 ROOT = Path(__file__).parents[1]
 PRELOADED = """pytest hypothesis duckdb pyarrow.parquet numpy cv2 torch fsspec s3fs obstore boto3 moto.server PIL pandas
 pydantic rich.console simplejpeg safetensors.torch sklearn.metrics"""
+WAITED = 4
 
 
 class Verdict(NamedTuple):
@@ -73,10 +75,14 @@ class Reach:
 
 
 def in_child(copied: Path, work: Callable[[], int], limit: float) -> int | None:
-    """The status of work that a forked process does in a copy of the repository; None: it took too long."""
+    """The status of work that a forked process does in a copy of the repository; None: it took too long.
+
+    The limit is in seconds of CPU, or `WAITED` times as many by the clock, since a busy machine is no endless loop.
+    """
     child = os.fork()
     if not child:
         os.setpgid(0, 0)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 1))
         quiet = os.open(copied / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
@@ -88,7 +94,7 @@ def in_child(copied: Path, work: Callable[[], int], limit: float) -> int | None:
             status = work()
         finally:
             os._exit(status)
-    deadline = time.monotonic() + limit
+    deadline = time.monotonic() + WAITED * limit
     status = None
     while status is None and time.monotonic() < deadline:
         ended, code = os.waitpid(child, os.WNOHANG)
@@ -98,7 +104,7 @@ def in_child(copied: Path, work: Callable[[], int], limit: float) -> int | None:
         os.killpg(child, signal.SIGKILL)  # and what the tests have started
     if status is None:
         os.waitpid(child, 0)
-    return status
+    return None if status in (-signal.SIGXCPU, -signal.SIGKILL) else status
 
 
 def _pytest(arguments: list[str], *plugins: object) -> int:
@@ -145,7 +151,7 @@ def judge(module: str, tests: list[str], deselected: str, share: float, kept: Ke
             (copied / "reach.json").write_text(json.dumps(found))
             return status
 
-        if in_child(copied, learn, 900) != 0:
+        if in_child(copied, learn, 600) != 0:
             raise SystemExit(f"the tests of {module} fail without a fault:\n{(copied / 'output.txt').read_text()}")
         for bytecode in target.parent.glob(f"__pycache__/{target.stem}.*"):
             bytecode.unlink()
@@ -166,7 +172,7 @@ def judge(module: str, tests: list[str], deselected: str, share: float, kept: Ke
             nearest = sorted(nearest or reach["lines"], key=lambda test: seconds[test])
             start = time.monotonic()
             target.write_text(mutant.source)
-            limit = 30 + 5 * sum(seconds[test] for test in nearest)
+            limit = 20 + 3 * sum(seconds[test] for test in nearest)
             status = in_child(copied, lambda nearest=nearest: _pytest(nearest), limit)  # type: ignore[misc]
             result = "survived" if status == 0 else "timeout" if status is None else "caught"
             verdicts.append(Verdict(module, mutant.line, mutant.change, result, round(time.monotonic() - start, 1)))
