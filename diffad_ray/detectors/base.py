@@ -237,8 +237,11 @@ class Trainable(Scorer):
             turn: name of the part that learns in this step, see `DetectorSettings.turn`.
         """
 
-    def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> None:
+    def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> Tensor:
         """Fit statistics of normal images after the gradient steps, in the precision and memory format of scoring.
+
+        Returns scores [K] of some of the normal images, each by statistics that were fitted without it (cross-fitting),
+        so that they tell as held-back images do how high new ones score; K is 0 for a kind that can't.
 
         Args:
             normals: normal squares.
@@ -247,6 +250,7 @@ class Trainable(Scorer):
         Raises:
             UserError: the images are too few for this kind.
         """
+        return torch.empty(0)
 
     def forward(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
         """Call `training_losses`; DistributedDataParallel synchronises gradients through `forward` alone.
