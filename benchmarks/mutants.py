@@ -12,10 +12,9 @@ all that does not change was imported, and only those tests run that reach the c
 from __future__ import annotations
 
 import argparse
-import ast
-import copy
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -23,49 +22,18 @@ import tempfile
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mutations import mutants
+
 ROOT = Path(__file__).parents[1]
-PRELOADED = "pytest hypothesis duckdb pyarrow.parquet numpy cv2 torch fsspec s3fs obstore boto3 moto.server PIL pandas"
-OPERATORS = {
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
-    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And,
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
-}  # fmt: skip
-GUARDS = ("strict", "frozen", "kw_only")
-SQL = (
-    "SELECT ",
-    "FROM ",
-    " JOIN ",
-    "WHERE ",
-    "ORDER BY",
-    "coalesce(",
-    "FILTER",
-    "CASE ",
-    "count(",
-    "NOT ",
-    " OR ",
-    "::",
-)
-WORDS = (
-    (" AND ", " OR "), (" OR ", " AND "), ("SEMI JOIN", "ANTI JOIN"), ("ANTI JOIN", "SEMI JOIN"), ("LEFT JOIN", "JOIN"),
-    (" DESC", ""), ("NOT ", ""), (">=", ">"), ("<>", "="), (" > ", " >= "), (" < ", " <= "), ("min(", "max("),
-    ("max(", "min("), ("true", "false"), ("false", "true"), ("DISTINCT ", ""), (" IS NULL", " IS NOT NULL"),
-    (" = ", " <> "),
-)  # fmt: skip
-
-
-class Mutant(NamedTuple):
-    """A fault: where, what, the module with it, and the lines whose tests should notice; none: those of all lines."""
-
-    line: int
-    change: str
-    source: str
-    lines: range | None
+PRELOADED = """pytest hypothesis duckdb pyarrow.parquet numpy cv2 torch fsspec s3fs obstore boto3 moto.server PIL pandas
+pydantic rich.console simplejpeg safetensors.torch sklearn.metrics"""
+WAITED = 4
 
 
 class Verdict(NamedTuple):
@@ -74,100 +42,6 @@ class Verdict(NamedTuple):
     change: str
     result: str
     seconds: float
-
-
-def mutants(source: str) -> Iterator[Mutant]:
-    """All faults of a module."""
-    tree = ast.parse(source)
-    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
-    for node in ast.walk(tree):
-        for changed in _changes(node, parents):
-            memo: dict[int, Any] = {id(node): changed}
-            # Copied with the changed node in place of the node.
-            mutated = ast.fix_missing_locations(copy.deepcopy(tree, memo))
-            before, after = _shown(node), _shown(changed)
-            yield Mutant(node.lineno, f"{before} -> {after}", ast.unparse(mutated), _lines(node, parents))
-
-
-def _shown(node: ast.AST) -> str:
-    return " ".join(ast.unparse(node).split())[:160]
-
-
-def _lines(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> range | None:
-    """The lines of the statement around a node; None outside of functions, where importing runs them."""
-    while not isinstance(node, ast.stmt):
-        node = parents[node]
-    around, inside = node, False
-    while around in parents:
-        around = parents[around]
-        inside |= isinstance(around, ast.FunctionDef)
-    body = getattr(node, "body", None)
-    if not inside or isinstance(node, ast.FunctionDef | ast.ClassDef):
-        return None
-    end = body[0].lineno if body else (node.end_lineno or node.lineno) + 1
-    return range(node.lineno, max(end, node.lineno + 1))
-
-
-def _changes(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> Iterator[ast.AST]:
-    """What a node may be changed to."""
-
-    def with_(**values: Any) -> ast.AST:
-        changed = copy.copy(node)
-        for name, value in values.items():
-            setattr(changed, name, value)
-        return changed
-
-    if isinstance(node, ast.Compare):
-        for k, op in enumerate(node.ops):
-            if type(op) in OPERATORS:
-                yield with_(ops=[*node.ops[:k], OPERATORS[type(op)](), *node.ops[k + 1 :]])
-    elif isinstance(node, ast.BoolOp | ast.BinOp | ast.AugAssign) and type(node.op) in OPERATORS:
-        if not (isinstance(node, ast.BinOp) and _in_annotation(node, parents)):
-            yield with_(op=OPERATORS[type(node.op)]())
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        yield node.operand
-    elif isinstance(node, ast.If | ast.IfExp | ast.While) and not isinstance(node.test, ast.Compare | ast.UnaryOp):
-        yield with_(test=ast.UnaryOp(ast.Not(), node.test))
-    elif isinstance(node, ast.Return) and node.value is not None and not _is_none(node.value):
-        yield with_(value=ast.Constant(None))
-    elif isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant | ast.Yield | ast.YieldFrom):
-        if ast.unparse(node).startswith("log."):
-            return
-        yield ast.copy_location(ast.Pass(), node)
-    elif isinstance(node, ast.Continue | ast.Break):
-        yield ast.copy_location(ast.Break() if isinstance(node, ast.Continue) else ast.Continue(), node)
-    elif isinstance(node, ast.Constant) and not _in_annotation(node, parents):
-        for value in _values(node.value, parents[node]):
-            yield with_(value=value)
-
-
-def _is_none(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
-
-
-def _values(value: object, parent: ast.AST) -> Iterator[object]:
-    """What a constant may be changed to; some arguments only guard against faults of ours."""
-    if isinstance(parent, ast.keyword) and parent.arg in GUARDS:
-        return
-    if isinstance(value, bool):
-        yield not value
-    elif isinstance(value, int | float):
-        yield value + 1
-    elif isinstance(value, str) and not isinstance(parent, ast.Expr):
-        if any(word in value for word in SQL):
-            yield from (value.replace(old, new, 1) for old, new in WORDS if old in value)
-        elif any(map(str.isalnum, value)) and " " not in value.strip() and not isinstance(parent, ast.FormattedValue):
-            yield f"X{value}"
-
-
-def _in_annotation(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
-    while node in parents:
-        child, node = node, parents[node]
-        if child in (getattr(node, "annotation", None), getattr(node, "returns", None)):
-            return True
-        if isinstance(node, ast.stmt):
-            return False
-    return False
 
 
 class Reach:
@@ -201,10 +75,14 @@ class Reach:
 
 
 def in_child(copied: Path, work: Callable[[], int], limit: float) -> int | None:
-    """The status of work that a forked process does in a copy of the repository; None: it took too long."""
+    """The status of work that a forked process does in a copy of the repository; None: it took too long.
+
+    The limit is in seconds of CPU, or `WAITED` times as many by the clock, since a busy machine is no endless loop.
+    """
     child = os.fork()
     if not child:
         os.setpgid(0, 0)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 1))
         quiet = os.open(copied / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
@@ -216,7 +94,7 @@ def in_child(copied: Path, work: Callable[[], int], limit: float) -> int | None:
             status = work()
         finally:
             os._exit(status)
-    deadline = time.monotonic() + limit
+    deadline = time.monotonic() + WAITED * limit
     status = None
     while status is None and time.monotonic() < deadline:
         ended, code = os.waitpid(child, os.WNOHANG)
@@ -226,7 +104,7 @@ def in_child(copied: Path, work: Callable[[], int], limit: float) -> int | None:
         os.killpg(child, signal.SIGKILL)  # and what the tests have started
     if status is None:
         os.waitpid(child, 0)
-    return status
+    return None if status in (-signal.SIGXCPU, -signal.SIGKILL) else status
 
 
 def _pytest(arguments: list[str], *plugins: object) -> int:
@@ -236,8 +114,25 @@ def _pytest(arguments: list[str], *plugins: object) -> int:
     return int(pytest.main([*options, *arguments], plugins=list(plugins)))
 
 
-def judge(module: str, tests: list[str], deselected: str, share: float, earlier: list[Verdict] | None) -> list[Verdict]:
-    """Try the faults of a module, or a share of them, or those again that survived earlier."""
+class Kept:
+    """The file of all verdicts. It is written after each of them, so that a run that is ended leaves what it found."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        self.lock = threading.Lock()
+        self.of: dict[str, list[Verdict]] = {}
+        for values in json.loads(file.read_text()) if file.exists() else []:
+            self.of.setdefault(values["module"], []).append(Verdict(**values))
+
+    def put(self, module: str, verdicts: list[Verdict]) -> None:
+        with self.lock:
+            self.of[module] = list(verdicts)
+            self.file.write_text(json.dumps([one._asdict() for found in self.of.values() for one in found], indent=1))
+
+
+def judge(module: str, tests: list[str], deselected: str, share: float, kept: Kept, again: bool) -> None:
+    """Try the faults of a module, or a share of them, or those again that survived earlier, and keep the verdicts."""
+    earlier = kept.of.get(module, []) if again else None
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copied = Path(folder)
         for name in ("diffad_ray", "tests", "benchmarks", "docs"):
@@ -256,33 +151,36 @@ def judge(module: str, tests: list[str], deselected: str, share: float, earlier:
             (copied / "reach.json").write_text(json.dumps(found))
             return status
 
-        if in_child(copied, learn, 900) != 0:
+        if in_child(copied, learn, 600) != 0:
             raise SystemExit(f"the tests of {module} fail without a fault:\n{(copied / 'output.txt').read_text()}")
         for bytecode in target.parent.glob(f"__pycache__/{target.stem}.*"):
             bytecode.unlink()
         reach = json.loads((copied / "reach.json").read_text())
         seconds = reach["seconds"]
-        verdicts = []
+        verdicts: list[Verdict] = []
+        untried: list[Verdict] = []
         every = list(mutants(source))
         chosen = every[:: max(1, round(1 / share))]
         if earlier is not None:
             verdicts = [verdict for verdict in earlier if verdict.result != "survived"]
             # By the change alone, as lines move; of changes that are alike, all.
-            again = {verdict.change for verdict in earlier if verdict.result == "survived"}
-            chosen = [mutant for mutant in every if mutant.change in again][: len(earlier) - len(verdicts)]
+            untried = [verdict for verdict in earlier if verdict.result == "survived"]
+            changes = {verdict.change for verdict in untried}
+            chosen = [mutant for mutant in every if mutant.change in changes][: len(untried)]
         for mutant in chosen:
             nearest = [t for t, lines in reach["lines"].items() if mutant.lines and {*mutant.lines} & {*lines}]
             nearest = sorted(nearest or reach["lines"], key=lambda test: seconds[test])
             start = time.monotonic()
             target.write_text(mutant.source)
-            limit = 30 + 5 * sum(seconds[test] for test in nearest)
+            limit = 20 + 3 * sum(seconds[test] for test in nearest)
             status = in_child(copied, lambda nearest=nearest: _pytest(nearest), limit)  # type: ignore[misc]
             result = "survived" if status == 0 else "timeout" if status is None else "caught"
             verdicts.append(Verdict(module, mutant.line, mutant.change, result, round(time.monotonic() - start, 1)))
             if result == "survived":
                 print(f"{module}:{mutant.line} {mutant.change}", flush=True)
+            untried = untried[1:]
+            kept.put(module, verdicts + untried)
         print(f"{module}: {_figures(verdicts)}", flush=True)
-        return verdicts
 
 
 def _figures(verdicts: list[Verdict]) -> str:
@@ -315,27 +213,15 @@ def main() -> None:
 
         settings.register_profile("mutants", deadline=None, max_examples=30)
         settings.load_profile("mutants")
-        kept_verdicts = Path(options.json)
-        earlier = _read(kept_verdicts) if kept_verdicts.exists() else {}
+        verdicts = Kept(Path(options.json))
         with ThreadPoolExecutor(options.jobs) as pool:
-
-            def work(module: str) -> tuple[str, list[Verdict]]:
-                before = earlier.get(module, []) if options.again else None
-                return module, judge(module, modules[module], configured["deselected"], options.share, before)
-
-            for done in as_completed([pool.submit(work, module) for module in modules]):
-                module, earlier[module] = done.result()
-                everything = [verdict._asdict() for verdicts in earlier.values() for verdict in verdicts]
-                kept_verdicts.write_text(json.dumps(everything, indent=1))
-    print(f"all: {_figures([verdict for verdicts in earlier.values() for verdict in verdicts])}")
-
-
-def _read(file: Path) -> dict[str, list[Verdict]]:
-    """Verdicts by module."""
-    found: dict[str, list[Verdict]] = {}
-    for values in json.loads(file.read_text()):
-        found.setdefault(values["module"], []).append(Verdict(**values))
-    return found
+            work = [
+                pool.submit(judge, module, tests, configured["deselected"], options.share, verdicts, options.again)
+                for module, tests in modules.items()
+            ]
+            for done in as_completed(work):
+                done.result()
+    print(f"all: {_figures([verdict for found in verdicts.of.values() for verdict in found])}")
 
 
 if __name__ == "__main__":

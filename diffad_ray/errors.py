@@ -50,12 +50,12 @@ def counted(count: int, thing: str) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share as a percentage with three significant digits; a dash where there is none.
+    """A share or a change as a percentage with three significant digits, or whole; a dash where there is none.
 
     Example:
-        >>> percent(0.01234), percent(1.0), percent(None)
-        ('1.23 %', '100 %', '–')
+        >>> percent(0.01234), percent(1.0), percent(12.5), percent(None)
+        ('1.23 %', '100 %', '1250 %', '–')
     """
     if share is None:
         return "–"
-    return f"{100 * share:.3g} %" if share < 1 else "100 %"
+    return f"{100 * share:.3g} %" if share < 1 else f"{100 * share:.0f} %"

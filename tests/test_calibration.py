@@ -164,8 +164,8 @@ def test_it_survives_json() -> None:
 @pytest.mark.parametrize(
     ("images", "because"),
     [
-        (45, "1.0% of good parts may score higher.*too few to see 1.0%.*with 99 images or more it is measured"),
-        (99, "1.0% of good parts may score higher, judged by 99 images; scores in float32 by torch[^\n]*\nNext"),
+        (45, "1 % of good parts may score higher.*too few to see 1 %.*with 99 images or more it is measured"),
+        (99, "1 % of good parts may score higher, judged by 99 images; scores in float32 by torch[^\n]*\nNext"),
     ],
 )
 def test_a_user_is_told_what_a_threshold_is_worth(images: int, because: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from diffad_ray.diffusion.noise import fixed_noise, seeded_generator
-from diffad_ray.diffusion.reconstruction import iterative, norm_guided, one_step, reverse_step
+from diffad_ray.diffusion.reconstruction import ddim, iterative, norm_guided, one_step, reverse_step
 from diffad_ray.diffusion.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule()
@@ -165,3 +165,41 @@ def test_all_steps_back_end_at_the_image_if_the_noise_is_known() -> None:
     found = iterative(EXACT, knows, x0, 30, noise(2), lambda step: noise(step + 10))
     assert seen == list(range(30, -1, -1)), "a call a step"
     torch.testing.assert_close(found, x0, atol=0.03, rtol=0)
+
+
+def test_each_step_back_adds_the_noise_of_its_variance_but_the_last() -> None:
+    x0, network, asked = noise(1), Denoises(3 * noise(5)), []
+
+    def step_noise(step: int) -> Tensor:
+        asked.append(step)
+        return noise(step + 10)
+
+    found = iterative(EXACT, network, x0, 3, noise(2), step_noise)
+    expected = EXACT.add_noise(x0, at(3), noise(2))
+    for step in (3, 2, 1, 0):
+        expected, variance = reverse_step(EXACT, network, expected, at(step))
+        if step:
+            expected = expected + variance.sqrt() * noise(step + 10)
+    assert asked == [3, 2, 1]
+    torch.testing.assert_close(found, expected.clamp(-1, 1), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("t", "calls", "expected"), [(30, 4, [30, 22, 14, 7]), (30, 1, [30]), (2, 9, [2, 1, 0]), (0, 1, [0])]
+)
+def test_deterministic_steps_carry_the_estimated_noise_on(t: int, calls: int, expected: list[int]) -> None:
+    shown: list[tuple[int, Tensor]] = []
+
+    def predict(x_t: Tensor, steps: Tensor) -> Tensor:
+        shown.append((int(steps[0]), x_t))
+        return 1.5 * noise(len(shown))
+
+    found = ddim(EXACT, predict, noise(1), t, noise(2), calls)
+    assert [step for step, _ in shown] == expected
+    x_t = EXACT.add_noise(noise(1), at(t), noise(2))
+    for k, (step, seen) in enumerate(shown, start=1):
+        torch.testing.assert_close(seen, x_t, atol=1e-12, rtol=0)
+        x0 = EXACT.predict_x0(x_t, at(step), 1.5 * noise(k)).clamp(-1, 1)
+        if k < len(shown):
+            x_t = EXACT.add_noise(x0, at(shown[k][0]), 1.5 * noise(k))
+    torch.testing.assert_close(found, x0, atol=1e-12, rtol=0)

@@ -48,7 +48,7 @@ def test_a_dim_lamp_moves_all_of_them(tmp_path: Path) -> None:
     found = compared(tmp_path, dim)
     assert found.state == "moved"
     assert "12 of 12 golden samples moved" in found.reasons[0]
-    assert "brightness changed by -" in found.reasons[1]
+    assert "brightness fell by " in found.reasons[1]
 
 
 def test_one_scratched_part_is_no_changed_camera(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile import KEYS, NAMES, OTHER_FILES, PNG, contents, readable, refused, write_corpus
+from hostile import PNG, readable, refused
+from hostile_names import KEYS, NAMES, OTHER_FILES, contents, write_corpus
 
 from diffad_ray import query, score
 from diffad_ray.images import DEFAULT_MAX_PIXELS, ImageError, decode_image, network_input

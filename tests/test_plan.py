@@ -222,7 +222,7 @@ def test_a_manifest_is_refused_if_nothing_of_it_is_there_unless_the_table_knows_
 
 def test_a_table_that_cannot_be_written_or_read(two_lines: Path, bundle: Bundle, tmp_path: Path) -> None:
     storage.write(f"{tmp_path}/table/runs", b"no folder")
-    with pytest.raises(UserError, match=r"the plan can't be written to the table .*/table"):
+    with pytest.raises(UserError, match=r"the plan can't be written to the table .*/table: .*File exists"):
         planned(two_lines, tmp_path / "table", bundle, tmp_path)
     storage.write(f"{tmp_path}/broken/scores/run_date=2026-01-01/r-00000.parquet", b"no Parquet")
     with pytest.raises(UserError, match=r"broken can't be compared with .*a file of it is no Parquet file"):

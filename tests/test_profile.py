@@ -98,7 +98,7 @@ def test_idle_time_is_that_of_processes_with_a_detector() -> None:
     text = printed(profile)
     assert "10.0 s for 16 images, 1.6 images/s" in text
     (line,) = (line for line in text.splitlines() if line.split()[:1] == ["detect"])
-    assert line.split()[1:4] == ["6.00", "27.3%", "375.00"]
+    assert line.split()[1:5] == ["6.00", "27.3", "%", "375.00"]
 
 
 def test_a_run_without_shards_says_so() -> None:

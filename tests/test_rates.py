@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from diffad_ray.analytics.report.rates import (
     dispersion_of,
     two_sided,
 )
+from diffad_ray.errors import percent
 from diffad_ray.intervals import cohens_h
 
 
@@ -72,3 +75,19 @@ def test_the_bound_holds() -> None:
 @pytest.mark.parametrize(("t", "freedom", "expected"), [(2.228, 10, 0.05), (3.169, 10, 0.01), (1.96, 0, 0.05)])
 def test_students_t_is_approximated(t: float, freedom: int, expected: float) -> None:
     assert two_sided(t, freedom) == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.61408, "61.4 %"), (0.00033, "0.033 %"), (0.0, "0 %"), (1.0, "100 %"), (2.5, "250 %"), (None, "–")],
+)
+def test_percentages(share: float | None, text: str) -> None:
+    assert percent(share) == text
+
+
+def test_all_percentages_are_written_alike() -> None:
+    package = Path(__file__).parents[1] / "diffad_ray"
+    modules = {str(path.relative_to(package)): path.read_text() for path in package.rglob("*.py")}
+    assert len(modules) > 200
+    # `percent` is the one place that formats a share; a format such as `:.1%` leaves no space.
+    assert [name for name, source in modules.items() if re.search(r":[^\"'{}]*\.\d%\}", source)] == []

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from diffad_ray.images.limits import LONGEST_SIDE
 from diffad_ray.inference.regions import anomaly_mask, find_regions, mask_from_runs, mask_png, run_lengths
 
 masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12))
@@ -89,6 +90,11 @@ def test_a_mask_is_never_empty(anomaly_map: np.ndarray, width: int, height: int,
     assert mask[np.unravel_index(full.argmax(), full.shape)]
     if full.max() >= np.float32(threshold):
         np.testing.assert_array_equal(mask, full >= np.float32(threshold))
+
+
+@pytest.mark.parametrize("shape", [(1, LONGEST_SIDE), (LONGEST_SIDE, 1)])
+def test_the_longest_image_has_a_mask(shape: tuple[int, int]) -> None:
+    assert mask_png(np.ones(shape, bool)).startswith(b"\x89PNG")
 
 
 def test_a_mask_png_decodes_to_the_mask() -> None:

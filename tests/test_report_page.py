@@ -16,6 +16,7 @@ from diffad_ray.analytics.query import query
 from diffad_ray.analytics.report import Question, Report, report
 from diffad_ray.reports.mean_image import mean_image
 from diffad_ray.reports.overlay import write_png
+from diffad_ray.reports.pages import Card, templates
 from diffad_ray.reports.report_page import page, write_page
 from diffad_ray.reports.report_page.product import LONGEST_SIDE, heat_map
 
@@ -65,6 +66,17 @@ def test_the_page_stands_alone_and_texts_are_texts(found: Report) -> None:
         assert named in changes
     assert "Verdicts of people" not in text
     assert page(found) == text, "the same input gives the same bytes"
+
+
+def test_whole_uris_of_images_on_s3_can_be_copied(found: Report) -> None:
+    uri = "s3://plant/" + 20 * "2026/" + "part & 1.png"
+    shown = 'class="{}">' + uri.replace("&", "&amp;") + "</"
+    assert found.failures
+    text = page(replace(found, failures=[replace(one, example=uri) for one in found.failures]))
+    assert text.count(shown.format("uri")) == len(found.failures)
+    card = templates.get_template("macros.html").module.picture_card(Card("part", uri))  # type: ignore[attr-defined]
+    assert shown.format("pale uri") in card
+    assert "<a" not in card, "a browser can't open it"
 
 
 def test_originals_that_are_gone(tmp_path: Path) -> None:

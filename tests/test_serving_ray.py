@@ -43,7 +43,9 @@ class Command:
         arguments += ["--tokens", str(folder / "tokens"), "--set", "serving.threads=1"]
         command = [sys.executable, "-m", "diffad_ray.cli", "serve", *arguments]
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        self.errors = folder / "errors.txt"
+        with self.errors.open("w") as errors:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
         assert self.process.stdout
         said: list[str] = []
         for line in iter(self.process.stdout.readline, ""):
@@ -226,3 +228,15 @@ def test_sigterm_answers_what_was_accepted(command: Command) -> None:
     assert command.process.wait(90) == 0
     assert codes.count(200) >= 4
     assert set(codes) <= {200, 503}, "a request is answered or told to come back"
+
+
+def test_sigterm_while_no_replica_is_alive(detector: Path, tmp_path: Path) -> None:
+    command = Command(detector, tmp_path)
+    command.client.close()
+    alive = command.replicas()
+    assert len(alive) == 2
+    for replica in alive:
+        os.kill(replica, signal.SIGKILL)
+    command.process.send_signal(signal.SIGTERM)
+    assert command.process.wait(90) == 0, command.errors.read_text()
+    assert "Traceback" not in command.errors.read_text()

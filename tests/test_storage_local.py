@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import threading
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from diffad_ray import storage
-from diffad_ray.storage.local import read_all
+from diffad_ray.storage.local import LocalStore, read_all
 
 
 def test_of_racing_creations_one_wins(tmp_path: Path) -> None:
@@ -82,3 +84,94 @@ def test_a_file_that_grows_or_shrinks_is_read_to_its_end(expected: int, tmp_path
         assert read_all(descriptor, expected) == bytes(range(100))
     finally:
         os.close(descriptor)
+
+
+def test_why_no_file_can_be_there(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_bytes(b"x")
+    os.mkfifo(tmp_path / "pipe")
+    for name, reason in {
+        "loop": "the link leads to itself",
+        "file/below": "a part of the path is a file, not a folder",
+        "n" * 300: "the name is longer than the file system takes",
+        "pipe": "this is no file",
+    }.items():
+        with pytest.raises(FileNotFoundError, match=reason):
+            LocalStore().read(f"{tmp_path}/{name}", None)
+    with pytest.raises(FileNotFoundError, match="this is no file"):
+        LocalStore().info(f"{tmp_path}/pipe")
+
+
+@pytest.fixture(params=["a file without a name", "a file with a hidden name"])
+def staging(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How files are written before they get their names: some file systems lack O_TMPFILE."""
+    open_file = os.open
+
+    def refuse(path: str, flags: int, *mode: int) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return open_file(path, flags, *mode)
+
+    if "hidden" in request.param:
+        monkeypatch.setattr(os, "open", refuse)
+    return request.param
+
+
+@pytest.mark.usefixtures("staging")
+def test_a_name_appears_after_its_data_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[bytes, bool]] = []
+    fsync, target = os.fsync, tmp_path / "new" / "shard"
+
+    def sync(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.append((Path(f"/proc/self/fd/{descriptor}").read_bytes(), target.exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    assert LocalStore().create(str(target), b"first")
+    assert not LocalStore().create(str(target), b"second")
+    assert target.read_bytes() == b"first"
+    LocalStore().write(str(target), b"third")
+    assert target.read_bytes() == b"third"
+    assert synced == [(b"first", False), (b"second", True), (b"third", True)]
+    assert stat.S_IMODE(target.stat().st_mode) & 0o111 == 0, "no program"
+    assert [path.name for path in target.parent.iterdir()] == ["shard"], "a staged file was left behind"
+
+
+def test_what_is_being_written_is_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    replace = Path.replace
+
+    def look(path: Path, target: Path) -> Path:
+        seen.extend(other.name for other in tmp_path.iterdir() if other != target)
+        return replace(path, target)
+
+    LocalStore().write(f"{tmp_path}/a", b"x")
+    monkeypatch.setattr(Path, "replace", look)
+    LocalStore().write(f"{tmp_path}/a", b"y")
+    (name,) = seen
+    assert name.startswith(".")
+    assert name.endswith(".part")
+
+
+def test_a_folder_that_takes_no_files_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(OSError, match="No space left"):
+        LocalStore().create(f"{tmp_path}/a", b"x")
+
+
+def test_files_are_not_passed_on_to_other_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    open_file = os.open
+
+    def note(path: str, flags: int, *mode: int) -> int:
+        opened.append(flags)
+        return open_file(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", note)
+    LocalStore().write(f"{tmp_path}/a", b"x")
+    assert LocalStore().read(f"{tmp_path}/a", None) == b"x"
+    assert len(opened) == 2
+    assert all(flags & os.O_CLOEXEC for flags in opened)

@@ -21,11 +21,12 @@ from diffad_ray.inference.acceleration import Trial
 from diffad_ray.inference.engine import Engine
 from diffad_ray.inference.views import pieces
 from diffad_ray.networks.ema import Ema
+from diffad_ray.networks.learning_rate import cosine_fall, rise_and_fall
 from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings
 from diffad_ray.training import loop
 from diffad_ray.training.batches import Batches, Images, World
 from diffad_ray.training.checkpoints import TrainingFolder
-from diffad_ray.training.loop import Report, State, learning_rate_factor, train_loop
+from diffad_ray.training.loop import Report, State, train_loop
 from diffad_ray.training.normals import load_pieces, read_images
 from diffad_ray.training.settings import TrainingSettings
 
@@ -148,7 +149,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(normals: np.ndarray) -> None:
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1000, 0.05), (1000, 0.0), (10, 0.3), (1, 0.0), (1, 0.9)])
 def test_the_learning_rate_rises_once_and_falls_once(steps: int, warmup: float) -> None:
-    factors = np.array([learning_rate_factor(step, steps, warmup) for step in range(steps)])
+    factors = np.array([rise_and_fall(step, steps, warmup, 0.01) for step in range(steps)])
     top = int(factors.argmax())
     assert factors[top] == 1
     assert (factors > 0).all()
@@ -158,6 +159,13 @@ def test_the_learning_rate_rises_once_and_falls_once(steps: int, warmup: float) 
     if steps == 1000:
         assert factors[-1] < 0.011
         np.testing.assert_allclose(factors[25], 26 / 50 if warmup else 1, atol=0.002)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.01])
+def test_a_half_cosine_falls_to_its_floor(floor: float) -> None:
+    found = [cosine_fall(progress, floor) for progress in (0.0, 0.25, 0.5, 0.75, 1.0, 3.0)]
+    shares = [1.0, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2, 0.0, 0.0]
+    assert found == pytest.approx([floor + (1 - floor) * share for share in shares], abs=1e-12)
 
 
 def test_every_pass_shows_each_image_once_in_another_order(normals: np.ndarray) -> None:

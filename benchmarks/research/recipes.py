@@ -7,8 +7,8 @@
 
 `prepare` reads a data set in a labelled layout; `--part` takes the first or second half of each kind's test images, so
 that recipes chosen on one half can be judged on the other. `train` needs torch, NumPy and safetensors alone and runs on
-a bare GPU machine, where the two files and the folder are all that travels. Started again, it goes on from its last
-checkpoint; `--share 0/2` and `--share 1/2` are for two processes side by side. `report` gives a row a recipe:
+a bare GPU machine, where both scripts, the data and the package are all that travels. Started again, it goes on from
+its last checkpoint; `--share 0/2` and `--share 1/2` are for two processes side by side. `report` gives a row a recipe:
 mean and standard deviation over the seeds. The last averaged weights count, and thresholds come from held-back normal
 images; "against held-back" compares defective ones with these, as a random split would. `judge` repeats what follows a
 training, familiarity and scoring, with the present code and the trained weights.
@@ -17,11 +17,9 @@ training, familiarity and scoring, with the present code and the trained weights
 from __future__ import annotations
 
 import argparse
-import glob
 import json
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,9 +27,9 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from recipes_report import place_of, report
 from torch import Tensor
 
-from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings, TrainingDraw
 from diffad_ray.inference.engine import Engine, default_device
 from diffad_ray.tensors import NormalSquares, as_unit_tensor
@@ -41,7 +39,6 @@ from diffad_ray.training.settings import TrainingSettings
 
 CHECKPOINT_SECONDS = 60.0
 HELD_BACK = 0.1
-HALVES = 200
 
 
 @dataclass(frozen=True)
@@ -130,10 +127,6 @@ def prepare(dataset: str, to: Path, side: int, part: str, textures: str | None) 
     to.parent.mkdir(parents=True, exist_ok=True)
     np.savez(to, **arrays)
     print(f"{to}: " + ", ".join(f"{name} {array.shape}" for name, array in arrays.items()))
-
-
-def place_of(work: Path, recipe: str, seed: int) -> Path:
-    return work / f"{recipe.replace(' ', '-').replace('/', '_')}-{seed}"
 
 
 def train_one(
@@ -239,61 +232,6 @@ def judge_again(data: dict[str, np.ndarray], place: Path) -> None:
     (place / "facts.json").write_text(json.dumps(facts, indent=1))
 
 
-def report(data: dict[str, np.ndarray], work: Path) -> Iterator[str]:
-    """Lines of a table: a recipe each, mean over its seeds and, where there are several, standard deviation."""
-    from diffad_ray.evaluation.metrics import at_threshold, auroc
-    from diffad_ray.evaluation.pixels import PixelCounts
-
-    kinds = data["kinds"]
-    defects = sorted(set(kinds.tolist()) - {"good"})
-    names = ["image AUROC", "without familiarity", "against held-back", *defects, "pixel AUROC", "pixel AP", "AUPRO"]
-    names += ["false alarms", "of held-back", "recall", "error", "seconds"]
-    yield f"| recipe | seeds | {' | '.join(names)} |"
-    yield "|---" * (len(names) + 2) + "|"
-    for recipe in RECIPES:
-        rows = []
-        for place in sorted(work.glob(f"{glob.escape(place_of(work, recipe, 0).name[:-1])}[0-9]*")):
-            if not (place / "facts.json").exists():
-                continue
-            facts, found = json.loads((place / "facts.json").read_text()), np.load(place / "found.npz")
-            scores, counts = found["scores"], PixelCounts()
-            for anomaly_map, mask in zip(found["maps"], data["masks"], strict=True):
-                counts.add(anomaly_map.astype(np.float32), mask)
-            threshold = Calibration.from_scores(found["held_back"]).threshold
-            judged = at_threshold(scores, kinds != "good", threshold)
-            by_kind = [
-                auroc(scores[near], kinds[near] != "good") for near in (np.isin(kinds, ["good", k]) for k in defects)
-            ]
-            images = [auroc(values, kinds != "good") for values in (scores, found["plain"])]
-            against = np.concatenate([found["held_back"], scores[kinds != "good"]])
-            images.append(auroc(against, np.arange(len(against)) >= len(found["held_back"])))
-            pixels = [counts.auroc(), counts.average_precision(), counts.aupro()]
-            prices = [judged.false_alarm_rate, held_back_alarms(found["held_back"]), judged.recall]
-            prices += [facts["error"], facts["seconds"]]
-            rows.append([*images, *by_kind, *pixels, *prices])
-        if rows:
-            yield f"| {recipe} | {len(rows)} | {' | '.join(map(_mean_and_deviation, zip(*rows, strict=True)))} |"
-
-
-def held_back_alarms(scores: np.ndarray) -> float:
-    """False alarms among one half of the held-back images at the threshold of the other half, over random halves."""
-    rng, rates = np.random.default_rng(0), []
-    for _ in range(HALVES):
-        one, other = np.array_split(rng.permutation(scores), 2)
-        threshold = Calibration.from_scores(one).threshold
-        rates.append(float((other >= threshold).mean()))
-    return statistics.mean(rates)
-
-
-def _mean_and_deviation(values: tuple[float | None, ...]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    digits = 0 if max(known) > 10 else 5 if 0 < max(known) < 0.02 else 3
-    mean = f"{statistics.mean(known):.{digits}f}"
-    return mean if len(known) == 1 or digits == 0 else f"{mean} ± {statistics.stdev(known):.{digits}f}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -328,7 +266,7 @@ def main() -> None:
     with np.load(given.data) as arrays:
         data = dict(arrays)
     if given.verb == "report":
-        print("\n".join(report(data, given.work)))
+        print("\n".join(report(data, given.work, RECIPES)))
         return
     if given.verb == "judge":
         for facts in sorted(given.work.glob("*/facts.json")):

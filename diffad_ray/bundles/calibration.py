@@ -140,7 +140,8 @@ class Calibration:
             197.0
         """
         # There are 2**32 float32 values, so the bisection over their places ends after 32 steps.
-        low, high = _place(np.finfo(np.float32).min), _place(np.finfo(np.float32).max)
+        high = int(np.finfo(np.float32).max.view(np.int32))
+        low = -high
         while low < high:
             middle = (low + high) // 2
             if self.tail_probability(np.array([_at(middle)]))[0] <= rate:
@@ -175,13 +176,6 @@ def aligned(cross_fitted: np.ndarray, held_back: np.ndarray) -> np.ndarray:
     return max(median, usual) + stretch * (cross_fitted - median)
 
 
-def _place(value: np.floating) -> int:
-    """Return the place of a float32 in the ascending order of all finite ones, where 0.0 has the place 0."""
-    bits = int(np.float32(abs(value)).view(np.int32))
-    return -bits if value < 0 else bits
-
-
 def _at(place: int) -> float:
-    """Return the float32 at a place."""
-    value = float(np.int32(abs(place)).view(np.float32))
-    return -value if place < 0 else value
+    """Return the float32 at a place in the ascending order of all finite ones, where 0.0 has the place 0."""
+    return float(np.copysign(np.int32(abs(place)).view(np.float32), place))

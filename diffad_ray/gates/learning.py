@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,6 +10,7 @@ from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.familiarity.learning import Tell
 from diffad_ray.gates.samples import Scored
 from diffad_ray.gates.student import Student
+from diffad_ray.networks.learning_rate import cosine_fall
 from diffad_ray.tensors import as_unit_tensor
 
 BATCH, LEARNING_RATE, WARMUP = 32, 3e-3, 0.1
@@ -40,7 +39,7 @@ def taught(samples: Scored, threshold: float, epochs: int, seed: int, tell: Tell
     for _ in range(epochs):
         order = torch.randperm(len(samples.pixels), generator=generator).numpy()
         for rows in np.array_split(order[: len(order) // BATCH * BATCH], len(order) // BATCH):
-            rate = min(1.0, (step + 1) / (WARMUP * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+            rate = min(1.0, (step + 1) / (WARMUP * steps)) * cosine_fall(step / steps, 0.0)
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * rate
             images = as_unit_tensor(samples.pixels[rows]).contiguous(memory_format=torch.channels_last)
             found = student(images)

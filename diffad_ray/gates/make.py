@@ -11,7 +11,7 @@ import torch
 from diffad_ray import storage
 from diffad_ray.bundles.bundle import Bundle, load_bundle
 from diffad_ray.detectors.judged import JudgedDetector
-from diffad_ray.errors import UserError
+from diffad_ray.errors import UserError, percent
 from diffad_ray.familiarity.learning import Tell
 from diffad_ray.gates.bound import fewest_flagged
 from diffad_ray.gates.bundle import LOOKS, Gate, look_by, save_gate
@@ -143,8 +143,8 @@ def make_gate(detector: str, settings: GateSettings | None = None, tell: Tell = 
     found = gate.opening(threshold)
     if not len(found.gate):
         raise UserError(
-            f"no gate would pass a good image of {location} if it may lose {wanted.missed:.2%} of what the detector "
-            "flags: raise --missed, let the student learn from more --samples, or score without a gate"
+            f"no gate would pass a good image of {location} if it may lose {percent(wanted.missed)} of what the "
+            "detector flags: raise --missed, let the student learn from more --samples, or score without a gate"
         )
     return MadeGate(replace(gate, fingerprint=save_gate(gate, bundle, location)), found, passes)
 

@@ -61,8 +61,7 @@ def find_regions(full_map: np.ndarray, mask: np.ndarray) -> list[dict[str, Any]]
 
 
 def mask_png(mask: np.ndarray) -> bytes:
-    """An 8-bit PNG, 255 where anomalous."""
+    """An 8-bit PNG, 255 where anomalous, of a mask [H,W] whose sides are at most `images.limits.LONGEST_SIDE`."""
     encoded, data = cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    if not encoded:
-        raise ValueError(f"a mask of {mask.shape[1]} x {mask.shape[0]} pixels can't be written as PNG")
+    assert encoded, "decoding refuses longer images"
     return data.tobytes()

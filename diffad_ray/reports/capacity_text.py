@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from diffad_ray.errors import counted
+from diffad_ray.errors import counted, percent
 
 if TYPE_CHECKING:
     from diffad_ray.capacity.capacity import Capacity
@@ -26,7 +26,7 @@ def print_capacity(found: Capacity, console: Console) -> None:
         f"trial: {trial.images:,} images in {trial.seconds:.0f} s on one {trial.device.upper()} actor, "
         + ", ".join(f"{count} {status}" for status, count in trial.by_status.items()),
         f"  an image has {trial.costs.file_bytes / 1e3:,.1f} kB, "
-        f"{trial.costs.mask_share:.1%} get a mask of {trial.costs.mask_bytes / 1e3:.1f} kB",
+        f"{percent(trial.costs.mask_share)} get a mask of {trial.costs.mask_bytes / 1e3:.1f} kB",
         *(
             f"  {name:<7} {_milliseconds(getattr(trial, name))}"
             for name in ("fetch", "decode", "load", "detect", "commit")

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from diffad_ray.errors import counted
+from diffad_ray.errors import counted, percent
 
 if TYPE_CHECKING:
     from diffad_ray.analytics.drift import Drift, GroupDrift
@@ -51,8 +51,8 @@ def described(group: GroupDrift) -> str:
 def _chart(group: GroupDrift) -> list[str]:
     last = group.days[-1]
     trend = " ".join(
-        "-" if day.tail_share is None else f"{day.tail_share:.1%}{'!' * day.is_outside}" for day in group.days[-TREND:]
+        "-" if day.tail_share is None else percent(day.tail_share) + "!" * day.is_outside for day in group.days[-TREND:]
     )
-    limits = "" if last.lower is None or last.upper is None else f"{last.lower:.1%} to {last.upper:.1%}"
+    limits = "" if last.lower is None or last.upper is None else f"{percent(last.lower)} to {percent(last.upper)}"
     levels = (last.brightness, last.contrast, last.sharpness)
     return [trend, limits, *("" if level is None else f"{level:.4g}" for level in levels)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.markup import escape
 
+from diffad_ray.errors import percent
 from diffad_ray.gates.make import MadeGate
 from diffad_ray.intervals import exact_interval
 
@@ -18,17 +19,17 @@ def print_gate(made: MadeGate, location: str, console: Console) -> None:
 
     passes, proof = found.passes, found.proof
     say(f"[bold]gate[/] {gate.fingerprint} of {escape(location)}, looks by {gate.kind}")
-    tried = ", ".join(f"{kind} {share:.1%}" for kind, share in made.passes.items())
-    interval = f"95 % interval {passes.low:.1%} to {passes.high:.1%}"
-    say(f"  it passes {passes.value:.1%} of the held-back good images ({interval})")
+    tried = ", ".join(f"{kind} {percent(share)}" for kind, share in made.passes.items())
+    interval = f"95 % interval {percent(passes.low)} to {percent(passes.high)}"
+    say(f"  it passes {percent(passes.value)} of the held-back good images ({interval})")
     say(f"  tried, with the share of good images that each passes: {tried}")
-    interval = f"95 % interval {proof.low:.3%} to {proof.high:.3%}"
+    interval = f"95 % interval {percent(proof.low)} to {percent(proof.high)}"
     say(
-        f"  of {found.flagged} images that the detector flags it misses {proof.value:.3%} ({interval}); the promise is "
-        f"{found.missed:.3%}"
+        f"  of {found.flagged} images that the detector flags it misses {percent(proof.value)} ({interval}); the "
+        f"promise is {percent(found.missed)}"
     )
     bound = exact_interval(0, found.flagged).high
-    say(f"  so many flagged images can't show less than {bound:.3%}, even if none of them was missed")
+    say(f"  so many flagged images can't show less than {percent(bound)}, even if none of them was missed")
     groups = ", ".join(f"{name} {flagged} of {of}" for name, (flagged, of) in made.flagged.items() if of)
     say(f"  flagged by the detector: {groups}")
     if not made.flagged["defect"][1]:

@@ -30,10 +30,11 @@ templates = Environment(
 
 
 class Cell(NamedTuple):
-    """A cell of a table: its text, and a smaller one below it."""
+    """A cell of a table: its text, and a smaller one below it. A URI is shown whole, over several lines."""
 
     text: str
     detail: str = ""
+    is_uri: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class Card:
     @property
     def link(self) -> str:
         """The address of the source for a browser; empty where it has none, such as for an object on S3.
+
+        The page does not know the endpoint of a bucket or who may read it, so it shows the URI to be copied.
 
         No source can make it a script, because an address is a path or begins with http.
         """

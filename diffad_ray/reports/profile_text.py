@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from diffad_ray.errors import counted
+from diffad_ray.errors import counted, percent
 from diffad_ray.scoring.profile import FETCH, MEANINGS, Profile
 
 
@@ -20,7 +20,7 @@ def print_profile(profile: Profile, console: Console) -> None:
     total = sum(seconds for stage, seconds in stages.items() if stage != FETCH) or 1.0
     table = Table("stage", "seconds", "share", "ms an image", "what it is", box=None)
     for stage, seconds in stages.items():
-        share = "" if stage == FETCH else f"{seconds / total:.1%}"
+        share = "" if stage == FETCH else percent(seconds / total)
         table.add_row(stage, f"{seconds:,.2f}", share, f"{1000 * seconds / images:.2f}", MEANINGS[stage])
     processes = Table("node", "process", "images", *stages, box=None)
     for one in profile.by_process():

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from diffad_ray.bundles.calibration import Calibration
-from diffad_ray.errors import counted
+from diffad_ray.errors import counted, percent
 from diffad_ray.evaluation.figures import METRICS
 
 if TYPE_CHECKING:
@@ -82,11 +82,11 @@ def _judges(calibration: Calibration, images: str) -> str:
 def _threshold(calibration: Calibration, judges: str) -> Iterator[str]:
     """What the threshold promises, and how far that can be believed."""
     rate = calibration.false_alarm_rate
-    yield f"  threshold {calibration.threshold:.4f}: {rate:.1%} of good parts may score higher, judged by {judges}"
+    yield f"  threshold {calibration.threshold:.4f}: {percent(rate)} of good parts may score higher, judged by {judges}"
     if rate * (calibration.images + 1) < 1:
         yield (
-            f"  these are too few to see {rate:.1%}: the threshold lies where the tail of their scores would go on; "
-            f"with {math.ceil(1 / rate) - 1} images or more it is measured"
+            f"  these are too few to see {percent(rate)}: the threshold lies where the tail of their scores would go "
+            f"on; with {math.ceil(1 / rate) - 1} images or more it is measured"
         )
 
 
@@ -128,7 +128,7 @@ def print_run(run: Run, console: Console) -> None:
 def print_summary(summaries: Sequence[DetectorSummary], console: Console) -> None:
     """Images, failures, defect rate, score quantiles and the worst images, a detector at a time."""
     for summary in summaries:
-        rate = "no score" if summary.defect_rate is None else f"{summary.defect_rate:.2%} defect rate"
+        rate = "no score" if summary.defect_rate is None else f"{percent(summary.defect_rate)} defect rate"
         times = f"{summary.first:%Y-%m-%d %H:%M} to {summary.last:%Y-%m-%d %H:%M} UTC"
         console.print(
             f"\n[bold]{escape(summary.detector)}[/] {summary.fingerprint}   {summary.images} images, "
@@ -145,7 +145,7 @@ def print_summary(summaries: Sequence[DetectorSummary], console: Console) -> Non
             names = {0.0: "lowest", 0.5: "median", 1.0: "highest"}
             quantiles = Table(title="Scores", title_justify="left", box=None)
             for level in summary.quantiles:
-                quantiles.add_column(names.get(level, f"{level:.0%}"), justify="right")
+                quantiles.add_column(names.get(level, percent(level)), justify="right")
             quantiles.add_row(*(f"{value:.4f}" for value in summary.quantiles.values()))
             console.print(quantiles)
         worst = Table("score", "tail", "regions", title="Worst images", title_justify="left", box=None)

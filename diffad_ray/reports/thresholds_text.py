@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from diffad_ray.errors import counted
+from diffad_ray.errors import counted, percent
 
 if TYPE_CHECKING:
     from diffad_ray.analytics.thresholds.consequences import Consequence, Reviewed
@@ -81,7 +81,7 @@ def _cells(one: Consequence) -> list[str]:
         false,
         _overkill(one.reviewed),
         f"{widest.hours_a_night:.2g}",
-        f"{widest.with_regions / widest.alerts:.0%}" if widest.alerts else "",
+        percent(widest.with_regions / widest.alerts) if widest.alerts else "",
     ]
 
 
@@ -89,7 +89,8 @@ def _overkill(reviewed: Reviewed | None) -> str:
     if reviewed is None or reviewed.overkill is None:
         return ""
     share = reviewed.overkill
-    return f"{reviewed.good} of {reviewed.alerts}: {share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
+    interval = f"{percent(share.low)} to {percent(share.high)}"
+    return f"{reviewed.good} of {reviewed.alerts}: {percent(share.value)} ({interval})"
 
 
 def _number(value: float) -> str:

@@ -133,7 +133,7 @@ def compare(
     try:
         selection = _fitted(selection, table)
         pending = selection.rows
-        if not force:
+        if not force and has_rows(table):
             pending += f" ANTI JOIN {_done(table, settings, finished)} USING {_KEY}"
         if not selection.archive.is_listed and not _knows_any(selection, table):
             refuse_absent(selection.connection, selection.rows, archive)
@@ -171,9 +171,7 @@ _KEY = "(image_id, detector_fingerprint)"
 
 
 def _done(table: str, settings: ScoringSettings, finished: str) -> str:
-    """Return SQL of the images that need not be scored again, by image and detector."""
-    if not has_rows(table):
-        return "(SELECT 0::BIGINT AS image_id, '' AS detector_fingerprint WHERE false)"
+    """Return SQL of the images of a table that need not be scored again, by image and detector."""
     retried = ", ".join(map(quoted, {*PASSING, *settings.retry}))
     rows = rows_of(table, "scores")
     is_done = f"status NOT IN ({retried}) OR run_id = {quoted(finished)}"

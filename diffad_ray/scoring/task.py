@@ -12,7 +12,7 @@ from typing import Any
 from diffad_ray import storage
 from diffad_ray.bundles.bundle import load_bundle
 from diffad_ray.cluster_settings import ClusterSettings
-from diffad_ray.errors import UserError
+from diffad_ray.errors import UserError, percent
 from diffad_ray.gates.bundle import load_gate
 from diffad_ray.images.settings import ImageSettings
 from diffad_ray.scoring.first_look import OpenGate
@@ -138,7 +138,7 @@ def _gated(routed: Routed, task: Task) -> Routed:
     opening = gate.opening(threshold)
     if not len(opening.gate):
         raise UserError(
-            f"the gate of {location} can't promise to miss at most {gate.missed:.3%} at the threshold "
+            f"the gate of {location} can't promise to miss at most {percent(gate.missed)} at the threshold "
             f"{threshold:.4g} and pass any image: make one for this threshold by "
             f"`diffad-ray gate {location} --threshold {threshold:.4g}`, or score without --gate"
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import duckdb
 
+from diffad_ray.errors import percent
 from diffad_ray.gates.bound import missed_share
 from diffad_ray.sql import quoted
 
@@ -72,18 +73,19 @@ class GateCheck:
     @property
     def sentences(self) -> Iterator[str]:
         """What people should know, the worst first."""
-        interval = f"{self.share:.3%} of what the detector flags (95 % interval {self.low:.3%} to {self.high:.3%})"
+        interval = f"95 % interval {percent(self.low)} to {percent(self.high)}"
+        missed = f"{percent(self.share)} of what the detector flags ({interval})"
         if self.is_broken:
             yield (
-                f"THE GATE OF {self.detector} BREAKS ITS PROMISE: it would miss {interval}, and promises at most "
-                f"{self.promise:.3%}. Score again without --gate and with --force, make the gate anew, and look at "
-                f"{', '.join(self.examples)}"
+                f"THE GATE OF {self.detector} BREAKS ITS PROMISE: it would miss {missed}, and promises at most "
+                f"{percent(self.promise)}. Score again without --gate and with --force, make the gate anew, and look "
+                f"at {', '.join(self.examples)}"
             )
         share = self.passed / self.images if self.images else 0.0
         yield (
-            f"the gate of {self.detector} passed {self.passed} of {self.images} images ({share:.1%}); of "
-            f"{self.audited} audited ones the detector flags {self.missed}, so the gate misses {interval}; the promise "
-            f"is {self.promise:.3%}"
+            f"the gate of {self.detector} passed {self.passed} of {self.images} images ({percent(share)}); of "
+            f"{self.audited} audited ones the detector flags {self.missed}, so the gate misses {missed}; the promise "
+            f"is {percent(self.promise)}"
         )
 
 

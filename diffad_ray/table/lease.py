@@ -50,7 +50,7 @@ class Lease:
         self._holder = Holder.here(work)
         self._generation = 0
         self._lost = ""
-        self._renewed = 0.0
+        self._renewed = _now()
         self._busy = threading.Lock()
         self._ended = threading.Event()
         self._heartbeat = threading.Thread(target=self._beat, name="lease", daemon=True)

@@ -20,11 +20,14 @@ from diffad_ray.errors import UserError
 from diffad_ray.inference.acceleration import fastest_mode
 from diffad_ray.inference.processor import has_bfloat16
 from diffad_ray.networks.ema import Ema
+from diffad_ray.networks.learning_rate import rise_and_fall
 from diffad_ray.training.batches import ALONE, Images, Source, World
 from diffad_ray.training.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
 TRIAL_IMAGES = 4
+LOWEST_RATE = 0.01
+"The share of the peak learning rate at which a training ends."
 State = dict[str, Any]
 
 
@@ -43,15 +46,6 @@ class Report(NamedTuple):
     images_per_second: float
     mode: str
     afterwards: str = ""
-
-
-def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
-    """Return the share of the peak learning rate at a step: a linear rise, then a cosine down to 1 %."""
-    rise = max(1, round(warmup * steps))
-    if step < rise:
-        return (step + 1) / rise
-    progress = (step - rise) / max(1, steps - rise)
-    return 0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
 def _choose_mode(detector: Trainable, batch: TrainingBatch, turn: str, wanted: str, world: World) -> Mode:
@@ -140,7 +134,7 @@ class _Learner:
         turn = self.detector.settings.turn(step, self.settings.steps)
         for group, (name, part) in zip(self.optimizer.param_groups, self.parts.items(), strict=True):
             span = self.spans[name]
-            factor = learning_rate_factor(max(0, step - span.start), len(span), self.settings.warmup)
+            factor = rise_and_fall(max(0, step - span.start), len(span), self.settings.warmup, LOWEST_RATE)
             group["lr"] = part.learning_rate * factor
             if step == span.stop:
                 self.ema.settle(self.detector, part.parameters)

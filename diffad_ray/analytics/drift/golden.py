@@ -13,7 +13,7 @@ import numpy as np
 from diffad_ray import storage
 from diffad_ray.analytics.drift.findings import SMALL_QUALITY
 from diffad_ray.analytics.drift.shifts import FEWEST_DAYS, SURE
-from diffad_ray.errors import UserError, counted
+from diffad_ray.errors import UserError, counted, percent
 from diffad_ray.images.quality import Quality
 from diffad_ray.sql import reason_of
 from diffad_ray.table.detectors import read_detectors
@@ -161,5 +161,6 @@ def _quality(pairs: list[tuple[tuple[Any, ...], list[tuple[Any, ...]]]]) -> list
             if row[number] is not None and (values := [one[number] for one in before if one[number]])
         ]
         if ratios and abs(change := float(np.median(ratios))) >= SMALL_QUALITY:
-            told.append(f"Their {name} changed by {change:+.1%}: look at the camera and its light.")
+            word = "fell" if change < 0 else "rose"
+            told.append(f"Their {name} {word} by {percent(abs(change))}: look at the camera and its light.")
     return told or ["Their light and focus did not change: look at how the parts lie, and at the parts."]

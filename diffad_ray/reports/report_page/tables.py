@@ -40,7 +40,10 @@ def by_group(column: str, groups: Sequence[Group]) -> FigureTable:
 def failures(report: Report) -> FigureTable:
     """Images without a score by reason, with an example."""
     rows = [
-        Row(f"{one.status}: {one.reason}", [Cell(f"{one.now:,}"), Cell(f"{one.earlier:,}"), Cell(_short(one.example))])
+        Row(
+            f"{one.status}: {one.reason}",
+            [Cell(f"{one.now:,}"), Cell(f"{one.earlier:,}"), Cell(one.example, is_uri=True)],
+        )
         for one in report.failures
     ]
     return FigureTable("Images without a score", "reason", {"": ["this period", "period before", "such as"]}, rows)
@@ -190,8 +193,3 @@ def _against(now: Counts, earlier: Counts) -> list[Cell]:
 
 def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
-
-
-def _short(uri: str) -> str:
-    """The end of a long URI."""
-    return uri if len(uri) <= 60 else f"…{uri[-59:]}"
