@@ -40,14 +40,15 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+ONNX, PACKAGED = "familiarity with an ONNX file", "familiarity with EfficientNet-Lite0"
 SOURCES = {
-    "familiarity with EfficientNet-Lite0": {"source": "both"},
-    "familiarity with an ONNX file": {"source": "backbone", "layers": ["fine", "coarse"], "channels": CHANNELS},
+    ONNX: {"source": "backbone", "layers": ["fine", "coarse"], "channels": CHANNELS},
+    PACKAGED: {"source": "both"},
 }
 "Further detectors under the contract: what familiarity sees, by name."
 
 
-@pytest.fixture(scope="module", params=[*KINDS, *SOURCES])
+@pytest.fixture(scope="module", params=[*KINDS, ONNX, pytest.param(PACKAGED, marks=pytest.mark.long)])
 def folder(request: pytest.FixtureRequest, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny detector of a kind, trained for some steps."""
     kind = find_detector(request.param.partition(" ")[0])
@@ -56,8 +57,7 @@ def folder(request: pytest.FixtureRequest, parts: Path, tmp_path_factory: pytest
     settings = tiny_training("training.false_alarm_rate=0.1", steps=20)
     settings["detector"] = {name: value for name, value in settings["detector"].items() if name in names}
     if features := SOURCES.get(request.param):
-        is_file = "layers" in features
-        path = {"path": str(write_network(location.parent / "network.onnx"))} if is_file else {}
+        path = {"path": str(write_network(location.parent / "network.onnx"))} if request.param == ONNX else {}
         settings["detector"]["features"] = features | path
     defects = [str(parts / "bad")] if "defective" in kind.learns_from else []
     train(Sources(str(parts / "good"), defects=defects), location, kind=kind.kind, settings=settings, workers=0)
