@@ -15,6 +15,7 @@ from diffad_ray.bundles.bundle import load_bundle
 from diffad_ray.cli import app
 from diffad_ray.detectors.diffusion_ad import DiffusionADSettings
 from diffad_ray.errors import UserError
+from diffad_ray.gates import proof
 from diffad_ray.gates.bundle import load_gate
 from diffad_ray.gates.learning import taught
 from diffad_ray.gates.look import BATCH, Gatekeeper, Look
@@ -70,15 +71,23 @@ def copied(detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return location
 
 
+@pytest.fixture
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A promise needs the hundreds of samples that are made otherwise; these tests need none that is worth much."""
+    monkeypatch.setattr(proof, "ROUND", 64)
+    monkeypatch.setattr(proof, "FEWEST_FLAGGED", 32)
+
+
+@pytest.mark.usefixtures("few_samples")
 def test_a_gate_becomes_a_part_of_the_bundle(copied: Path, archive: Path) -> None:
     before = load_bundle(str(copied))
     files = {path: path.read_bytes() for path in copied.iterdir() if path.is_file()}
     engine = Engine(before.detector)
     unseen = read_images(training_images(before, "--normals").held_back, {})
     scores = [found.score for found in engine.detect_images(unseen)]
-    threshold = float(np.max(scores))
+    threshold = float(np.quantile(scores, 0.7))
     defects = archive / "camera0"
-    given = ["--missed", "0.1", "--threshold", str(threshold), "--samples", "64", "--defects", str(defects)]
+    given = ["--missed", "0.5", "--threshold", str(threshold), "--samples", "64", "--defects", str(defects)]
     done = CliRunner().invoke(app, ["gate", str(copied), *given, "--json"])
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
@@ -89,11 +98,12 @@ def test_a_gate_becomes_a_part_of_the_bundle(copied: Path, archive: Path) -> Non
     assert bundle.fingerprint == before.fingerprint
     found = gate.opening(threshold)
     assert (found.limit, found.flagged) == (told["limit"], told["flagged"])
-    assert found.proof.value <= 0.1
+    assert found.proof.value <= 0.5
     assert told["facts"]["flagged"]["defect"][1] == len(list(defects.glob("*.png")))
     assert told["passes"]["value"] >= max(told["facts"]["passes"].values()) - 0.5
 
 
+@pytest.mark.usefixtures("few_samples")
 def test_what_makes_no_gate_is_refused(copied: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="missed 2 must lie"):
         GateSettings(missed=2)

@@ -29,6 +29,9 @@ NEIGHBOURHOOD = 3
 BACKGROUND, UNUSUAL, LEAST_BACKGROUND_SPREAD = 0.1, 2.0, 0.2
 """Quantile of an image's cells whose log odds are those of its background, as defects cover less than the rest; spreads
 above the median of normal images from which a background is unusual; and the floor of that spread."""
+TERMS = 2.0
+"""The excess of a background is subtracted once for each term of the strangeness, the judge's and the distances': in an
+unusual image, all cells are far from the normal ones, too."""
 NO_LIMIT = 1e6
 "More than any log odds; not infinite, because averages of weights would make it no number."
 LEAST_DISTANCE_SPREAD, LEAST_STRANGENESS_SPREAD = 0.2, 0.5
@@ -137,11 +140,11 @@ class Familiarity(nn.Module):
     def opinions(self, residuals: Tensor) -> Tensor:
         """Return [N,R,G,G] from residuals [N,R,C,G,G], smoothed.
 
-        Channel 0 is the judge's log odds, less the excess of the image's background over `background_limit`. The others
-        are log distances to the nearest entry of each coreset.
+        Channel 0 is the judge's log odds, less `TERMS` times the excess of the image's background over
+        `background_limit`. The others are log distances to the nearest entry of each coreset.
         """
         judged = smooth(self.judge(residuals)[:, None])
-        excess = (background(judged) - self.background_limit).clamp(min=0)
+        excess = TERMS * (background(judged) - self.background_limit).clamp(min=0)
         distances = smooth(squared_distance(residuals[:, 1:])).log()
         return torch.cat([judged - excess[:, None, None, None], distances], dim=1)
 
