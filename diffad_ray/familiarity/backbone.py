@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ OWN_LIGHT, OWN_CONTRAST = 0.45, 0.2
 LEAST_SPREAD = 1e-4
 "Floor of the standard deviation of a channel."
 PROJECTION_SEED = 0
+Source = Literal["gabor", "backbone", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class FeatureSettings:
             with `as it is`, an image that is darker or has less contrast than others is unlike them.
     """
 
-    source: Literal["gabor", "backbone", "both"] = "gabor"
+    source: Source = "gabor"
     path: str | None = None
     layers: tuple[str, ...] = ()
     channels: int = 64
@@ -56,7 +57,7 @@ class FeatureSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
-        if self.source not in ("gabor", "backbone", "both"):
+        if self.source not in get_args(Source):
             raise ValueError(f"source {self.source!r} is none of 'gabor', 'backbone', 'both'")
         if self.light not in ("own", "as it is"):
             raise ValueError(f"light {self.light!r} is neither 'own' nor 'as it is'")
