@@ -50,8 +50,11 @@ def distances(normals: list[Path], tested: list[Path], side: int, features: Feat
     seeing.learn_features(batches([normals[k] for k in order[:MOST_TO_PROJECT]], side))
     seen = [seeing.describe(images) for images in batches(normals, side)]
     normal = normality(Described(*map(torch.cat, zip(*seen, strict=True))), len(normals), generator)
-    found = [residuals(normal, seeing.describe(images)) for images in batches(tested, side)]
-    return torch.cat([smooth(squared_distance(one)).flatten(2).amax(dim=2) for one in found]).log().numpy()
+    found = []
+    for images in batches(tested, side):
+        far = smooth(squared_distance(residuals(normal, seeing.describe(images))))
+        found.append(far.flatten(2).amax(dim=2).log())
+    return torch.cat(found).numpy()
 
 
 @torch.inference_mode()
