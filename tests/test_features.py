@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from networks_of_features import CHANNELS, write_network
 from test_bundle import saved
 
 from diffad_ray.bundles.bundle import load_bundle
-from diffad_ray.detectors.diffusion_ad import DiffusionADSettings
+from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings
 from diffad_ray.detectors.familiarity_alone import FamiliarityAlone, FamiliarityAloneSettings
 from diffad_ray.errors import UserError
 from diffad_ray.familiarity import onnx_network
@@ -200,6 +201,16 @@ def test_settings_that_contradict_each_other_are_refused(features: dict[str, Any
         FeatureSettings(**features)
 
 
-def test_features_without_familiarity_are_refused() -> None:
-    with pytest.raises(ValueError, match="features are those of familiarity"):
-        DiffusionADSettings(preset="tiny", image_size=32, familiarity=0, features=FeatureSettings(source="both"))
+def test_a_network_without_familiarity_is_not_trained_with() -> None:
+    settings = DiffusionADSettings(preset="tiny", image_size=32, features=FeatureSettings(source="both"))
+    # An ablation leaves familiarity out of a detector that was trained with it.
+    with pytest.raises(UserError, match="for familiarity, which is 0"):
+        DiffusionAD(dataclasses.replace(settings, familiarity=0)).require_network()
+
+
+def test_a_damaged_projection_is_refused() -> None:
+    detector = FamiliarityAlone(FamiliarityAloneSettings(image_size=SIDE, features=FeatureSettings(source="both")))
+    state = detector.state_dict()
+    state["familiarity.backbone.projection"] = torch.full((64, 176), torch.nan)
+    with pytest.raises(RuntimeError, match=r"backbone\.projection holds numbers that can't be"):
+        detector.load_state_dict(state)

@@ -246,7 +246,7 @@ class Trainable(Scorer):
         """Refuse to train with a network from outside that is missing, or does not fit.
 
         Raises:
-            UserError: a package or a file is missing, or can't be used.
+            UserError: a package or a file is missing, can't be used, or would not be.
         """
 
     def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffad_ray.detectors.base import Detection, DetectorSettings, Trainable
 from diffad_ray.diffusion.noise import seeded_generator
+from diffad_ray.errors import UserError
 from diffad_ray.familiarity.backbone import FeatureSettings
 from diffad_ray.familiarity.learning import learn_familiarity, squares_of
 from diffad_ray.familiarity.model import Familiarity, either
@@ -65,10 +66,6 @@ class JudgedSettings(DetectorSettings):
         for name, settings_class in (("features", FeatureSettings), ("anomalies", AnomalySettings)):
             if isinstance(given := getattr(self, name), dict):
                 object.__setattr__(self, name, settings_class(**given))
-        if self.features.has_backbone and not self.familiarity:
-            raise ValueError(
-                "features are those of familiarity: set familiarity to a number in [1, 4], or leave them out"
-            )
 
 
 class Examination(NamedTuple):
@@ -137,6 +134,11 @@ class JudgedDetector(Trainable):
 
     def require_network(self) -> None:
         if self.familiarity.backbone is not None:
+            if not self.settings.familiarity:
+                raise UserError(
+                    "the network of detector.features is for familiarity, which is 0: set detector.familiarity to a "
+                    "number in [1, 4], or detector.features.source to gabor"
+                )
             # A copy, so that the training does not carry the network along.
             copy.deepcopy(self.familiarity.backbone).load(self.settings.image_size)
 

@@ -165,13 +165,11 @@ class Backbone(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        given = {name: state_dict[prefix + name] for name in ("projection", "offset") if prefix + name in state_dict}
-        for name, tensor in given.items():
-            if (
-                tensor.dtype != torch.float32
-                or not tensor.isfinite().all()
-                or len(tensor) not in (0, self.settings.channels)
-            ):
+        for name, dimensions in (("projection", 2), ("offset", 1)):
+            if (tensor := state_dict.get(prefix + name)) is None:
+                continue
+            fits = tensor.dim() == dimensions and len(tensor) == self.settings.channels
+            if tensor.dtype != torch.float32 or not tensor.isfinite().all() or (len(tensor) and not fits):
                 error_msgs.append(f"{prefix}{name} holds numbers that can't be")
                 return
             setattr(self, name, torch.empty_like(tensor, device=getattr(self, name).device))
