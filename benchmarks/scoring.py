@@ -51,9 +51,11 @@ def make_images(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def make_detector(location: Path, preset: str, image_size: int, precision: str, images: list[Path]) -> None:
+def make_detector(
+    location: Path, preset: str, image_size: int, precision: str, images: list[Path], seed: int = 0
+) -> None:
     """An untrained detector whose threshold lets about 1 % of the images pass as anomalous."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     settings = DiffusionADSettings(preset=preset, image_size=image_size, precision=precision)  # type: ignore[arg-type]
     detector = DiffusionAD(settings).eval()
     sample = np.stack([network_input(decode_image(path.read_bytes()).pixels, image_size) for path in images[:64]])

@@ -242,7 +242,7 @@ def measure(options: argparse.Namespace, root: Path) -> None:
     files = [path.read_bytes() for path in paths]
     make_detector(root / "detector", options.preset, options.image_size, "float32", paths)
     if options.swaps:
-        make_detector(root / "other", options.preset, options.image_size, "float32", paths[1:])
+        make_detector(root / "other", options.preset, options.image_size, "float32", paths, seed=1)
     print(f"{platform.platform()}, {cores()} cores, torch {torch.__version__}, {vars(options)}", flush=True)
     figures: dict[str, Any] = dict(zip(("alone", "rate"), measured_bare(root, options.replicas), strict=True))
     server = Server(root / "detector", root, options.replicas, *options.serve)

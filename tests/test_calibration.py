@@ -15,7 +15,7 @@ from rich.console import Console
 from tiny_detector import tiny_detector
 
 from diffad_ray.bundles.bundle import Bundle
-from diffad_ray.bundles.calibration import Calibration
+from diffad_ray.bundles.calibration import ENOUGH_ABOVE, MOST_STRETCHED, Calibration, aligned
 from diffad_ray.reports.terminal import print_import
 
 # Not as close to each other as floats can be: interpolation has no digits left there.
@@ -33,6 +33,35 @@ def test_a_higher_score_is_never_more_likely(normal: list[float], queries: list[
     assert (np.diff(probabilities) <= 1e-12).all()
     assert (probabilities > 0).all()
     assert (probabilities <= 1).all()
+
+
+@given(learnt=score_lists, held_back=score_lists)
+@settings(max_examples=100, deadline=None)
+def test_cross_fitted_scores_are_never_below_held_back_ones(learnt: list[float], held_back: list[float]) -> None:
+    before, others = np.array(learnt), np.array(held_back)
+    after = aligned(before, others)
+    assert (np.argsort(after, kind="stable") == np.argsort(before, kind="stable")).all() or len(set(learnt)) < len(
+        after
+    )
+    scale = max(1.0, np.abs(after).max(), np.abs(others).max())
+    assert np.median(after) >= max(np.median(others), np.median(before)) - 1e-9 * scale
+    spread, usual = (np.quantile(scores, 0.9) - np.median(scores) for scores in (after, others))
+    own = np.quantile(before, 0.9) - np.median(before)
+    assert spread >= min(usual, MOST_STRETCHED * own) - 1e-6 * scale
+
+
+def test_few_held_back_images_are_joined_by_cross_fitted_ones_and_many_are_not() -> None:
+    rng = np.random.default_rng(0)
+    few, learnt = rng.normal(size=60), rng.normal(size=1000)
+    alone, joined = Calibration.from_scores(few), Calibration.from_scores(few, cross_fitted=learnt.tolist())
+    assert (alone.images, joined.images) == (60, 1060)
+    assert joined.cross_fitted == tuple(learnt)
+    assert abs(joined.threshold - 2.326) < 0.3
+    assert Calibration(**json.loads(json.dumps(asdict(joined)))) == joined
+    many = rng.normal(size=round(ENOUGH_ABOVE / 0.01))
+    assert Calibration.from_scores(many, cross_fitted=learnt.tolist()) == Calibration.from_scores(many)
+    with pytest.raises(ValueError, match="cross-fitted"):
+        Calibration.from_scores(few, cross_fitted=[math.nan])
 
 
 @pytest.mark.parametrize("rate", [0.001, 0.01, 0.09, 0.5])

@@ -19,9 +19,18 @@ from torch import Tensor
 from diffad_ray import train
 from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
+from diffad_ray.detectors.familiarity_alone import FamiliarityAlone, FamiliarityAloneSettings
 from diffad_ray.familiarity.features import GRID, Described, channels
 from diffad_ray.familiarity.judge import RARE, ResidualSegmenter
-from diffad_ray.familiarity.learning import FEWEST_TO_FIT, FEWEST_TO_TEACH, FOLDS, LOOKS, folds, teach
+from diffad_ray.familiarity.learning import (
+    FEWEST_TO_FIT,
+    FEWEST_TO_TEACH,
+    FOLDS,
+    LOOKS,
+    CrossFitted,
+    folds,
+    teach,
+)
 from diffad_ray.familiarity.model import Familiarity
 from diffad_ray.familiarity.normality import RESIDUALS, Normality, normality, residuals
 from diffad_ray.inference.processor import has_bfloat16
@@ -194,6 +203,20 @@ def test_of_few_images_distances_alone_are_learnt() -> None:
     assert detector.familiarity.is_fitted
     left = torch.randn((1, RESIDUALS, channels(32), GRID, GRID))
     torch.testing.assert_close(detector.familiarity.judge(left), torch.full((1, GRID, GRID), RARE))
+
+
+def test_cross_fitted_scores_are_those_of_new_images() -> None:
+    settings = FamiliarityAloneSettings(image_size=SIDE)
+    learnt, new = parts(60, 0), parts(100, 3)
+    detector = FamiliarityAlone(settings)
+    squares = NormalSquares(as_pixels(learnt), np.arange(60), None, 10, 0, torch.device("cpu"))
+    apart = detector.fit(squares, lambda doing: None)
+    assert apart.shape == (60,)
+    found = detector.score(new)
+    assert abs(apart.median() - found.median()) < 0.5
+    assert detector.score(learnt).median() < apart.median() - 0.5, "statistics that saw an image know it by heart"
+    tiles, none = squares._replace(sources=np.arange(60) // 4), CrossFitted(np.arange(60), torch.empty(0))
+    assert not len(detector.cross_fitted_scores(tiles, none, lambda images: images))
 
 
 def test_trained_detectors_have_it_whatever_their_view(bundle: Bundle, normals: Path, tmp_path: Path) -> None:

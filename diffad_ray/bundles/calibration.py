@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -13,6 +14,9 @@ TAIL_SHARE, FEWEST_EXCESSES = 0.1, 6
 but to half of the scores at most."""
 KEPT_SCORES = 500
 FEWEST_SCORES = 2
+ENOUGH_ABOVE = 5
+"Held-back images that must be expected above the threshold, so that they set it without cross-fitted scores."
+MOST_STRETCHED = 3.0
 FALSE_ALARM_RATE = 0.01
 
 
@@ -28,9 +32,11 @@ class Calibration:
     Attributes:
         false_alarm_rate: share of normal images that may be called anomalous, in (0, 1).
         threshold: an image is anomalous if its score is at least this.
-        images: number n of images in the calibration split.
+        images: number n of images in the calibration split, cross-fitted ones included.
         scores, ranks: ascending scores and their ranks in 1 to n; with many images, all of the highest scores and an
             evenly spaced selection of the others.
+        cross_fitted: scores of images that the detector was trained on, each by statistics fitted without it, as they
+            were given; empty if held-back images alone set the threshold.
         tail_scale, tail_count: mean and number k of the excesses over the quantile where the tail begins. The relative
             standard error of the mean is about 1 / sqrt(k).
 
@@ -49,15 +55,26 @@ class Calibration:
     ranks: tuple[int, ...]
     tail_scale: float
     tail_count: int
+    cross_fitted: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         # Bundles store tuples as JSON lists.
         object.__setattr__(self, "scores", tuple(self.scores))
         object.__setattr__(self, "ranks", tuple(self.ranks))
+        object.__setattr__(self, "cross_fitted", tuple(self.cross_fitted))
 
     @classmethod
-    def from_scores(cls, scores: np.ndarray, false_alarm_rate: float = FALSE_ALARM_RATE) -> Self:
+    def from_scores(
+        cls, scores: np.ndarray, false_alarm_rate: float = FALSE_ALARM_RATE, cross_fitted: Sequence[float] = ()
+    ) -> Self:
         """Calibrate on the scores [K] of normal images, K >= 2.
+
+        Unless these images suffice (`ENOUGH_ABOVE`), `cross_fitted` scores join them, see `aligned`. New images then
+        need not be exchangeable with all of them; in theory the rate may double (CV+, Barber et al. 2021).
+
+        Args:
+            scores: of images that the detector was not trained on.
+            cross_fitted: see `Calibration`.
 
         Raises:
             ValueError: too few scores, a score that is not finite, or a rate outside (0, 1).
@@ -67,6 +84,11 @@ class Calibration:
             raise ValueError(f"calibration needs the finite scores of at least {FEWEST_SCORES} normal images")
         if not 0 < false_alarm_rate < 1:
             raise ValueError(f"false_alarm_rate {false_alarm_rate} must lie between 0 and 1")
+        apart = () if false_alarm_rate * (len(scores) + 1) >= ENOUGH_ABOVE else tuple(cross_fitted)
+        if not np.isfinite(apart).all():
+            raise ValueError("a cross-fitted score is not finite")
+        if apart:
+            scores = np.sort(np.concatenate([scores, aligned(np.array(apart), scores)]))
         share = max(TAIL_SHARE, min(0.5, FEWEST_EXCESSES / len(scores)))
         start = float(np.quantile(scores, 1 - share))
         excess = scores[scores > start] - start
@@ -91,6 +113,7 @@ class Calibration:
             ranks=tuple((kept + 1).tolist()),
             tail_scale=scale,
             tail_count=count,
+            cross_fitted=apart,
         )
 
     def tail_probability(self, scores: np.ndarray) -> np.ndarray:
@@ -132,6 +155,24 @@ class Calibration:
         # Images that share a score are all "at least as high": the first of equal ones decides.
         distinct, first = np.unique(self.scores, return_index=True)
         return distinct, (self.images + 1 - np.array(self.ranks)[first]) / (self.images + 1)
+
+
+def aligned(cross_fitted: np.ndarray, held_back: np.ndarray) -> np.ndarray:
+    """Return cross-fitted scores [K], moved and stretched so that they are not below those of held-back images [N].
+
+    The networks of a detector have seen the first and not the second, so the first may be too low. Afterwards neither
+    the median nor its distance to the 0.9 quantile is smaller than that of held-back images, unless it is smaller by a
+    factor of more than `MOST_STRETCHED`: then nearly all of the first are equal.
+
+    Example:
+        >>> aligned(np.array([0.0, 1.0, 2.0]), np.array([5.0, 6.0, 7.0])).tolist()
+        [5.0, 6.0, 7.0]
+        >>> aligned(np.array([5.0, 6.0, 7.0]), np.array([0.0, 0.5, 1.0])).tolist()
+        [5.0, 6.0, 7.0]
+    """
+    (median, high), (usual, beyond) = (np.quantile(scores, [0.5, 0.9]) for scores in (cross_fitted, held_back))
+    stretch = np.clip((beyond - usual) / max(high - median, 1e-6), 1.0, MOST_STRETCHED)
+    return max(median, usual) + stretch * (cross_fitted - median)
 
 
 def _place(value: np.floating) -> int:

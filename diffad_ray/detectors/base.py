@@ -249,8 +249,11 @@ class Trainable(Scorer):
             UserError: a package or a file is missing, can't be used, or would not be.
         """
 
-    def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> None:
+    def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> Tensor:
         """Fit statistics of normal images after the gradient steps, in the precision and memory format of scoring.
+
+        Returns scores [K] of some of the normal images, each by statistics that were fitted without it (cross-fitting),
+        so that they tell as held-back images do how high new ones score; K is 0 for a kind that can't.
 
         Args:
             normals: normal squares.
@@ -259,6 +262,7 @@ class Trainable(Scorer):
         Raises:
             UserError: the images are too few for this kind.
         """
+        return torch.empty(0)
 
     def forward(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
         """Call `training_losses`; DistributedDataParallel synchronises gradients through `forward` alone.

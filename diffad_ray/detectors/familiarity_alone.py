@@ -52,20 +52,24 @@ class FamiliarityAlone(JudgedDetector):
         raise AssertionError("no part of familiarity learns by training steps")
 
     def evidence(self, images: Tensor) -> Examination:
-        places = self.familiarity.log_odds(images, self.settings.familiarity)
-        return Examination(F.interpolate(places[:, None], images.shape[-2:], mode="bilinear"), None)
+        return Examination(self.joined(images, self.familiarity.log_odds(images, self.settings.familiarity)), None)
+
+    def joined(self, own: Tensor, unfamiliar: Tensor) -> Tensor:
+        """Return the log odds of familiarity [N,G,G] at the size of `own`, which says nothing else here."""
+        return F.interpolate(unfamiliar[:, None], own.shape[-2:], mode="bilinear")
 
     def look(self, images: Tensor, found: Examination) -> Examination:
         return found
 
-    def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> None:
+    def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> Tensor:
         def usual(images: Tensor) -> Tensor:
             return torch.full((len(images),), USUAL_LOG_ODDS, device=images.device)
 
         self.to(normals.device).eval()
-        learn_familiarity(self.familiarity, normals, usual, self.settings.anomalies, tell)
-        if not self.familiarity.is_fitted:
+        apart = learn_familiarity(self.familiarity, normals, usual, self.settings.anomalies, tell)
+        if apart is None:
             raise UserError(
                 f"of these normal images nothing can be learnt: a detector of the kind {self.kind} needs "
                 f"{FEWEST_TO_FIT} of them that differ, and are not blank"
             )
+        return self.cross_fitted_scores(normals, apart, lambda images: images)

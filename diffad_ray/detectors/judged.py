@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,11 +16,11 @@ from diffad_ray.detectors.base import Detection, DetectorSettings, Trainable
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.errors import UserError
 from diffad_ray.familiarity.backbone import FeatureSettings
-from diffad_ray.familiarity.learning import learn_familiarity, squares_of
+from diffad_ray.familiarity.learning import CrossFitted, learn_familiarity, squares_of
 from diffad_ray.familiarity.model import Familiarity, either
 from diffad_ray.synthesis.foreground import with_foregrounds
 from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings, pseudo_anomalies
-from diffad_ray.tensors import NormalSquares
+from diffad_ray.tensors import NormalSquares, as_unit_tensor
 
 PUBLISHED_TOP = 50 / 256**2
 "An image's score is the mean of this share of its map's pixels, the largest: 50 pixels at 256 x 256."
@@ -28,6 +29,8 @@ USUAL_LOG_ODDS = -4.0
 LEAST_SPREAD = 0.05
 "Floor of the spread of normal images' evidence, in the unit of the evidence; that of a kind should vary by more."
 BATCH, MOST_SQUARES = 16, 1500
+MOST_CROSS_FITTED = 400
+"Normal images whose cross-fitted scores are computed."
 COMPARED_SQUARES, MOST_DISCOUNT = 96, 4.0
 "Normal squares that get pseudo-anomalies to compare own evidence with familiarity; largest discount."
 
@@ -112,8 +115,13 @@ class JudgedDetector(Trainable):
         found = self.own_log_odds(found)
         if not (self.settings.familiarity and self.familiarity.is_fitted):
             return found
-        unfamiliar = self.familiarity.log_odds(images, self.settings.familiarity)
-        return found._replace(anomaly_map=either(found.anomaly_map - self.familiarity.discount, unfamiliar))
+        return found._replace(
+            anomaly_map=self.joined(found.anomaly_map, self.familiarity.log_odds(images, self.settings.familiarity))
+        )
+
+    def joined(self, own: Tensor, unfamiliar: Tensor) -> Tensor:
+        """Return the log odds [N,1,H,W] of an anomaly from the kind's own [N,1,H,W] and familiarity's [N,G,G]."""
+        return either(own - self.familiarity.discount, unfamiliar)
 
     def image_score(self, anomaly_map: Tensor) -> Tensor:
         """Return the mean [N] of the largest `top_share` of the pixels of [N,1,H,W], comparable between sizes."""
@@ -142,18 +150,46 @@ class JudgedDetector(Trainable):
             # A copy, so that the training does not carry the network along.
             copy.deepcopy(self.familiarity.backbone).load(self.settings.image_size)
 
-    def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> None:
+    def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> Tensor:
         self.to(normals.device).eval()
         if not self.in_log_odds:
             self._fit_evidence(normals, tell)
-        if self.settings.familiarity:
+        if not self.settings.familiarity:
+            return torch.empty(0)
 
-            def peaks(images: Tensor) -> Tensor:
-                return self.image_score(self.own_log_odds(self.evidence(self.mode.laid_out(images))).anomaly_map)
+        def own(images: Tensor) -> Tensor:
+            return self.own_log_odds(self.evidence(self.mode.laid_out(images))).anomaly_map
 
-            learn_familiarity(self.familiarity, normals, peaks, self.settings.anomalies, tell)
-            if self.familiarity.is_fitted:
-                self._fit_discount(normals, peaks)
+        def peaks(images: Tensor) -> Tensor:
+            return self.image_score(own(images))
+
+        apart = learn_familiarity(self.familiarity, normals, peaks, self.settings.anomalies, tell)
+        if apart is None:
+            return torch.empty(0)
+        self._fit_discount(normals, peaks)
+        return self.cross_fitted_scores(normals, apart, own)
+
+    @torch.no_grad()
+    def cross_fitted_scores(
+        self, normals: NormalSquares, apart: CrossFitted, own: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Return the scores [K] of normal images by familiarity that had not seen them; K is 0 for images in tiles.
+
+        The networks have seen them, so their own evidence may be lower than that of new images. Those who use the
+        scores compare them with held-back images.
+
+        Args:
+            own: maps squares [N,3,S,S] in [0,1] to the kind's own log odds [N,1,S,S].
+        """
+        if len(np.unique(normals.sources)) < len(normals.sources):
+            return torch.empty(0)
+        scores = [torch.empty(0, device=normals.device)]
+        for rows in torch.arange(len(apart.numbers))[:MOST_CROSS_FITTED].split(BATCH):
+            images = as_unit_tensor(normals.pixels[apart.numbers[rows.numpy()], ..., :3]).to(normals.device)
+            opinions = apart.opinions[rows.to(normals.device)]
+            unfamiliar = self.familiarity.as_log_odds(opinions, self.settings.familiarity)
+            scores.append(self.image_score(self.joined(own(images), unfamiliar)))
+        return torch.cat(scores)
 
     @torch.no_grad()
     def _fit_evidence(self, normals: NormalSquares, tell: Callable[[str], None]) -> None:

@@ -9,6 +9,7 @@ strangeness of a normal image is measured with random folds, because the calibra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -50,14 +51,26 @@ Squares = Callable[[np.ndarray], Tensor]
 "Maps indices [N] to squares [N,C,S,S] in [0,1]; channel 3, if any, is the foreground."
 
 
+class CrossFitted(NamedTuple):
+    """What familiarity thinks of normal squares, each by statistics of other images."""
+
+    numbers: np.ndarray
+    "[K] indices of the squares"
+    opinions: Tensor
+    "[K,R,G,G], see `Familiarity.opinions`"
+
+
 def learn_familiarity(
     familiarity: Familiarity,
     normals: NormalSquares,
     evidence: Callable[[Tensor], Tensor],
     anomalies: AnomalySettings,
     tell: Tell = lambda doing: None,
-) -> None:
+) -> CrossFitted | None:
     """Fit the statistics and train the judge; leave `familiarity` unfitted with fewer than `FEWEST_TO_FIT` images.
+
+    Returns the opinions of the squares that were learnt from, or None if `familiarity` is left unfitted. The judge has
+    seen these squares, as normal ones.
 
     Args:
         normals: normal squares; the judge trains for twice `normals.steps`, at most `MOST_STEPS`.
@@ -69,7 +82,7 @@ def learn_familiarity(
     sources = normals.sources[chosen]
     images = len(np.unique(sources))
     if images < FEWEST_TO_FIT:
-        return
+        return None
 
     def squares(numbers: np.ndarray) -> Tensor:
         return as_unit_tensor(normals.pixels[chosen[numbers]]).to(device)
@@ -81,7 +94,7 @@ def learn_familiarity(
     with torch.no_grad():
         seen, found = _looked_at(familiarity, squares, len(chosen), evidence, tell)
         if not all(values.isfinite().all() for values in (*seen, found)):
-            return
+            return None
     if images >= FEWEST_TO_TEACH:
         with torch.no_grad():
             fold = folds(seen.miniature, torch.from_numpy(sources).to(device), generator)
@@ -99,6 +112,7 @@ def learn_familiarity(
             for rows in (fold == part).nonzero().squeeze(1).split(BATCH):
                 opinions[rows] = familiarity.opinions(residuals(normal, seen.those(rows)))
         familiarity.learn(normality(seen, images, generator), opinions, found)
+    return CrossFitted(chosen, opinions)
 
 
 def squares_of(normals: NormalSquares, most: int, batch: int) -> Iterator[Tensor]:

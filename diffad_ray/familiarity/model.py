@@ -190,13 +190,16 @@ class Familiarity(nn.Module):
         return opinions[:, 0] + torch.logaddexp(shown - LESS_AS_SHOWN, left)
 
     def log_odds(self, images: Tensor, weight: float) -> Tensor:
-        """Return log odds [N,G,G] of an anomaly in each cell of images [N,3,S,S] in [0,1].
+        """Return log odds [N,G,G] of an anomaly in each cell of images [N,3,S,S] in [0,1]; see `as_log_odds`."""
+        return self.as_log_odds(self.opinions(residuals(self.normality, self.describe(images))), weight)
+
+    def as_log_odds(self, opinions: Tensor, weight: float) -> Tensor:
+        """Return log odds [N,G,G] of an anomaly in each cell from `opinions` [N,R,G,G].
 
         The maximum over a normal image or tile has the median `usual_evidence`, and its 0.9 quantile lies at most
         `weight` above.
         """
-        strangeness = self.strangeness(self.opinions(residuals(self.normality, self.describe(images))))
-        beyond = strangeness - self.usual_strangeness
+        beyond = self.strangeness(opinions) - self.usual_strangeness
         return self.usual_evidence + weight * self.slope * beyond
 
     def _load_from_state_dict(

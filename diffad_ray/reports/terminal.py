@@ -37,7 +37,7 @@ def print_training(bundle: Bundle, location: str, console: Console) -> None:
     defective = len(facts["data"].get("defective", ()))
     images = f"{facts['images']} images" + (f" and {defective} defective ones" if defective else "")
     apart = facts["data"].get("calibrate_on")
-    judges = f"{calibration.images} images of {apart}" if apart else f"{calibration.images} held-back images"
+    judges = f"{calibration.images} images of {apart}" if apart else _judges(calibration, "held-back images")
     lines = [
         f"{bundle.name} {bundle.fingerprint}",
         f"  trained {facts['settings']['steps']} steps on {images} in {facts['seconds']} s "
@@ -65,11 +65,18 @@ def print_import(bundle: Bundle, location: str, console: Console) -> None:
     calibration, unreadable = bundle.calibration, bundle.facts.get("tuned", bundle.facts)["unreadable"]
     lines = [
         f"{bundle.name} {bundle.fingerprint}",
-        *_threshold(calibration, f"{calibration.images} images; scores in {_way(bundle.detector.settings)}"),
+        *_threshold(calibration, f"{_judges(calibration, 'images')}; scores in {_way(bundle.detector.settings)}"),
         *(f"  could not be read: {uri}: {reason}" for uri, reason in unreadable.items()),
         f"Next: diffad-ray score ARCHIVE --detector {location} --table TABLE",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+
+
+def _judges(calibration: Calibration, images: str) -> str:
+    """Return how many images set the threshold; `images` is what those are called that were not learnt from."""
+    learnt = len(calibration.cross_fitted)
+    text = f"{calibration.images - learnt} {images}"
+    return text + (f" and {learnt} of the others, scored by statistics without them" if learnt else "")
 
 
 def _threshold(calibration: Calibration, judges: str) -> Iterator[str]:

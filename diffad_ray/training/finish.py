@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -22,11 +22,13 @@ def calibrated(
     false_alarm_rate: float,
     device: torch.device,
     on_scored: Callable[[int], None] = lambda count: None,
+    cross_fitted: Sequence[float] = (),
 ) -> Calibration:
     """Calibrate a trained detector by the scores of normal images [H,W,3], of any sizes, that it was not trained on.
 
     Args:
         on_scored: receives the number of images scored so far, every `REPORT_EVERY` images.
+        cross_fitted: scores of images that it was trained on, as `Trainable.fit` returns them.
 
     Raises:
         UserError: there are too few images, or a score is not a number.
@@ -43,7 +45,7 @@ def calibrated(
                 f"the detector has no score for {unknown} of {len(scores)} good images (NaN): its training went wrong. "
                 "Train again with --fresh and another training.seed or a lower training.learning_rate"
             )
-        return Calibration.from_scores(np.array(scores), false_alarm_rate)
+        return Calibration.from_scores(np.array(scores), false_alarm_rate, cross_fitted)
     except ValueError as error:
         raise UserError(
             f"the detector can't be calibrated: {error}. Raise training.held_back, or calibrate on more images"

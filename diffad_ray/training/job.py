@@ -182,10 +182,14 @@ def _finish(
     if world.size > 1:
         # A rank has its share of the images only. With many ranks that is too few for familiarity.
         normals, sources, _ = load_normals(job.learnt, detector.settings, MOST_SQUARES, settings.seed)
-    detector.fit(NormalSquares(normals, sources, learnt.textures, settings.steps, settings.seed, world.device), tell)
+    squares = NormalSquares(normals, sources, learnt.textures, settings.steps, settings.seed, world.device)
+    cross_fitted = detector.fit(squares, tell).tolist()
+    if job.data.get("calibrate_on"):
+        # Who names images to calibrate on wants the threshold for images as those, of another lot for example.
+        cross_fitted = []
     unseen = read_images(job.held_back, learnt.unreadable, decoding_of(detector.settings))
 
     def scored(count: int) -> None:
         tell(f"threshold: {count} of {len(job.held_back)} good images scored")
 
-    return calibrated(detector, unseen, settings.false_alarm_rate, world.device, scored)
+    return calibrated(detector, unseen, settings.false_alarm_rate, world.device, scored, cross_fitted)

@@ -17,6 +17,7 @@ from ray.train.torch import TorchTrainer, get_device
 from diffad_ray.cluster import connect, cores
 from diffad_ray.errors import UserError
 from diffad_ray.training.batches import World
+from diffad_ray.training.gloo import OwnAddressConfig
 from diffad_ray.training.job import TrainingJob, run_job
 from diffad_ray.training.loop import Report
 
@@ -96,6 +97,7 @@ def run_on_ray(job: TrainingJob, workers: int, cpus: int | None, on_report: Call
                 use_gpu=use_gpu,
                 resources_per_worker={"CPU": cpus or 1} | ({"GPU": 1} if use_gpu else {}),
             ),
+            torch_config=OwnAddressConfig(),
             run_config=RunConfig(storage_path=scratch, failure_config=FailureConfig(max_failures=RESTARTS)),
         )
         try:
