@@ -9,7 +9,7 @@ from platform import python_version
 
 VERSION = "0.1.0"
 "The package's; pyproject.toml and the documentation read it here."
-BUNDLE_SCHEMA = 11
+BUNDLE_SCHEMA = 12
 "Of detector bundles; `bundles/bundle.py` says what changed when."
 TABLE_SCHEMA = 2
 """Of the columns, file names, plans and records of tables. Version 2 writes down which rows a run supersedes, and the

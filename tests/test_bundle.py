@@ -16,13 +16,13 @@ from tiny_detector import random_images, tiny_detector
 
 from diffad_ray.bundles.bundle import BUNDLE_SCHEMA, DESCRIPTION, WEIGHTS, Bundle, load_bundle, save_bundle
 from diffad_ray.bundles.calibration import Calibration
-from diffad_ray.detectors.diffusion_ad import DiffusionAD
+from diffad_ray.detectors.base import Trainable
 from diffad_ray.errors import UserError
 from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings
 from diffad_ray.tensors import as_unit_tensor
 
 
-def saved(detector: DiffusionAD, location: Path) -> Bundle:
+def saved(detector: Trainable, location: Path) -> Bundle:
     calibration = Calibration.from_scores(np.linspace(0, 0.5, 30))
     return save_bundle(Bundle(detector, calibration, {"steps": 4}), str(location))
 

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from conftest import write_image
+from networks_of_features import CHANNELS, write_network
 from scipy.stats import spearmanr
 from tiny_detector import tiny_training
 
@@ -18,6 +19,7 @@ from diffad_ray import train
 from diffad_ray.bundles.bundle import Bundle, load_bundle
 from diffad_ray.demo.surfaces import defective, normal
 from diffad_ray.detectors.kinds import KINDS, find_detector
+from diffad_ray.errors import UserError
 from diffad_ray.exports.onnx_file import export_onnx
 from diffad_ray.inference.engine import Engine
 from diffad_ray.tensors import as_unit_tensor
@@ -38,14 +40,25 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
+ONNX, PACKAGED = "familiarity with an ONNX file", "familiarity with EfficientNet-Lite0"
+SOURCES = {
+    ONNX: {"source": "backbone", "layers": ["fine", "coarse"], "channels": CHANNELS},
+    PACKAGED: {"source": "both"},
+}
+"Further detectors under the contract: what familiarity sees, by name."
+
+
+@pytest.fixture(scope="module", params=[*KINDS, ONNX, pytest.param(PACKAGED, marks=pytest.mark.long)])
 def folder(request: pytest.FixtureRequest, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny detector of a kind, trained for some steps."""
-    kind = find_detector(request.param)
+    kind = find_detector(request.param.partition(" ")[0])
     names = {field.name for field in dataclasses.fields(kind.settings_class)}
-    location = tmp_path_factory.mktemp("detectors") / kind.kind
+    location = tmp_path_factory.mktemp("detectors") / request.param
     settings = tiny_training("training.false_alarm_rate=0.1", steps=20)
     settings["detector"] = {name: value for name, value in settings["detector"].items() if name in names}
+    if features := SOURCES.get(request.param):
+        path = {"path": str(write_network(location.parent / "network.onnx"))} if request.param == ONNX else {}
+        settings["detector"]["features"] = features | path
     defects = [str(parts / "bad")] if "defective" in kind.learns_from else []
     train(Sources(str(parts / "good"), defects=defects), location, kind=kind.kind, settings=settings, workers=0)
     return location
@@ -94,6 +107,10 @@ SIZES = [
 
 @pytest.mark.long
 def test_its_onnx_file_gives_the_scores_of_the_engine(folder: Path, trained: Bundle, tmp_path: Path) -> None:
+    if trained.detector.settings.needs_onnxruntime:
+        with pytest.raises(UserError, match=r"network\.onnx, which is a graph of its own"):
+            export_onnx(folder, tmp_path / "kind.onnx")
+        return
     rng = np.random.default_rng(3)
     parts = [(defective("weave", "hole", rng, 64) if k % 3 == 0 else normal("weave", rng, 64)).image for k in range(10)]
     images = [cv2.resize(part, size) for part in parts for size in SIZES]

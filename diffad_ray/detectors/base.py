@@ -169,6 +169,11 @@ class DetectorSettings(ABC):
         """Return the name of the part that learns at `step` of `steps`; parts with the same span alternate."""
         return NETWORKS
 
+    @property
+    def needs_onnxruntime(self) -> bool:
+        """Whether the detector scores with a network in an ONNX file."""
+        return False
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -235,6 +240,13 @@ class Trainable(Scorer):
             batch: images on the generator's device.
             generator: source of every random number of the step.
             turn: name of the part that learns in this step, see `DetectorSettings.turn`.
+        """
+
+    def require_network(self) -> None:
+        """Refuse to train with a network from outside that is missing, or does not fit.
+
+        Raises:
+            UserError: a package or a file is missing, can't be used, or would not be.
         """
 
     def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from diffad_ray.detectors.base import Detection, DetectorSettings, Trainable
 from diffad_ray.diffusion.noise import seeded_generator
+from diffad_ray.errors import UserError
+from diffad_ray.familiarity.backbone import FeatureSettings
 from diffad_ray.familiarity.learning import CrossFitted, learn_familiarity, squares_of
 from diffad_ray.familiarity.model import Familiarity, either
 from diffad_ray.synthesis.foreground import with_foregrounds
@@ -39,16 +42,22 @@ class JudgedSettings(DetectorSettings):
     Attributes:
         top_share: the score is the mean of this share of the map's pixels, the largest; in (0, 1].
         familiarity: weight of the log odds of `Familiarity`, in [1, 4]; 0 excludes familiarity from training and score.
+        features: what familiarity sees of an image.
         anomalies: how pseudo-anomalies are made in training.
     """
 
     top_share: float = PUBLISHED_TOP
     familiarity: float = 0.0
+    features: FeatureSettings = field(default_factory=FeatureSettings)
     anomalies: AnomalySettings = field(default_factory=AnomalySettings)
 
     @property
     def makes_pseudo_anomalies(self) -> bool:
         return self.familiarity > 0
+
+    @property
+    def needs_onnxruntime(self) -> bool:
+        return self.features.path is not None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,10 +66,9 @@ class JudgedSettings(DetectorSettings):
         if self.familiarity != 0 and not 1 <= self.familiarity <= 4:
             # A smaller weight gives all cells nearly `usual_evidence`, the usual log odds of an image's largest ones.
             raise ValueError(f"familiarity {self.familiarity} must be 0, which leaves it out, or lie in [1, 4]")
-        anomalies: Any = self.anomalies
-        object.__setattr__(
-            self, "anomalies", AnomalySettings(**anomalies) if isinstance(anomalies, dict) else anomalies
-        )
+        for name, settings_class in (("features", FeatureSettings), ("anomalies", AnomalySettings)):
+            if isinstance(given := getattr(self, name), dict):
+                object.__setattr__(self, name, settings_class(**given))
 
 
 class Examination(NamedTuple):
@@ -85,7 +93,7 @@ class JudgedDetector(Trainable):
 
     def __init__(self, settings: JudgedSettings):
         super().__init__(settings)
-        self.familiarity = Familiarity(settings.image_size)
+        self.familiarity = Familiarity(settings.image_size, settings.features)
         self.register_buffer("usual", torch.zeros(1), persistent=not self.in_log_odds)
         self.register_buffer("spread", torch.ones(1), persistent=not self.in_log_odds)
 
@@ -131,6 +139,16 @@ class JudgedDetector(Trainable):
         """Return the detection of images [N,3,H,W] in [0, 1] from their evidence, whoever computed it."""
         found = self.look(images, found)
         return Detection(self.image_score(found.anomaly_map), found.anomaly_map.squeeze(1), found.reconstruction)
+
+    def require_network(self) -> None:
+        if self.familiarity.backbone is not None:
+            if not self.settings.familiarity:
+                raise UserError(
+                    "the network of detector.features is for familiarity, which is 0: set detector.familiarity to a "
+                    "number in [1, 4], or detector.features.source to gabor"
+                )
+            # A copy, so that the training does not carry the network along.
+            copy.deepcopy(self.familiarity.backbone).load(self.settings.image_size)
 
     def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> Tensor:
         self.to(normals.device).eval()

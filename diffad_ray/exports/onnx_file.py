@@ -93,13 +93,18 @@ def refuse_unfit(name: str, detector: JudgedDetector) -> None:
     """Refuse a detector that does not fit one graph.
 
     Raises:
-        UserError: it sees tiles, or calls its networks too often.
+        UserError: it sees tiles, calls its networks too often, or has features of another ONNX file.
     """
     settings = detector.settings
     if settings.view == "tiles":
         raise UserError(
             f"the detector {name} ({detector.kind}) sees tiles, whose number depends on the image, and a graph has a "
             "fixed number of network calls: export a detector of the view `whole`, or serve this one"
+        )
+    if settings.features.path is not None:
+        raise UserError(
+            f"the detector {name} ({detector.kind}) has features of the network {settings.features.path}, which is a "
+            "graph of its own: export a detector with features of EfficientNet-Lite0 or `gabor`, or serve this one"
         )
     if settings.network_calls > MOST_CALLS:
         raise UserError(

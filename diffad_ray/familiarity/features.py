@@ -73,17 +73,34 @@ def channels(side: int) -> int:
     return ORIENTATIONS * sum(2 if seen > GRID else 1 for seen in octave_sides(side)) + COLOURS
 
 
-def described(images: Tensor, gabor: Tensor) -> Described:
+def described(images: Tensor, gabor: Tensor | None) -> Described:
     """Compute the features of images [N,3,S,S] in [0,1].
 
     Per octave and orientation: Gabor magnitude, max-pooled where a cell has several pixels, then mean-pooled; both
     divided by the image's mean. Max-pooling keeps specks and hairlines. Then the colours, divided by the contrast.
+    Without filters, the maps have no channels.
     """
     images = images.float()
     if images.shape[-1] > SIDE:
         images = F.interpolate(images, (SIDE, SIDE), mode="area")
-    grey, found = images.mean(dim=1, keepdim=True), []
-    for level in range(len(octave_sides(images.shape[-1]))):
+    grey = images.mean(dim=1, keepdim=True)
+    light = grey.mean(dim=(2, 3), keepdim=True)
+    contrast = _deviation(grey - light).clamp(min=LEAST_CONTRAST)
+    exposure = torch.cat([light.clamp(min=LEAST_CONTRAST), contrast], dim=1).flatten(1).log()
+    images = (images - light) / contrast
+    if gabor is None:
+        responses = images.new_zeros((len(images), 0, GRID, GRID))
+    else:
+        red, green, blue = F.adaptive_avg_pool2d(images, GRID).split(1, dim=1)
+        colours = [(red + green + blue) / 3, red - green, (red + green) / 2 - blue]
+        responses = torch.cat([(_magnitudes(grey, gabor) + WEAK).sqrt(), *colours], dim=1)
+    return Described(responses, F.adaptive_avg_pool2d(images, MINIATURE).flatten(1), exposure)
+
+
+def _magnitudes(grey: Tensor, gabor: Tensor) -> Tensor:
+    """Return the pooled Gabor magnitudes [N,C-COLOURS,G,G] of grey images [N,1,S,S], divided by the image's mean."""
+    found = []
+    for level in range(len(octave_sides(grey.shape[-1]))):
         waves = F.conv2d(F.pad(F.avg_pool2d(grey, 2**level), (RADIUS,) * 4, mode="reflect"), gabor)
         powers = waves.square()
         strengths = (powers[:, 0::2] + powers[:, 1::2]).sqrt()
@@ -93,14 +110,7 @@ def described(images: Tensor, gabor: Tensor) -> Described:
             found += [F.adaptive_max_pool2d(strengths, GRID) / usual, F.adaptive_avg_pool2d(strengths, GRID) / usual]
         else:
             found.append(F.interpolate(strengths, (GRID, GRID), mode="bilinear") / usual)
-    light = grey.mean(dim=(2, 3), keepdim=True)
-    contrast = _deviation(grey - light).clamp(min=LEAST_CONTRAST)
-    exposure = torch.cat([light.clamp(min=LEAST_CONTRAST), contrast], dim=1).flatten(1).log()
-    images = (images - light) / contrast
-    red, green, blue = F.adaptive_avg_pool2d(images, GRID).split(1, dim=1)
-    colours = [(red + green + blue) / 3, red - green, (red + green) / 2 - blue]
-    responses = torch.cat([(torch.cat(found, dim=1) + WEAK).sqrt(), *colours], dim=1)
-    return Described(responses, F.adaptive_avg_pool2d(images, MINIATURE).flatten(1), exposure)
+    return torch.cat(found, dim=1)
 
 
 def _deviation(grey: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffad_ray.diffusion.noise import seeded_generator
-from diffad_ray.familiarity.features import GRID, Described, channels
+from diffad_ray.familiarity.features import GRID, Described
 from diffad_ray.familiarity.judge import ResidualSegmenter, untaught
 from diffad_ray.familiarity.model import Familiarity
 from diffad_ray.familiarity.normality import RESIDUALS, Normality, normality, residuals
@@ -40,6 +40,8 @@ ANOMALOUS, NORMAL = 0.2, 0.02
 "Shares of a cell that an anomaly covers: above the first the cell is anomalous, below the second normal, else ignored."
 MOST_LEFT = 6e4
 "Residuals are clipped here: where most good images are blank, any other picture exceeds float16."
+MOST_TO_PROJECT = 256
+"Squares to which the projection of a network's features is fitted."
 MOST_BACKGROUNDS = 400
 "Normal samples that tell which backgrounds are usual."
 REPORT_EVERY = 100
@@ -86,7 +88,9 @@ def learn_familiarity(
         return as_unit_tensor(normals.pixels[chosen[numbers]]).to(device)
 
     generator = seeded_generator(device, seed, steps)
-    familiarity.judge.load_state_dict(untaught(RESIDUALS, channels(familiarity.image_size), seed).state_dict())
+    familiarity.judge.load_state_dict(untaught(RESIDUALS, familiarity.channels, seed).state_dict())
+    few = np.array_split(np.arange(min(len(chosen), MOST_TO_PROJECT)), -(-MOST_TO_PROJECT // BATCH))
+    familiarity.learn_features(squares(numbers)[:, :3] for numbers in few if len(numbers))
     with torch.no_grad():
         seen, found = _looked_at(familiarity, squares, len(chosen), evidence, tell)
         if not all(values.isfinite().all() for values in (*seen, found)):
@@ -219,9 +223,7 @@ def _samples(
     """Make at least `count` samples, some with pseudo-anomalies; return their out-of-fold residuals and masks."""
     most, device = count + BATCH, generator.device
     # One preallocated tensor: joining a list of batches would need the memory twice.
-    found = torch.empty(
-        (most, RESIDUALS, channels(familiarity.image_size), GRID, GRID), dtype=torch.float16, device=device
-    )
+    found = torch.empty((most, RESIDUALS, familiarity.channels, GRID, GRID), dtype=torch.float16, device=device)
     masks, made = torch.empty((most, GRID, GRID), device=device), 0
     textures, anomalies = lent
     for numbers in _passes(fold.cpu().numpy(), generator.initial_seed()):

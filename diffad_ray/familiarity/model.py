@@ -10,14 +10,16 @@ of a miniature, M coreset size.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffad_ray.familiarity.backbone import Backbone, FeatureSettings
 from diffad_ray.familiarity.exemplars import IMAGES_AT_ONCE, MOST_PLACES, KnownPlaces
-from diffad_ray.familiarity.features import GRID, MINIATURE, Described, channels, described, gabor_filters
+from diffad_ray.familiarity.features import GRID, MINIATURE, Described, described, gabor_filters
 from diffad_ray.familiarity.gaussians import PatchGaussian
 from diffad_ray.familiarity.judge import squared_distance, untaught
 from diffad_ray.familiarity.normality import RESIDUALS, Normality, residuals
@@ -47,6 +49,7 @@ class Familiarity(nn.Module):
 
     Args:
         image_size: S, the side of a square in pixels.
+        features: what is seen of a square.
     """
 
     usual_distance: Tensor
@@ -65,10 +68,11 @@ class Familiarity(nn.Module):
     discount: Tensor
     "[1]: to subtract from the detector's own log odds, >= 0, because familiarity tells pseudo-anomalies better"
 
-    def __init__(self, image_size: int):
+    def __init__(self, image_size: int, features: FeatureSettings | None = None):
         super().__init__()
-        self.image_size = image_size
-        count = channels(image_size)
+        self.image_size, self.features = image_size, features or FeatureSettings()
+        self.channels = self.features.channels_at(image_size)
+        count = self.channels
         # K and M depend on the number of training images.
         self.shapes: dict[str, list[int | str]] = {
             "miniature_mean": [3 * MINIATURE**2],
@@ -96,6 +100,7 @@ class Familiarity(nn.Module):
         self.gabor: Tensor
         # The filters are saved with the statistics, which fit no other filters.
         self.register_buffer("gabor", gabor_filters())
+        self.backbone = Backbone(self.features) if self.features.has_backbone else None
         self.judge = untaught(RESIDUALS, count, 0).requires_grad_(False)
 
     @property
@@ -108,9 +113,29 @@ class Familiarity(nn.Module):
         gaussian = PatchGaussian(*(getattr(self, name) for name in PatchGaussian._fields))
         return Normality(gaussian, KnownPlaces(*(getattr(self, name) for name in KnownPlaces._fields)))
 
+    @torch.no_grad()
+    def learn_features(self, squares: Iterable[Tensor]) -> None:
+        """Load the network whose features are seen, if there is one, and fit their projection.
+
+        Args:
+            squares: batches [N,3,S,S] in [0,1] of normal squares.
+
+        Raises:
+            UserError: see `Backbone.load`.
+        """
+        if self.backbone is not None:
+            self.backbone.load(self.image_size)
+            self.backbone.fit((images, described(images, None).exposure) for images in squares)
+
     def describe(self, images: Tensor) -> Described:
         """Compute the features of images [N,3,S,S] in [0,1]."""
-        return described(images, self.gabor)
+        seen = described(images, self.gabor if self.features.has_gabor else None)
+        if self.backbone is None:
+            return seen
+        learnt = self.backbone(images.float(), seen.exposure)
+        return seen._replace(
+            responses=torch.cat([seen.responses, learnt], dim=1) if self.features.has_gabor else learnt
+        )
 
     def opinions(self, residuals: Tensor) -> Tensor:
         """Return [N,R,G,G] from residuals [N,R,C,G,G], smoothed.
@@ -189,7 +214,8 @@ class Familiarity(nn.Module):
     ) -> None:
         # Imported detectors and those older than familiarity have no such tensors; an unfitted module replaces them.
         if not any(name.startswith(prefix) for name in state_dict):
-            state_dict |= {prefix + name: tensor for name, tensor in Familiarity(self.image_size).state_dict().items()}
+            unfitted = Familiarity(self.image_size, self.features).state_dict()
+            state_dict |= {prefix + name: tensor for name, tensor in unfitted.items()}
         given = {name: state_dict[prefix + name] for name in self.shapes if prefix + name in state_dict}
         # Buffers take the loaded shapes, which depend on whether and to how many images the module was fitted.
         if wrong := self._damage(given):

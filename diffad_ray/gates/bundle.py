@@ -17,7 +17,7 @@ from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.detectors.judged import JudgedDetector
 from diffad_ray.errors import UserError
 from diffad_ray.gates.evidence import Evidence, Opening, opening
-from diffad_ray.gates.look import Look
+from diffad_ray.gates.look import Look, has_gaussians
 from diffad_ray.gates.student import SIDE, Student
 
 FOLDER, WEIGHTS, DESCRIPTION = "gate", "gate.safetensors", "gate.json"
@@ -132,11 +132,13 @@ def look_by(kind: str, student: Student | None, bundle: Bundle, usual: torch.Ten
     """
     if kind not in LOOKS:
         raise ValueError(f"{kind!r} is none of {', '.join(LOOKS)}")
-    detector = bundle.detector
-    familiarity = detector.familiarity if isinstance(detector, JudgedDetector) else None
-    if kind != "student" and (familiarity is None or not familiarity.is_fitted):
-        raise ValueError("the detector has no familiarity")
-    return Look(student if kind != "gaussians" else None, familiarity if kind != "student" else None, usual, spread)
+    detector, familiarity = bundle.detector, None
+    if kind != "student":
+        if not has_gaussians(detector):
+            raise ValueError("the detector has no familiarity by Gabor features alone")
+        assert isinstance(detector, JudgedDetector)
+        familiarity = detector.familiarity
+    return Look(student if kind != "gaussians" else None, familiarity, usual, spread)
 
 
 def _fields(gate: Gate) -> list[tuple[str, np.ndarray]]:

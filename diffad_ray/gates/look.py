@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffad_ray.detectors.base import DetectorSettings
+from diffad_ray.detectors.base import DetectorSettings, Scorer
+from diffad_ray.detectors.judged import JudgedDetector
 from diffad_ray.familiarity.gaussians import exposed_otherwise, unexplained
 from diffad_ray.familiarity.judge import squared_distance
 from diffad_ray.familiarity.model import Familiarity, smooth
@@ -57,6 +58,15 @@ class Look(nn.Module):
         if self.familiarity is not None:
             found.append((farthest(self.familiarity, images) - self.usual[1]) / self.spread[1])
         return torch.stack(found).amax(dim=0)
+
+
+def has_gaussians(detector: Scorer) -> bool:
+    """Whether a gate can look by the Gaussians of a detector: they are fitted, and to Gabor features alone.
+
+    A network would cost what a gate is to save, and its features at the gate's size are not those at the detector's.
+    """
+    familiarity = detector.familiarity if isinstance(detector, JudgedDetector) else None
+    return familiarity is not None and familiarity.is_fitted and familiarity.backbone is None
 
 
 def farthest(familiarity: Familiarity, images: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from diffad_ray.gates.bound import fewest_flagged
 from diffad_ray.gates.bundle import LOOKS, Gate, look_by, save_gate
 from diffad_ray.gates.evidence import Opening, opening
 from diffad_ray.gates.learning import taught
+from diffad_ray.gates.look import has_gaussians
 from diffad_ray.gates.proof import Proof, components
 from diffad_ray.gates.samples import Recipe, scored_samples
 from diffad_ray.gates.student import Student
@@ -121,9 +122,11 @@ def make_gate(detector: str, settings: GateSettings | None = None, tell: Tell = 
     bundle = load_bundle(location)
     if not isinstance(bundle.detector, JudgedDetector):
         raise UserError(f"a detector of the kind {bundle.detector.kind} gives no log odds, and can't have a gate")
-    looks = [kind for kind in wanted.looks if kind == "student" or bundle.detector.familiarity.is_fitted]
+    looks = [kind for kind in wanted.looks if kind == "student" or has_gaussians(bundle.detector)]
     if not looks:
-        raise UserError(f"{location} has no familiarity, so its gate can look by a student alone")
+        raise UserError(
+            f"{location} has no familiarity by Gabor features alone, so its gate can look by a student only"
+        )
     threshold = bundle.calibration.threshold if wanted.threshold is None else wanted.threshold
     engine = Engine(bundle.detector, default_device())
     images, recipe = _images(bundle, wanted), _recipe(bundle, wanted.seed)

@@ -14,6 +14,7 @@ from torch import Tensor
 from diffad_ray.detectors.base import Detection, DetectorSettings, Scorer
 from diffad_ray.detectors.judged import JudgedDetector
 from diffad_ray.errors import UserError
+from diffad_ray.familiarity.onnx_network import require_onnxruntime
 from diffad_ray.inference.processor import has_bfloat16
 
 MOST_CALLS = 16
@@ -77,6 +78,8 @@ def require_runnable(settings: DetectorSettings, device: torch.device) -> None:
     Raises:
         UserError: a package or the units for its precision are missing.
     """
+    if settings.needs_onnxruntime:
+        require_onnxruntime()
     if settings.precision == "bfloat16" and not has_bfloat16(device):
         raise UserError(
             "the detector scores in bfloat16, and this processor has no units for it (avx512_bf16, amx_bf16), so that "

@@ -81,7 +81,8 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
     The training continues from the last checkpoint at the job's location, if there is one.
 
     Raises:
-        UserError: a defective image is one of the normal images as well, or too few images can be read.
+        UserError: a defective image is one of the normal images as well, too few images can be read, or what the
+            detector needs is missing here.
     """
     started = time.monotonic()
     detector_class = find_detector(job.kind)
@@ -90,6 +91,7 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
     detector: Trainable = detector_class(detector_class.settings_class(**job.detector_settings))
     if settings.scoring_runtime == "openvino":
         require_openvino(detector.settings, world.device)
+    detector.require_network()
     learnt = _load(job, detector.settings, settings, world)
     folder = TrainingFolder(job.location)
     modes: list[str] = []
