@@ -50,6 +50,7 @@ def sleeping_detector(rate: float) -> type:
 
 def run_once(nodes: int, rate: float, manifest: Path, detector: Path, table: Path) -> dict[str, Any]:
     """Score a manifest on so many nodes; the figures."""
+    import ray
     from ray.cluster_utils import Cluster
     from stub import register
 
@@ -73,6 +74,8 @@ def run_once(nodes: int, rate: float, manifest: Path, detector: Path, table: Pat
         cores = (_busy() - busy) / wall
         driver_share = (time.process_time() - driver) / wall
     finally:
+        # The head can't be stopped while this process is its driver.
+        ray.shutdown()
         cluster.shutdown()
     assert run.record is not None
     rows = f"read_parquet('{table}/scores/*/*.parquet')"
