@@ -17,6 +17,9 @@ FEWEST_SCORES = 2
 ENOUGH_ABOVE = 5
 "Held-back images that must be expected above the threshold, so that they set it without cross-fitted scores."
 MOST_STRETCHED = 3.0
+ERRORS = 0.62, 2.0
+"""Standard errors of the median and of its distance to the 0.9 quantile, of one image with exponential scores, as
+shares of this distance; those of n images are smaller by sqrt(n)."""
 FALSE_ALARM_RATE = 0.01
 
 
@@ -159,21 +162,23 @@ class Calibration:
 
 
 def aligned(cross_fitted: np.ndarray, held_back: np.ndarray) -> np.ndarray:
-    """Return cross-fitted scores [K], moved and stretched so that they are not below those of held-back images [N].
+    """Return cross-fitted scores [K], moved and stretched as far as held-back images [N] show them to be too low.
 
-    The networks of a detector have seen the first and not the second, so the first may be too low. Afterwards neither
-    the median nor its distance to the 0.9 quantile is smaller than that of held-back images, unless it is smaller by a
-    factor of more than `MOST_STRETCHED`: then nearly all of the first are equal.
+    The networks of a detector have seen the first and not the second. Afterwards neither the median of the first nor
+    its distance to the 0.9 quantile is below that of held-back images by more than a standard error, unless they had to
+    be stretched by more than `MOST_STRETCHED`: then nearly all of the first are equal.
 
     Example:
-        >>> aligned(np.array([0.0, 1.0, 2.0]), np.array([5.0, 6.0, 7.0])).tolist()
+        >>> aligned(np.array([0.0, 1.0, 2.0]), 5.0 + np.arange(201) / 100).round(1).tolist()
         [5.0, 6.0, 7.0]
         >>> aligned(np.array([5.0, 6.0, 7.0]), np.array([0.0, 0.5, 1.0])).tolist()
         [5.0, 6.0, 7.0]
     """
     (median, high), (usual, beyond) = (np.quantile(scores, [0.5, 0.9]) for scores in (cross_fitted, held_back))
-    stretch = np.clip((beyond - usual) / max(high - median, 1e-6), 1.0, MOST_STRETCHED)
-    return max(median, usual) + stretch * (cross_fitted - median)
+    of_median, of_distance = (error / len(held_back) ** 0.5 for error in ERRORS)
+    distance = beyond - usual
+    stretch = np.clip(distance * (1 - of_distance) / max(high - median, 1e-6), 1.0, MOST_STRETCHED)
+    return max(median, usual - of_median * distance) + stretch * (cross_fitted - median)
 
 
 def _at(place: int) -> float:
