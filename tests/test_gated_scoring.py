@@ -14,7 +14,7 @@ from gated import MISSED, gated_copy, plan_of, score_here, task_of
 from rich.console import Console
 
 from diffad_ray.bundles.bundle import load_bundle
-from diffad_ray.errors import UserError
+from diffad_ray.errors import UserError, percent
 from diffad_ray.gates.bundle import load_gate
 from diffad_ray.reports.terminal import print_run
 from diffad_ray.scoring.first_look import is_audited
@@ -156,7 +156,7 @@ def test_a_run_without_a_gate_that_fits_is_refused(archive: Path, detector: Path
     gated = gated_copy(detector, tmp_path, 0.0, own)
     refused(gated, "masks of all images", masks="all")
     refused(gated, "audit 0.0 must lie", audit=0.0)
-    refused(gated, f"can't promise to miss at most {MISSED:.3%}", threshold=own + 100)
+    refused(gated, f"can't promise to miss at most {percent(MISSED)}", threshold=own + 100)
     with pytest.raises(UserError, match="leave out the gate"):
         make_task(archive, tmp_path / "table", gated, missing_masks=True, settings={"gate": True})
     description = gated / "gate" / "gate.json"
