@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from tiny_detector import tiny_training
+from tiny_detector import SCORING_BATCH, tiny_training
 
 from diffad_ray import UserError, load_detector, train
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
@@ -30,6 +30,7 @@ def test_two_workers_train_and_a_killed_training_goes_on(normals: Path, tmp_path
     command = [sys.executable, "-m", "diffad_ray.cli", "train", str(normals), "--detector", str(location)]
     command += ["--preset", "tiny", "--image-size", "32", "--batch-size", "4", "--steps", "4000", "--workers", "2"]
     often = ["training.checkpoint_seconds=0", "training.precision=float32"]
+    often += ["training.scoring_runtime=torch", f"training.scoring_batch={SCORING_BATCH}"]
     for setting in often:
         command += ["--set", setting]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
