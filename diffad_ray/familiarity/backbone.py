@@ -12,15 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffad_ray.errors import UserError
 from diffad_ray.familiarity.features import GRID
 from diffad_ray.familiarity.features import channels as gabor_channels
+from diffad_ray.familiarity.fitted import FittedModule
 from diffad_ray.familiarity.onnx_network import OnnxNetwork
 from diffad_ray.networks.efficientnet import LAYERS, EfficientNetLite0
 
@@ -31,6 +32,8 @@ OWN_LIGHT, OWN_CONTRAST = 0.45, 0.2
 LEAST_SPREAD = 1e-4
 "Floor of the standard deviation of a channel."
 PROJECTION_SEED = 0
+DIMENSIONS = {"projection": 2, "offset": 1}
+"Of the fitted buffers."
 Source = Literal["gabor", "backbone", "both"]
 
 
@@ -81,13 +84,14 @@ class FeatureSettings:
         return self.has_gabor * gabor_channels(side) + self.has_backbone * self.channels
 
 
-class Backbone(nn.Module):
+class Backbone(FittedModule):
     """Maps images to feature maps of D channels by a network and a projection.
 
     Args:
         settings: those with a backbone.
     """
 
+    fitted = tuple(DIMENSIONS)
     projection: Tensor
     "[D,F]: to multiply the channels with; empty before `fit`"
     offset: Tensor
@@ -101,8 +105,8 @@ class Backbone(nn.Module):
             if settings.path is None
             else OnnxNetwork(settings.path, settings.layers)
         )
-        self.register_buffer("projection", torch.empty(0))
-        self.register_buffer("offset", torch.empty(0))
+        for name in self.fitted:
+            self.register_buffer(name, torch.empty(0))
 
     def forward(self, images: Tensor, exposure: Tensor) -> Tensor:
         """Return the features [N,D,G,G] of images [N,3,S,S] in [0,1] with `exposure` [N,2] of `Described`."""
@@ -155,27 +159,12 @@ class Backbone(nn.Module):
         found: list[Tensor] = self.network(images)
         return found
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        for name, dimensions in (("projection", 2), ("offset", 1)):
-            if (tensor := state_dict.get(prefix + name)) is None:
-                continue
-            fits = tensor.dim() == dimensions and len(tensor) == self.settings.channels
+    def damage(self, given: dict[str, Tensor]) -> str | None:
+        for name, tensor in given.items():
+            fits = tensor.dim() == DIMENSIONS[name] and len(tensor) == self.settings.channels
             if tensor.dtype != torch.float32 or not tensor.isfinite().all() or (len(tensor) and not fits):
-                error_msgs.append(f"{prefix}{name} holds numbers that can't be")
-                return
-            setattr(self, name, torch.empty_like(tensor, device=getattr(self, name).device))
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+                return f"{name} holds numbers that can't be"
+        return None
 
 
 def on_grid(features: Tensor) -> Tensor:

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffad_ray.familiarity.backbone import Backbone, FeatureSettings
 from diffad_ray.familiarity.exemplars import IMAGES_AT_ONCE, MOST_PLACES, KnownPlaces
 from diffad_ray.familiarity.features import GRID, MINIATURE, Described, described, gabor_filters
+from diffad_ray.familiarity.fitted import FittedModule
 from diffad_ray.familiarity.gaussians import PatchGaussian
 from diffad_ray.familiarity.judge import squared_distance, untaught
 from diffad_ray.familiarity.normality import RESIDUALS, Normality, residuals
@@ -42,7 +43,7 @@ HALVES, POSITIVE = ("effect", "shown", "left"), ("spread", "exposure_spread", "d
 "Names of the float16 statistics, and of those that must be positive."
 
 
-class Familiarity(nn.Module):
+class Familiarity(FittedModule):
     """Statistics of normal images, the judge of residuals from them, and the scale of their log odds.
 
     The statistics are empty tensors before `learn`. The detector's training does not train the judge.
@@ -93,7 +94,8 @@ class Familiarity(nn.Module):
             "usual_evidence": [1],
             "slope": [1],
         }
-        for name in self.shapes:
+        self.fitted = tuple(self.shapes)
+        for name in self.fitted:
             self.register_buffer(name, torch.empty(0))
         self.register_buffer("background_limit", torch.full((1,), NO_LIMIT))
         self.register_buffer("discount", torch.zeros(1))
@@ -202,33 +204,14 @@ class Familiarity(nn.Module):
         beyond = self.strangeness(opinions) - self.usual_strangeness
         return self.usual_evidence + weight * self.slope * beyond
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         # Imported detectors and those older than familiarity have no such tensors; an unfitted module replaces them.
         if not any(name.startswith(prefix) for name in state_dict):
             unfitted = Familiarity(self.image_size, self.features).state_dict()
             state_dict |= {prefix + name: tensor for name, tensor in unfitted.items()}
-        given = {name: state_dict[prefix + name] for name in self.shapes if prefix + name in state_dict}
-        # Buffers take the loaded shapes, which depend on whether and to how many images the module was fitted.
-        if wrong := self._damage(given):
-            error_msgs.append(prefix + wrong)
-            return
-        for name, tensor in given.items():
-            setattr(self, name, torch.empty_like(tensor, device=getattr(self, name).device))
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
-    def _damage(self, given: dict[str, Tensor]) -> str | None:
-        """Return which statistic of a file is invalid and why, or None, so that loading fails rather than scoring."""
+    def damage(self, given: dict[str, Tensor]) -> str | None:
         if all(list(tensor.shape) == [0] for tensor in given.values()):
             return None
         lengths: dict[int | str, int] = {}

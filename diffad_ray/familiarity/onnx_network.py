@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffad_ray.errors import UserError
+from diffad_ray.familiarity.fitted import FittedModule
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 "Of the colours of ImageNet's images in [0, 1], by which most networks expect theirs to be normalised."
@@ -26,7 +27,7 @@ MOST_BYTES = 256 * 2**20
 "Of a file that the bundle carries. Of a larger one it carries the hash, and the file is read from its path."
 
 
-class OnnxNetwork(nn.Module):
+class OnnxNetwork(FittedModule):
     """Maps images [N,3,S,S] in [0,1] to the outputs [N,C,h,w] of a network, in float32.
 
     The network sees one image at a time, so that files with a fixed batch fit, and no image depends on the others.
@@ -36,6 +37,7 @@ class OnnxNetwork(nn.Module):
         layers: names of its outputs; all of them if there are none.
     """
 
+    fitted = ("file", "digest")
     file: Tensor
     "[B] uint8: the file; empty before `load`, and where the file is larger than `MOST_BYTES`"
     digest: Tensor
@@ -46,8 +48,8 @@ class OnnxNetwork(nn.Module):
     def __init__(self, path: str, layers: Sequence[str]):
         super().__init__()
         self.path, self.layers = path, list(layers)
-        self.register_buffer("file", torch.empty(0, dtype=torch.uint8))
-        self.register_buffer("digest", torch.empty(0, dtype=torch.uint8))
+        for name in self.fitted:
+            self.register_buffer(name, torch.empty(0, dtype=torch.uint8))
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(DEVIATION)[:, None, None], persistent=False)
         self._session: Any = None
@@ -109,9 +111,6 @@ class OnnxNetwork(nn.Module):
         return {**self.__dict__, "_session": None}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        for name in ("file", "digest"):
-            if (given := state_dict.get(prefix + name)) is not None:
-                setattr(self, name, torch.empty_like(given, device=getattr(self, name).device))
         self._session = None
         super()._load_from_state_dict(state_dict, prefix, *others)
 

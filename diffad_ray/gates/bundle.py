@@ -14,10 +14,9 @@ from safetensors import SafetensorError
 
 from diffad_ray import storage
 from diffad_ray.bundles.bundle import Bundle
-from diffad_ray.detectors.judged import JudgedDetector
 from diffad_ray.errors import UserError
 from diffad_ray.gates.evidence import Evidence, Opening, opening
-from diffad_ray.gates.look import Look, has_gaussians
+from diffad_ray.gates.look import Look, gaussians_of
 from diffad_ray.gates.student import SIDE, Student
 
 FOLDER, WEIGHTS, DESCRIPTION = "gate", "gate.safetensors", "gate.json"
@@ -132,12 +131,9 @@ def look_by(kind: str, student: Student | None, bundle: Bundle, usual: torch.Ten
     """
     if kind not in LOOKS:
         raise ValueError(f"{kind!r} is none of {', '.join(LOOKS)}")
-    detector, familiarity = bundle.detector, None
-    if kind != "student":
-        if not has_gaussians(detector):
-            raise ValueError("the detector has no familiarity by Gabor features alone")
-        assert isinstance(detector, JudgedDetector)
-        familiarity = detector.familiarity
+    familiarity = None if kind == "student" else gaussians_of(bundle.detector)
+    if kind != "student" and familiarity is None:
+        raise ValueError("the detector has no familiarity by Gabor features alone")
     return Look(student if kind != "gaussians" else None, familiarity, usual, spread)
 
 

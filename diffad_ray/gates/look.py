@@ -60,13 +60,13 @@ class Look(nn.Module):
         return torch.stack(found).amax(dim=0)
 
 
-def has_gaussians(detector: Scorer) -> bool:
-    """Whether a gate can look by the Gaussians of a detector: they are fitted, and to Gabor features alone.
+def gaussians_of(detector: Scorer) -> Familiarity | None:
+    """Return the familiarity by whose Gaussians a gate can look: they are fitted, and to Gabor features alone.
 
     A network would cost what a gate is to save, and its features at the gate's size are not those at the detector's.
     """
     familiarity = detector.familiarity if isinstance(detector, JudgedDetector) else None
-    return familiarity is not None and familiarity.is_fitted and familiarity.backbone is None
+    return familiarity if familiarity and familiarity.is_fitted and familiarity.backbone is None else None
 
 
 def farthest(familiarity: Familiarity, images: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from diffad_ray.gates.bound import fewest_flagged
 from diffad_ray.gates.bundle import LOOKS, Gate, look_by, save_gate
 from diffad_ray.gates.evidence import Opening, opening
 from diffad_ray.gates.learning import taught
-from diffad_ray.gates.look import has_gaussians
+from diffad_ray.gates.look import gaussians_of
 from diffad_ray.gates.proof import Proof, components
 from diffad_ray.gates.samples import Recipe, scored_samples
 from diffad_ray.gates.student import Student
@@ -122,7 +122,7 @@ def make_gate(detector: str, settings: GateSettings | None = None, tell: Tell = 
     bundle = load_bundle(location)
     if not isinstance(bundle.detector, JudgedDetector):
         raise UserError(f"a detector of the kind {bundle.detector.kind} gives no log odds, and can't have a gate")
-    looks = [kind for kind in wanted.looks if kind == "student" or has_gaussians(bundle.detector)]
+    looks = [kind for kind in wanted.looks if kind == "student" or gaussians_of(bundle.detector)]
     if not looks:
         raise UserError(
             f"{location} has no familiarity by Gabor features alone, so its gate can look by a student only"
