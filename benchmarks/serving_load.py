@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 TICKS = os.sysconf("SC_CLK_TCK")
-ROLES = (("proxy", "ray::ProxyActor"), ("replica", "ray::ServeReplica"), ("decoder", "isolated"))
+ROLES = {
+    "proxy": ("ray::ProxyActor", "ray::HAProxyManager", "bin/haproxy"),
+    "replica": ("ray::ServeReplica",),
+    "decoder": ("isolated",),
+}
+"What marks the command lines of processes, by their role."
 
 
 class Sent(NamedTuple):
@@ -47,7 +52,7 @@ class Server:
 
     def workers(self) -> dict[str, list[int]]:
         """Processes by their role: those of the proxy, of the replicas, and of the replicas' decoders."""
-        found: dict[str, list[int]] = {role: [] for role, _ in ROLES}
+        found: dict[str, list[int]] = {role: [] for role in ROLES}
         for folder in Path("/proc").iterdir():
             if not folder.name.isdecimal():
                 continue
@@ -56,8 +61,8 @@ class Server:
                 session = int((folder / "stat").read_text().rpartition(")")[2].split()[3])
             except (OSError, UnicodeDecodeError):
                 continue  # it has ended
-            for role, mark in ROLES:
-                if mark in command and session == self.process.pid:
+            for role, marks in ROLES.items():
+                if session == self.process.pid and any(mark in command for mark in marks):
                     found[role].append(int(folder.name))
         return found
 

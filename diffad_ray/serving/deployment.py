@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import ray
@@ -25,6 +26,11 @@ NAME = "detectors"
 ROOM = 16
 "Requests beside the places of a replica: for its health, its metrics, and refusals with `Retry-After`."
 DRAIN_SECONDS = 30.0
+SWITCH_SECONDS = 0.0005
+"""How long the thread of the networks may wait for the interpreter between two operations, while requests are parsed;
+Python's own 5 ms cost images."""
+BUSY_SECONDS = 1.0
+"`Retry-After` of a request that finds not even room to be refused by the replica itself."
 
 
 def _application() -> ASGIApp:
@@ -44,6 +50,7 @@ class Replica:
         storage.configure(build(StorageSettings, settings["storage"], "storage"))
         own = build(ServingSettings, settings["serving"], "serving")
         write_request_lines(own.log_file)
+        sys.setswitchinterval(SWITCH_SECONDS)
         self.service = Service(own)
         self.service.gather = self._all_metrics
         services.of_process.append(self.service)
@@ -97,6 +104,7 @@ def bound(settings: ServingSettings, values: dict[str, dict[str, Any]]) -> Appli
         num_replicas=replicas_of(settings, gpus, cores),
         max_ongoing_requests=settings.places + ROOM,
         max_queued_requests=settings.places,
+        backpressure_config={"status_code": 503, "retry_after_s": BUSY_SECONDS},
         ray_actor_options={"num_cpus": 0.5, "num_gpus": 1 if gpus else 0},
         health_check_period_s=2,
         health_check_timeout_s=30,

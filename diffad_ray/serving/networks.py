@@ -19,8 +19,8 @@ from diffad_ray.inference.views import ImageDetection, grid_of
 log = logging.getLogger(__name__)
 LINGER_SHARE = 0.05
 """Of the time of a batch: how long the next one waits for the clients of the last one to come back, if others wait
-already. Without it, the clients of a closed loop would fall into two groups, each of which waits for the other's batch.
-An image that comes alone never waits."""
+already and don't fill it. Without it, the clients of a closed loop would fall into two groups, each of which waits for
+the other's batch. An image that comes alone never waits."""
 STUCK_SECONDS = 600.0
 "A batch that takes so long will never end."
 
@@ -113,8 +113,8 @@ class Networks:
             took = time.perf_counter() - start
             self.batches.append(len(jobs))
             self.learn(took / len(jobs))
-            waiting = len(self._waiting)
-            expected, linger = (waiting + len(jobs), LINGER_SHARE * took) if waiting else (0, 0.0)
+            waiting, full = len(self._waiting), jobs[0].engine.batch_size
+            expected, linger = (min(waiting + len(jobs), full), LINGER_SHARE * took) if waiting else (0, 0.0)
             del jobs
 
     def _detect(self, jobs: list[_Job], start: float) -> None:

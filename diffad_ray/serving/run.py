@@ -25,6 +25,7 @@ from diffad_ray.errors import UserError
 from diffad_ray.serving.deployment import DRAIN_SECONDS, NAME, bound
 from diffad_ray.serving.gate import LOOPBACK
 from diffad_ray.serving.places import checked_prefixes
+from diffad_ray.serving.proxy import haproxy
 from diffad_ray.serving.punctual import CALLBACK, CALLBACK_VARIABLE
 from diffad_ray.serving.settings import ServingSettings
 from diffad_ray.serving.tokens import VARIABLE, read_tokens
@@ -75,12 +76,13 @@ def serve(
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # Worker processes inherit the environment.
     os.environ.setdefault(CALLBACK_VARIABLE, CALLBACK)
-    connect()
-    try:
-        _run(settings, {"serving": asdict(settings), "storage": of_storage}, host, port, on_ready)
-    finally:
-        ray_serve.shutdown()
-        ray.shutdown()
+    with haproxy():
+        connect()
+        try:
+            _run(settings, {"serving": asdict(settings), "storage": of_storage}, host, port, on_ready)
+        finally:
+            ray_serve.shutdown()
+            ray.shutdown()
 
 
 def named_detectors(detectors: Sequence[str], routes: str | None) -> dict[str, dict[str, Any]]:
