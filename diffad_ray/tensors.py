@@ -30,6 +30,7 @@ class NormalSquares(NamedTuple):
         steps: number of training steps.
         seed: seed of all random choices.
         device: device for computation.
+        bfloat16: whether gradients may be computed in bfloat16.
     """
 
     pixels: np.ndarray
@@ -38,3 +39,4 @@ class NormalSquares(NamedTuple):
     steps: int
     seed: int
     device: torch.device
+    bfloat16: bool = False

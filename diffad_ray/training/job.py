@@ -19,6 +19,7 @@ from diffad_ray.bundles.calibration import Calibration
 from diffad_ray.detectors.base import DetectorSettings, Trainable
 from diffad_ray.detectors.kinds import find_detector
 from diffad_ray.familiarity.learning import MOST_SQUARES
+from diffad_ray.inference.processor import has_bfloat16
 from diffad_ray.inference.runtimes import require_openvino
 from diffad_ray.inference.views import decoding_of, pieces
 from diffad_ray.tensors import NormalSquares
@@ -182,7 +183,8 @@ def _finish(
     if world.size > 1:
         # A rank has its share of the images only. With many ranks that is too few for familiarity.
         normals, sources, _ = load_normals(job.learnt, detector.settings, MOST_SQUARES, settings.seed)
-    squares = NormalSquares(normals, sources, learnt.textures, settings.steps, settings.seed, world.device)
+    reduced = settings.precision != "float32" and has_bfloat16(world.device)
+    squares = NormalSquares(normals, sources, learnt.textures, settings.steps, settings.seed, world.device, reduced)
     cross_fitted = detector.fit(squares, tell).tolist()
     if job.data.get("calibrate_on"):
         # Who names images to calibrate on wants the threshold for images as those, of another lot for example.
