@@ -182,12 +182,21 @@ def test_a_group_without_images_on_the_last_day_is_told_and_not_judged(tmp_path:
     assert [values["lot"] for _, values, _ in found.silent] == [f"lot{k}" for k in range(5)]
 
 
+def test_days_come_from_text_such_as_that_of_a_path(tmp_path: Path) -> None:
+    def dated(part: Part) -> None:
+        part.lot = (FIRST + timedelta(days=part.day)).isoformat()
+        dim(part)
+
+    found = drifted(tmp_path, dated, by=["camera"], day_column="lot")
+    assert of(found, "left").state == "look at the camera"
+
+
 def test_days_come_from_any_date_or_moment(tmp_path: Path) -> None:
     found = drifted(tmp_path, dim, by=["camera"], day_column="scored_at")
     assert of(found, "left").state == "look at the camera"
     with pytest.raises(UserError, match="--by machine: scores has no such column"):
         drift(tmp_path, by=["machine"])
-    with pytest.raises(UserError, match="--day-column camera"):
+    with pytest.raises(UserError, match="--day-column camera is no date, but holds 'left'"):
         drift(tmp_path, day_column="camera")
     with pytest.raises(UserError, match="--day-column width is no date"):
         drift(tmp_path, day_column="width")

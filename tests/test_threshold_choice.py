@@ -128,7 +128,7 @@ def test_apply_says_what_changes_and_how_to_make_what_is_missing(tmp_path: Path)
     become, review = (row["n"] for row in query(table, sql).to_pylist())
     assert become > 0
     assert review > 0
-    assert f"{become} images of the table become alerts, 0 cease to be, {review} are to be reviewed" in said
+    assert f"images of the table: {become} become alerts, 0 cease to be, {review} are to be reviewed" in said
     command = f"diffad-ray score /archive --detector /detectors/weave --table {table} --missing-masks"
     assert f"{become} of the new alerts have no regions yet. To make them: {command}" in said
     shown = json.loads(run(table, "--detector", "weave", "--json"))

@@ -116,8 +116,8 @@ def print_applied(proposal: Proposal, applied: Sequence[AppliedThreshold], conso
         way = choice.chosen_by[change.fingerprint]
         say(f"{names[change.fingerprint]}: {choice.reject[change.fingerprint]:.6g}{band} {verb}, by {way}")
         say(
-            f"  {counted(change.become, 'image')} of the table become alerts, {change.cease} cease to be, "
-            f"{change.review} are to be reviewed; nothing is scored again"
+            f"  images of the table: {change.become} become alerts, {change.cease} cease to be, {change.review} are to "
+            "be reviewed; nothing is scored again"
         )
         if change.without_regions:
             say(f"  {change.without_regions} of the new alerts have no regions yet. To make them: {change.command}")

@@ -70,7 +70,7 @@ class Question:
 
     Attributes:
         by: columns that make groups beside the detector.
-        day_column: a date or moment.
+        day_column: a date or moment, or text that is one.
         alphas: by fingerprint, the tail probability that counts as beyond.
         alpha: of other detectors.
     """
@@ -83,7 +83,9 @@ class Question:
 
     @property
     def day(self) -> str:
-        return "run_date" if self.day_column == "run_date" else f"scores.{identifier(self.day_column)}::DATE"
+        return (
+            "run_date" if self.day_column == "run_date" else f"TRY_CAST(scores.{identifier(self.day_column)} AS DATE)"
+        )
 
     @property
     def columns(self) -> str:
@@ -134,8 +136,18 @@ def check_columns(connection: duckdb.DuckDBPyConnection, by: Sequence[str], day_
     for option, names in (("--by", by), ("--day-column", [day_column])):
         if unknown := [name for name in names if name not in columns]:
             raise UserError(f"{option} {unknown[0]}: scores has no such column. It has {', '.join(columns)}")
-    if not columns[day_column].startswith(("DATE", "TIMESTAMP")):
-        raise UserError(f"--day-column {day_column} is no date: take a column of days or moments, or leave it out")
+    if columns[day_column] == "VARCHAR":
+        name = identifier(day_column)
+        wrong = f"SELECT min({name}) FROM scores WHERE TRY_CAST({name} AS DATE) IS NULL"
+        ((example,),) = connection.execute(wrong).fetchall()
+        has_days = example is None
+        held = "" if has_days else f", but holds {example!r}"
+    else:
+        has_days, held = columns[day_column].startswith(("DATE", "TIMESTAMP")), ""
+    if not has_days:
+        raise UserError(
+            f"--day-column {day_column} is no date{held}: take a column of days or moments, or leave it out"
+        )
 
 
 def _counts(
