@@ -16,7 +16,7 @@ from tiny_detector import tiny_detector
 
 from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.bundles.calibration import ENOUGH_ABOVE, ERRORS, MOST_STRETCHED, Calibration, aligned
-from diffad_ray.reports.terminal import print_import
+from diffad_ray.reports.training_text import print_import
 
 # Not as close to each other as floats can be: interpolation has no digits left there.
 floats = st.floats(-1e6, 1e6).map(lambda x: round(x, 6))

@@ -25,6 +25,7 @@ from served import parts_of
 
 from diffad_ray import query, score
 from diffad_ray.images import decode_image
+from diffad_ray.serving.proxy import HEADER_SECONDS
 
 pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore::UserWarning:PIL")]
 TOKEN = "a-token-of-the-tests"
@@ -45,7 +46,10 @@ class Command:
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         self.errors = folder / "errors.txt"
         with self.errors.open("w") as errors:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+            # In a session of its own, by which its processes are told from those of another server.
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, start_new_session=True
+            )
         assert self.process.stdout
         said: list[str] = []
         for line in iter(self.process.stdout.readline, ""):
@@ -66,10 +70,10 @@ class Command:
         for folder in Path("/proc").iterdir():
             try:
                 command = (folder / "cmdline").read_bytes().rstrip(b"\0").decode()
-                owner = folder.stat().st_uid
-            except (OSError, UnicodeDecodeError, ValueError):
+                session = int((folder / "stat").read_text().rpartition(")")[2].split()[3])
+            except (OSError, UnicodeDecodeError, ValueError, IndexError):
                 continue
-            if command.startswith("ray::ServeReplica:diffad-ray:detectors") and owner == os.getuid():
+            if command.startswith("ray::ServeReplica:diffad-ray:detectors") and session == self.process.pid:
                 found.add(int(folder.name))
         return found
 
@@ -208,6 +212,29 @@ def test_a_replica_that_is_killed_costs_its_own_requests(command: Command) -> No
     assert len(command.replicas()) == 2
 
 
+def test_headers_that_never_end(command: Command) -> None:
+    with socket.create_connection(("127.0.0.1", command.port), timeout=HEADER_SECONDS + 10) as one:
+        one.sendall(b"POST /detectors/weave/score HTTP/1.1\r\nHost: a\r\n")
+        answer = one.recv(1000)
+    assert not answer or b" 408 " in answer
+
+
+def test_sigterm_of_a_second_server_while_none_of_its_replicas_is_alive(
+    command: Command, detector: Path, tmp_path: Path
+) -> None:
+    second = Command(detector, tmp_path)
+    assert second.score(PNG).status_code == 200
+    second.client.close()
+    alive = second.replicas()
+    assert len(alive) == 2
+    for replica in alive:
+        os.kill(replica, signal.SIGKILL)
+    second.process.send_signal(signal.SIGTERM)
+    assert second.process.wait(90) == 0, second.errors.read_text()
+    assert "Traceback" not in second.errors.read_text()
+    assert command.score(PNG).status_code == 200
+
+
 def test_sigterm_answers_what_was_accepted(command: Command) -> None:
     codes: list[int] = []
 
@@ -231,15 +258,3 @@ def test_sigterm_answers_what_was_accepted(command: Command) -> None:
     assert command.process.wait(90) == 0
     assert codes.count(200) >= 4
     assert set(codes) <= {200, 503}, "a request is answered or told to come back"
-
-
-def test_sigterm_while_no_replica_is_alive(detector: Path, tmp_path: Path) -> None:
-    command = Command(detector, tmp_path)
-    command.client.close()
-    alive = command.replicas()
-    assert len(alive) == 2
-    for replica in alive:
-        os.kill(replica, signal.SIGKILL)
-    command.process.send_signal(signal.SIGTERM)
-    assert command.process.wait(90) == 0, command.errors.read_text()
-    assert "Traceback" not in command.errors.read_text()

@@ -18,7 +18,7 @@ from tiny_detector import SCORING_BATCH, tiny_training
 
 from diffad_ray import UserError, load_detector, train
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
-from diffad_ray.reports.terminal import print_training
+from diffad_ray.reports.training_text import print_training
 from diffad_ray.training.normals import find_normals
 from diffad_ray.training.sources import Sources
 

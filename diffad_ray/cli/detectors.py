@@ -76,7 +76,7 @@ def train(
 
     Copy: `diffad-ray train parts/good --detector detectors/gan --kind semantic-diffgan --defects parts/defects`
     """
-    from diffad_ray.reports.terminal import print_training
+    from diffad_ray.reports.training_text import print_training
     from diffad_ray.settings import read_settings
     from diffad_ray.training.sources import Sources
     from diffad_ray.training.train import train as train_detector
@@ -112,7 +112,7 @@ def import_checkpoint(
 
     Copy: `diffad-ray import-checkpoint params-best.pt --detector detectors/part --normals parts/good`
     """
-    from diffad_ray.reports.terminal import print_import
+    from diffad_ray.reports.training_text import print_import
     from diffad_ray.training.import_checkpoint import import_checkpoint as run
 
     if normals is None:
@@ -145,7 +145,7 @@ def tune(
 
     Copy: `diffad-ray tune detectors/part --precision float32 --runtime torch --output detectors/part-anywhere`
     """
-    from diffad_ray.reports.terminal import print_import
+    from diffad_ray.reports.training_text import print_import
     from diffad_ray.training.settle import WantedScoring
     from diffad_ray.training.tune import tune as run
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
@@ -218,6 +218,20 @@ class Scorer(nn.Module, ABC):
         return self.detect(images).score
 
 
+class Fitted(NamedTuple):
+    """What `Trainable.fit` found.
+
+    Attributes:
+        scores: scores of some of the normal images, each by statistics that were fitted without it (cross-fitting), so
+            that they tell as held-back images do how high new ones score; empty for a kind that can't.
+        tells: image AUROC by which the parts of a detector tell pseudo-anomalies from normal squares, by their names;
+            empty for a kind of one part.
+    """
+
+    scores: Sequence[float] = ()
+    tells: Mapping[str, float] = {}
+
+
 class Trainable(Scorer):
     """A scorer that is trained: its parts by gradient steps, then the rest by `fit`."""
 
@@ -249,11 +263,8 @@ class Trainable(Scorer):
             UserError: a package or a file is missing, can't be used, or would not be.
         """
 
-    def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> Tensor:
+    def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> Fitted:
         """Fit statistics of normal images after the gradient steps, in the precision and memory format of scoring.
-
-        Returns scores [K] of some of the normal images, each by statistics that were fitted without it (cross-fitting),
-        so that they tell as held-back images do how high new ones score; K is 0 for a kind that can't.
 
         Args:
             normals: normal squares.
@@ -262,7 +273,7 @@ class Trainable(Scorer):
         Raises:
             UserError: the images are too few for this kind.
         """
-        return torch.empty(0)
+        return Fitted()
 
     def forward(self, batch: TrainingBatch, generator: torch.Generator, turn: str) -> dict[str, Tensor]:
         """Call `training_losses`; DistributedDataParallel synchronises gradients through `forward` alone.

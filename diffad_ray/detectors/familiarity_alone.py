@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffad_ray.detectors.base import Part, TrainingBatch
+from diffad_ray.detectors.base import Fitted, Part, TrainingBatch
 from diffad_ray.detectors.judged import USUAL_LOG_ODDS, Examination, JudgedDetector, JudgedSettings
 from diffad_ray.errors import UserError
 from diffad_ray.familiarity.learning import FEWEST_TO_FIT, learn_familiarity
@@ -61,7 +61,7 @@ class FamiliarityAlone(JudgedDetector):
     def look(self, images: Tensor, found: Examination) -> Examination:
         return found
 
-    def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> Tensor:
+    def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> Fitted:
         def usual(images: Tensor) -> Tensor:
             return torch.full((len(images),), USUAL_LOG_ODDS, device=images.device)
 
@@ -72,4 +72,4 @@ class FamiliarityAlone(JudgedDetector):
                 f"of these normal images nothing can be learnt: a detector of the kind {self.kind} needs "
                 f"{FEWEST_TO_FIT} of them that differ, and are not blank"
             )
-        return self.cross_fitted_scores(normals, apart, lambda images: images)
+        return Fitted(self.cross_fitted_scores(normals, apart, lambda images: images).tolist())

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffad_ray.detectors.base import Detection, DetectorSettings, Trainable
+from diffad_ray.detectors.base import Detection, DetectorSettings, Fitted, Trainable
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.errors import UserError
 from diffad_ray.familiarity.backbone import FeatureSettings
@@ -150,12 +150,12 @@ class JudgedDetector(Trainable):
             # A copy, so that the training does not carry the network along.
             copy.deepcopy(self.familiarity.backbone).load(self.settings.image_size)
 
-    def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> Tensor:
+    def fit(self, normals: NormalSquares, tell: Callable[[str], None]) -> Fitted:
         self.to(normals.device).eval()
         if not self.in_log_odds:
             self._fit_evidence(normals, tell)
         if not self.settings.familiarity:
-            return torch.empty(0)
+            return Fitted()
 
         def own(images: Tensor) -> Tensor:
             return self.own_log_odds(self.evidence(self.mode.laid_out(images))).anomaly_map
@@ -165,9 +165,9 @@ class JudgedDetector(Trainable):
 
         apart = learn_familiarity(self.familiarity, normals, peaks, self.settings.anomalies, tell)
         if apart is None:
-            return torch.empty(0)
-        self._fit_discount(normals, peaks)
-        return self.cross_fitted_scores(normals, apart, own)
+            return Fitted()
+        tells = self._fit_discount(normals, own)
+        return Fitted(self.cross_fitted_scores(normals, apart, own).tolist(), tells)
 
     @torch.no_grad()
     def cross_fitted_scores(
@@ -206,24 +206,35 @@ class JudgedDetector(Trainable):
         tell(f"evidence of {len(found)} good images measured")
 
     @torch.no_grad()
-    def _fit_discount(self, normals: NormalSquares, peaks: Callable[[Tensor], Tensor]) -> None:
+    def _fit_discount(self, normals: NormalSquares, own: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Fit the discount: by how much familiarity has better odds of telling a pseudo-anomaly from a normal square.
 
         Evidence that tells little would add to familiarity the differences between normal images alone. The opposite
         can't be shown: a segmenter is taught by such anomalies, and familiarity is there for all others.
+
+        Returns the image AUROC of own evidence, of familiarity and of both, with the discount, on these squares.
+
+        Args:
+            own: maps squares [N,3,S,S] in [0,1] to the kind's own log odds [N,1,S,S].
         """
         always = replace(self.settings.anomalies, share=1.0)
         generator = seeded_generator(normals.device, normals.seed, COMPARED_SQUARES)
-        good: list[Tensor] = []
-        defective: list[Tensor] = []
+        good: list[tuple[Tensor, Tensor]] = []
+        defective: list[tuple[Tensor, Tensor]] = []
         for squares in squares_of(normals, COMPARED_SQUARES, BATCH):
             images, foregrounds = with_foregrounds(squares)
             samples = pseudo_anomalies(images, normals.textures, generator, always, foregrounds=foregrounds)
             for found, shown in ((good, images), (defective, samples.images[~samples.is_normal])):
-                familiar = self.familiarity.log_odds(shown, self.settings.familiarity)
-                found.append(torch.stack([peaks(shown), self.image_score(familiar[:, None])], dim=1))
-        own, familiar = log_odds_to_tell(torch.cat(good), torch.cat(defective))
-        self.familiarity.discount = (familiar - own).clamp(0, MOST_DISCOUNT)[None]
+                found.append((own(shown), self.familiarity.log_odds(shown, self.settings.familiarity)))
+
+        def scores(found: list[tuple[Tensor, Tensor]]) -> Tensor:
+            parts = [(evidence, familiar[:, None], self.joined(evidence, familiar)) for evidence, familiar in found]
+            return torch.cat([torch.stack([self.image_score(one) for one in maps], dim=1) for maps in parts])
+
+        networks, familiar, _ = log_odds_to_tell(scores(good), scores(defective))
+        self.familiarity.discount = (familiar - networks).clamp(0, MOST_DISCOUNT)[None]
+        tells = log_odds_to_tell(scores(good), scores(defective)).sigmoid().tolist()
+        return dict(zip(("networks", "familiarity", "whole"), tells, strict=True))
 
 
 def log_odds_to_tell(good: Tensor, defective: Tensor) -> Tensor:

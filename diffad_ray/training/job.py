@@ -118,8 +118,10 @@ def run_job(job: TrainingJob, world: World, on_report: Callable[[Report], None])
         "resumed": resume is not None,
         "seconds": round(time.monotonic() - started, 1),
     }
-    calibration = _finish(detector, job, settings, world, learnt, lambda line: on_report(_afterwards(settings, line)))
-    save_bundle(Bundle(detector, calibration, facts), job.location)
+    calibration, tells = _finish(
+        detector, job, settings, world, learnt, lambda line: on_report(_afterwards(settings, line))
+    )
+    save_bundle(Bundle(detector, calibration, facts | {"tells": tells}), job.location)
     folder.finish()
 
 
@@ -172,8 +174,10 @@ def _finish(
     world: World,
     learnt: _Learnt,
     tell: Callable[[str], None],
-) -> Calibration:
+) -> tuple[Calibration, dict[str, float]]:
     """Settle how the detector computes, fit what gradients don't teach, and calibrate it on held-back images.
+
+    Returns the calibration, and how well the parts of the detector tell pseudo-anomalies; see `Fitted`.
 
     Held-back images that can't be read are added to `learnt.unreadable`.
     """
@@ -185,13 +189,15 @@ def _finish(
         normals, sources, _ = load_normals(job.learnt, detector.settings, MOST_SQUARES, settings.seed)
     reduced = settings.precision != "float32" and has_bfloat16(world.device)
     squares = NormalSquares(normals, sources, learnt.textures, settings.steps, settings.seed, world.device, reduced)
-    cross_fitted = detector.fit(squares, tell).tolist()
-    if job.data.get("calibrate_on"):
-        # Who names images to calibrate on wants the threshold for images as those, of another lot for example.
-        cross_fitted = []
+    fitted = detector.fit(squares, tell)
+    # Who names images to calibrate on wants the threshold for images as those, of another lot for example.
+    cross_fitted = () if job.data.get("calibrate_on") else fitted.scores
     unseen = read_images(job.held_back, learnt.unreadable, decoding_of(detector.settings))
 
     def scored(count: int) -> None:
         tell(f"threshold: {count} of {len(job.held_back)} good images scored")
 
-    return calibrated(detector, unseen, settings.false_alarm_rate, world.device, scored, cross_fitted)
+    return (
+        calibrated(detector, unseen, settings.false_alarm_rate, world.device, scored, cross_fitted),
+        dict(fitted.tells),
+    )
