@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import os
 import signal
 import socket
 import threading
+import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,10 @@ from diffad_ray.table.reading import existing
 
 APPLICATION = "diffad-ray"
 KEEP_ALIVE_SECONDS = 15
+ANSWER_SECONDS = 60.0
+"Time from the first detection of the replicas to an answer through the server's port."
+ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"Addresses to listen on that stand for all of the machine, and where the machine itself reaches them."
 log = logging.getLogger(__name__)
 
 
@@ -188,6 +195,7 @@ def _run(
         if not ended.is_set():
             if problem := next(iter(filter(None, handle.broadcast("readiness").results())), ""):
                 raise UserError(f"no detector is ready: {problem}")
+            _await_answer(ANY_HOST.get(host, host), port)
             on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         # A wait without a limit would keep Python from handling the signal.
         while not ended.wait(1.0):
@@ -196,6 +204,27 @@ def _run(
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+def _await_answer(host: str, port: int) -> None:
+    """Wait until requests pass to a replica: HAProxy learns of it a little later than Ray.
+
+    Raises:
+        UserError: none does within `ANSWER_SECONDS`.
+    """
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while time.monotonic() < deadline:
+        connection = http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)
+        try:
+            connection.request("GET", "/v2/health/ready")
+            if connection.getresponse().status == HTTPStatus.OK:
+                return
+        except (OSError, http.client.HTTPException) as error:
+            log.info("port %d does not answer yet: %s", port, error)
+        finally:
+            connection.close()
+        time.sleep(0.1)
+    raise UserError(f"the server does not answer on port {port} of {host}: see the logs of Ray Serve")
 
 
 def _drain() -> None:
