@@ -227,14 +227,16 @@ class JudgedDetector(Trainable):
             for found, shown in ((good, images), (defective, samples.images[~samples.is_normal])):
                 found.append((own(shown), self.familiarity.log_odds(shown, self.settings.familiarity)))
 
-        def scores(found: list[tuple[Tensor, Tensor]]) -> Tensor:
-            parts = [(evidence, familiar[:, None], self.joined(evidence, familiar)) for evidence, familiar in found]
-            return torch.cat([torch.stack([self.image_score(one) for one in maps], dim=1) for maps in parts])
+        def told(part: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+            of_good, of_defective = (
+                torch.cat([self.image_score(part(*pair)) for pair in found])[:, None] for found in (good, defective)
+            )
+            return log_odds_to_tell(of_good, of_defective)
 
-        networks, familiar, _ = log_odds_to_tell(scores(good), scores(defective))
-        self.familiarity.discount = (familiar - networks).clamp(0, MOST_DISCOUNT)[None]
-        tells = log_odds_to_tell(scores(good), scores(defective)).sigmoid().tolist()
-        return dict(zip(("networks", "familiarity", "whole"), tells, strict=True))
+        networks, familiar = told(lambda evidence, _: evidence), told(lambda _, places: places[:, None])
+        self.familiarity.discount = (familiar - networks).clamp(0, MOST_DISCOUNT)
+        tells = {"networks": networks, "familiarity": familiar, "whole": told(self.joined)}
+        return {name: log_odds.sigmoid().item() for name, log_odds in tells.items()}
 
 
 def log_odds_to_tell(good: Tensor, defective: Tensor) -> Tensor:

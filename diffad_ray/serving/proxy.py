@@ -21,7 +21,7 @@ BINARY_PATH = "RAY_SERVE_HAPROXY_BINARY_PATH"
 ENABLED = "RAY_SERVE_ENABLE_HA_PROXY"
 HEADER_SECONDS = 10
 "Time from a connection, or the end of the last answer, to the end of a request's headers."
-HEADER_BUFFER = 64 * 1024
+MOST_HEADER_BYTES = 64 * 1024
 "Bytes of a request's headers that HAProxy takes; a replica refuses more than a quarter of that with a reason."
 OPEN_SECTIONS = ("frontend prometheus", "listen stats")
 "Sections of the configuration that listen on all addresses of the machine, for figures that `/metrics` has as well."
@@ -85,7 +85,7 @@ def variables(folder: Path) -> dict[str, str]:
         # HAProxy turns to it while no replica lives. Two servers of one machine would take the same port.
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(HEADER_BUFFER),
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(MOST_HEADER_BYTES),
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         # A machine's only server needs no time in which load balancers forget it.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",

@@ -8,12 +8,11 @@ from typing import Any
 import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from diffad_ray.serving.proxy import HEADER_SECONDS, MOST_HEADER_BYTES
+
 CALLBACK_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 CALLBACK = "diffad_ray.serving.punctual:be_punctual"
 "In the environment of a cluster, these let the proxies of Ray Serve call `be_punctual`."
-HEADER_SECONDS = 10.0
-"Time from a connection, or the first byte of a request, to the end of the headers."
-MOST_HEADER_BYTES = 64 * 1024
 
 
 class PunctualProtocol(HttpToolsProtocol):
