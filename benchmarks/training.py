@@ -31,7 +31,7 @@ from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.inference.engine import default_device
 from diffad_ray.inference.processor import has_bfloat16, processor_name
 from diffad_ray.training.batches import Images, Source, World
-from diffad_ray.training.loop import _Learner
+from diffad_ray.training.learner import Learner
 from diffad_ray.training.settings import TrainingSettings
 
 K = TypeVar("K")
@@ -82,7 +82,7 @@ class Way:
         torch.manual_seed(0)
         detector = kind(DiffusionADSettings(preset=given.preset, image_size=given.image_size))
         self.detector, self.mode, self.world = detector.to(world.device).train().run_in(mode), mode, world
-        self.learner = _Learner(self.detector, mode, training, world)
+        self.learner = Learner(self.detector, mode, training, world)
         self.source = Source(images, (1.0,), training, world)
         self.made = self.batch()
         self.drawn = self.draw()

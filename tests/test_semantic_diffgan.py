@@ -21,9 +21,10 @@ from diffad_ray.detectors.semantic_diffgan import SemanticDiffGAN, SemanticDiffG
 from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.inference.acceleration import Trial
 from diffad_ray.networks.critic import Critic, gradient_penalty
-from diffad_ray.training import loop
+from diffad_ray.training import learner
 from diffad_ray.training.batches import ALONE, Images, World
-from diffad_ray.training.loop import Report, State, train_loop
+from diffad_ray.training.learner import State
+from diffad_ray.training.loop import Report, train_loop
 from diffad_ray.training.settings import TrainingSettings
 
 STEPS = 30
@@ -32,7 +33,7 @@ STEPS = 30
 @pytest.fixture(autouse=True)
 def _one_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     """No trial: timings would choose a mode, and modes round differently."""
-    monkeypatch.setattr(loop, "fastest_mode", lambda *_: Trial(Mode(False, "float32"), {}))
+    monkeypatch.setattr(learner, "fastest_mode", lambda *_: Trial(Mode(False, "float32"), {}))
 
 
 def tiny(seed: int = 0, **settings: Any) -> SemanticDiffGAN:

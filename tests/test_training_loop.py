@@ -23,10 +23,11 @@ from diffad_ray.inference.views import pieces
 from diffad_ray.networks.ema import Ema
 from diffad_ray.networks.learning_rate import cosine_fall, rise_and_fall
 from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings
-from diffad_ray.training import loop
+from diffad_ray.training import learner
 from diffad_ray.training.batches import Batches, Images, World
 from diffad_ray.training.checkpoints import TrainingFolder
-from diffad_ray.training.loop import Report, State, train_loop
+from diffad_ray.training.learner import State
+from diffad_ray.training.loop import Report, train_loop
 from diffad_ray.training.normals import load_pieces, read_images
 from diffad_ray.training.settings import TrainingSettings
 
@@ -36,7 +37,7 @@ STEPS = 6
 @pytest.fixture(autouse=True)
 def _one_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     """No trial: timings would choose a mode, and modes round differently."""
-    monkeypatch.setattr(loop, "fastest_mode", lambda *_: Trial(Mode(False, "float32"), {}))
+    monkeypatch.setattr(learner, "fastest_mode", lambda *_: Trial(Mode(False, "float32"), {}))
 
 
 def run(

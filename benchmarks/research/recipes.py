@@ -34,7 +34,8 @@ from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings, 
 from diffad_ray.inference.engine import Engine, default_device
 from diffad_ray.tensors import NormalSquares, as_unit_tensor
 from diffad_ray.training.batches import Images, World
-from diffad_ray.training.loop import Report, State, train_loop
+from diffad_ray.training.learner import State
+from diffad_ray.training.loop import Report, train_loop
 from diffad_ray.training.settings import TrainingSettings
 
 CHECKPOINT_SECONDS = 60.0

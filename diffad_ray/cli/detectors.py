@@ -33,6 +33,12 @@ class SourceOptions:
 class SizeOptions:
     """The settings that most trainings choose; `--set` reaches all others."""
 
+    minutes: Annotated[
+        float | None, typer.Option(help="About how long it may take: chooses what is not given of the next four.")
+    ] = None
+    smallest_defect: Annotated[
+        float | None, typer.Option(help="Pixels of the smallest defect that matters: chooses side, whole or tiles.")
+    ] = None
     preset: Annotated[str | None, typer.Option(help=f"Network sizes: {', '.join(PRESETS)}. [default: small]")] = None
     image_size: Annotated[int | None, typer.Option(help="Side in pixels that networks see. [default: 128]")] = None
     steps: Annotated[int | None, typer.Option(help="Training steps. [default: 2000]")] = None
@@ -41,7 +47,12 @@ class SizeOptions:
     def by_section(self) -> dict[str, dict[str, Any]]:
         return {
             "detector": {"preset": self.preset, "image_size": self.image_size},
-            "training": {"steps": self.steps, "batch_size": self.batch_size},
+            "training": {
+                "minutes": self.minutes,
+                "smallest_defect": self.smallest_defect,
+                "steps": self.steps,
+                "batch_size": self.batch_size,
+            },
         }
 
 
@@ -73,6 +84,8 @@ def train(
     """Train a detector on images of good parts. The same command continues an interrupted training.
 
     Copy: `diffad-ray train parts/good --detector detectors/part --preset small --steps 2000`
+
+    Copy: `diffad-ray train parts/good --detector detectors/part --minutes 30 --smallest-defect 6`
 
     Copy: `diffad-ray train parts/good --detector detectors/gan --kind semantic-diffgan --defects parts/defects`
     """

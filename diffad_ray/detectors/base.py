@@ -238,6 +238,9 @@ class Trainable(Scorer):
     learns_from: ClassVar[frozenset[str]] = frozenset()
     "`defective` if the training uses defective images in addition to normal ones."
 
+    largest_side: ClassVar[int] = 256
+    "Largest side in pixels that a training chooses itself for squares; a larger one would tell the kind no more."
+
     @abstractmethod
     def parts(self, learning_rate: float | None) -> list[Part]:
         """Return the parts that learn by gradients; an empty list for a kind without networks.

@@ -13,6 +13,7 @@ from torch import Tensor
 from diffad_ray.detectors.base import Fitted, Part, TrainingBatch
 from diffad_ray.detectors.judged import USUAL_LOG_ODDS, Examination, JudgedDetector, JudgedSettings
 from diffad_ray.errors import UserError
+from diffad_ray.familiarity.features import SIDE
 from diffad_ray.familiarity.learning import FEWEST_TO_FIT, learn_familiarity
 from diffad_ray.tensors import NormalSquares
 
@@ -42,6 +43,7 @@ class FamiliarityAlone(JudgedDetector):
 
     kind = "familiarity"
     in_log_odds = True
+    largest_side = SIDE
     settings_class = FamiliarityAloneSettings
     settings: FamiliarityAloneSettings
 

@@ -10,7 +10,8 @@ import torch
 
 from diffad_ray import storage
 from diffad_ray.errors import UserError
-from diffad_ray.training.loop import Report, State
+from diffad_ray.training.learner import State
+from diffad_ray.training.loop import Report
 
 NO_LOSSES = ("step", "learning_rate", "images_per_second")
 "Columns of the loss table that are not losses."
@@ -52,6 +53,14 @@ class TrainingFolder:
                 f"{self.location} holds a training with other settings ({changes}): go on with those, choose another "
                 "folder, or start over with --fresh"
             )
+
+    def settings(self) -> dict[str, Any] | None:
+        """Return the settings of the training that this folder is reserved for, or None."""
+        try:
+            found: dict[str, Any] = json.loads(storage.read(f"{self.location}/settings.json"))
+        except FileNotFoundError:
+            return None
+        return found
 
     def clear(self) -> None:
         """Delete the files of an earlier training."""

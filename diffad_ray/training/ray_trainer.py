@@ -57,6 +57,21 @@ def _worker(config: dict[str, Any]) -> None:
         raise
 
 
+def on_worker(task: Callable[[World], float], workers: int, cpus: int | None) -> float:
+    """Run a function on the cluster with the device and the threads that one of `workers` workers would have."""
+    connect()
+    use_gpu = ray.cluster_resources().get("GPU", 0) >= workers
+    beside = -(-workers // len(ray.nodes()))
+
+    def run() -> float:
+        if not use_gpu:
+            torch.set_num_threads(cpus or max(1, cores() // beside))
+        return task(World(device=torch.device("cuda" if use_gpu else "cpu")))
+
+    found: float = ray.get(ray.remote(num_cpus=cpus or 1, num_gpus=int(use_gpu))(run).remote())
+    return found
+
+
 def run_on_ray(job: TrainingJob, workers: int, cpus: int | None, on_report: Callable[[Report], None]) -> None:
     """Run a training on `workers` Ray Train workers, each with a GPU if the cluster has that many.
 

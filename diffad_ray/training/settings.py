@@ -14,6 +14,10 @@ class TrainingSettings:
     """How a detector is trained.
 
     Attributes:
+        minutes: time that the training may take, about. If it is given, the training chooses what is not given of the
+            side, the view, the preset and the steps; None takes the defaults.
+        smallest_defect: size in pixels of the images of the smallest defect that matters. If it is given, the training
+            chooses side, view and scale of tiles so that such a defect keeps three pixels.
         steps: optimizer steps.
         batch_size: images a step, over all workers together.
         learning_rate: peak of the schedule, which rises linearly over `warmup` of the steps and falls as a cosine; None
@@ -38,6 +42,8 @@ class TrainingSettings:
         seed: of every random choice.
     """
 
+    minutes: float | None = None
+    smallest_defect: float | None = None
     steps: int = 2000
     batch_size: int = 16
     learning_rate: float | None = None
@@ -66,6 +72,9 @@ class TrainingSettings:
         for name in ("warmup", "held_back", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        for name in ("minutes", "smallest_defect"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0, not {value}")
         if self.scoring_runtime not in ("auto", "torch", "openvino"):
             raise ValueError(f"scoring_runtime {self.scoring_runtime!r} is none of 'auto', 'torch', 'openvino'")
         if self.scoring_batch is not None and self.scoring_batch < 1:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,12 @@ from diffad_ray.settings import build, merged
 from diffad_ray.tensors import as_unit_tensor
 from diffad_ray.training.batches import World
 from diffad_ray.training.checkpoints import TrainingFolder
+from diffad_ray.training.choices import choices, earlier
 from diffad_ray.training.defective import find_defective
 from diffad_ray.training.job import TrainingJob, run_job
 from diffad_ray.training.loop import Report
 from diffad_ray.training.normals import (
+    NormalImages,
     find_normals,
     find_textures,
     find_white,
@@ -75,7 +78,8 @@ def train(
     """
     sources = (sources if isinstance(sources, Sources) else Sources(str(sources))).normalised()
     location = storage.normalised(detector)
-    chosen, training = _built(kind, settings or {})
+    tables = settings or {}
+    chosen, training = _built(kind, tables)
     if workers < 0 or (workers and training.batch_size % workers):
         raise UserError(f"batch_size {training.batch_size} can't be shared among {workers} workers: take a multiple")
     if workers:
@@ -83,8 +87,18 @@ def train(
 
         check_address()
     sources.require_suitable(kind, chosen)
+    found = find_normals(sources.normals, training.held_back, training.max_images, training.seed, sources.calibrate_on)
+    if training.minutes or training.smallest_defect:
+        # Started again, a training goes on with what it has chosen.
+        selected = None if fresh else earlier(TrainingFolder(location).settings(), training)
+        if selected is None:
+            runner = partial(_on_worker, workers=workers, cpus_per_worker=cpus_per_worker)
+            selected, reasons = choices(kind, tables, found.learnt, workers, runner)
+            for reason in reasons if show_progress else ():
+                print(f"training: {reason}", file=sys.stderr, flush=True)
+        chosen, training = _built(kind, merged(selected, tables))
     _require_a_turn_for_each_part(kind, chosen, training.steps)
-    job = _job(sources, location, kind, chosen, training)
+    job = _job(sources, found, location, kind, chosen, training)
     if fresh:
         storage.delete(f"{location}/{DESCRIPTION}")
         TrainingFolder(location).clear()
@@ -113,11 +127,24 @@ def _require_a_turn_for_each_part(kind: str, settings: DetectorSettings, steps: 
         )
 
 
+def _on_worker(task: Callable[[World], float], workers: int, cpus_per_worker: int | None) -> float:
+    """Run a function where the training will run."""
+    if workers == 0:
+        return task(World(device=default_device()))
+    from diffad_ray.training.ray_trainer import on_worker
+
+    return on_worker(task, workers, cpus_per_worker)
+
+
 def _job(
-    sources: Sources, location: str, kind: str, settings: DetectorSettings, training: TrainingSettings
+    sources: Sources,
+    found: NormalImages,
+    location: str,
+    kind: str,
+    settings: DetectorSettings,
+    training: TrainingSettings,
 ) -> TrainingJob:
-    """Find the images, and complete the settings with what is measured on them."""
-    found = find_normals(sources.normals, training.held_back, training.max_images, training.seed, sources.calibrate_on)
+    """Complete the settings with what is measured on the images, and describe the training."""
     if settings.white is None:
         settings = replace(settings, white=find_white([*found.learnt, *found.held_back]))
     require_readable(found.held_back, decoding_of(settings))
