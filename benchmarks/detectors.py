@@ -148,7 +148,7 @@ def draw(detectors: list[tuple[str, Path]], test: str, picture: Path, side: int 
     cv2.imwrite(str(picture), np.vstack([header, sheet])[..., ::-1])
 
 
-def main() -> None:
+def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dataset", type=Path, help="a product in MVTec layout")
@@ -164,7 +164,11 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="PNG to write")
     parser.add_argument("--only", nargs="+", choices=[entry.name for entry in ENTRIES])
     parser.add_argument("--images", type=int, help="of each kind, at most, for the comparison of methods")
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = options()
 
     given.work.mkdir(parents=True, exist_ok=True)
     dataset = given.dataset or generated(given.generated, given.work / given.generated)

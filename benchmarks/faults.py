@@ -226,7 +226,7 @@ def check(table: Path, images: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--kills", type=int, default=20)
@@ -236,7 +236,11 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=6, help="most seconds from a growth of the table to a kill")
     parser.add_argument("--limit", type=float, default=3000, help="seconds after which the run has failed")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = options()
     with tempfile.TemporaryDirectory(prefix="diffad-faults-") as place:
         root = Path(place)
         server, upstream = start_server(root)

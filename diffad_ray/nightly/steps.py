@@ -59,7 +59,8 @@ def _score(night: Night) -> Outcome:
     night.run_id = plan.run_id
     statuses = ", ".join(f"{count} {status}" for status, count in record.by_status.items())
     rate = f" ({record.images / record.seconds:.1f} images/s)" if record.seconds else ""
-    text = f"{record.images} images{rate}: {statuses}; {record.anomalous} anomalous, {plan.skipped} scored before"
+    scored = f"{counted(record.images, 'image')}{rate}: {statuses}"
+    text = f"{scored}; {record.anomalous} anomalous, {plan.skipped} scored before"
     night.alerts += [next(check.sentences) for check in record.gates if check.is_broken]
     of_gates = [sentence for check in record.gates for sentence in check.sentences]
     return Outcome(text, figures, [*of_gates, *plan.notes, *record.findings])
@@ -69,7 +70,7 @@ def _would_score(night: Night) -> Outcome:
     found = foresee(night.task)
     figures = {name: value for name, value in asdict(found).items() if name != "notes"}
     new = sum(found.new.values()) - found.left
-    parts = [f"would score {new} images"]
+    parts = [f"would score {counted(new, 'image')}"]
     if len(found.new) > 1:
         parts.append("by detector " + ", ".join(f"{name} {count}" for name, count in found.new.items()))
     if found.interrupted:

@@ -73,7 +73,8 @@ def write_report(night: Night) -> Outcome:
         return Outcome(NO_REPORT)
     found = report(night.table, Question(since=settings.report_since))
     write_page(found, settings.report)
-    text = f"wrote {settings.report}: {found.whole.now.images} images, {counted(found.whole.now.alerts, 'alert')}"
+    now = found.whole.now
+    text = f"wrote {settings.report}: {counted(now.images, 'image')}, {counted(now.alerts, 'alert')}"
     return Outcome(text, found.as_json(), [one.text for one in headlines(found)])
 
 

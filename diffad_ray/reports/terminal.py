@@ -42,7 +42,7 @@ def print_run(run: Run, console: Console) -> None:
     else:
         counts = ", ".join(f"{count} {status}" for status, count in record.by_status.items())
         rate = record.images / record.seconds if record.seconds else 0.0
-        say(f"[bold]{record.images} images[/] in {record.seconds:.0f} s ({rate:.1f} images/s): {counts}")
+        say(f"[bold]{counted(record.images, 'image')}[/] in {record.seconds:.0f} s ({rate:.1f} images/s): {counts}")
         say(f"  {record.anomalous} anomalous, {plan.skipped} scored before, {plan.other_files} other files")
         if record.resumed:
             say("  finished the run that was interrupted; the rate counts its earlier images too")

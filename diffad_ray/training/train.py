@@ -22,7 +22,7 @@ from diffad_ray.settings import build, merged
 from diffad_ray.tensors import as_unit_tensor
 from diffad_ray.training.batches import World
 from diffad_ray.training.checkpoints import TrainingFolder
-from diffad_ray.training.choices import choices, earlier
+from diffad_ray.training.choices import Tables, choices, earlier
 from diffad_ray.training.defective import find_defective
 from diffad_ray.training.job import TrainingJob, run_job
 from diffad_ray.training.loop import Report
@@ -80,22 +80,14 @@ def train(
     location = storage.normalised(detector)
     tables = settings or {}
     chosen, training = _built(kind, tables)
-    if workers < 0 or (workers and training.batch_size % workers):
-        raise UserError(f"batch_size {training.batch_size} can't be shared among {workers} workers: take a multiple")
-    if workers:
-        from diffad_ray.cluster import check_address  # loads Ray, which takes seconds
-
-        check_address()
+    _check_workers(workers, training.batch_size)
     sources.require_suitable(kind, chosen)
     found = find_normals(sources.normals, training.held_back, training.max_images, training.seed, sources.calibrate_on)
     if training.minutes or training.smallest_defect:
         # Started again, a training goes on with what it has chosen.
-        selected = None if fresh else earlier(TrainingFolder(location).settings(), training)
-        if selected is None:
-            runner = partial(_on_worker, workers=workers, cpus_per_worker=cpus_per_worker)
-            selected, reasons = choices(kind, tables, found.learnt, workers, runner)
-            for reason in reasons if show_progress else ():
-                print(f"training: {reason}", file=sys.stderr, flush=True)
+        before = None if fresh else earlier(TrainingFolder(location).settings(), training)
+        runner = partial(_on_worker, workers=workers, cpus_per_worker=cpus_per_worker)
+        selected = before or _told(choices(kind, tables, found.learnt, workers, runner), show_progress)
         chosen, training = _built(kind, merged(selected, tables))
     _require_a_turn_for_each_part(kind, chosen, training.steps)
     job = _job(sources, found, location, kind, chosen, training)
@@ -109,6 +101,15 @@ def train(
     if not is_finished:
         _run(job, training.steps, workers, cpus_per_worker, show_progress)
     return load_bundle(location)
+
+
+def _check_workers(workers: int, batch_size: int) -> None:
+    if workers < 0 or (workers and batch_size % workers):
+        raise UserError(f"batch_size {batch_size} can't be shared among {workers} workers: take a multiple")
+    if workers:
+        from diffad_ray.cluster import check_address  # loads Ray, which takes seconds
+
+        check_address()
 
 
 def _built(kind: str, tables: Mapping[str, Mapping[str, Any]]) -> tuple[DetectorSettings, TrainingSettings]:
@@ -125,6 +126,14 @@ def _require_a_turn_for_each_part(kind: str, settings: DetectorSettings, steps: 
             f"{steps} steps leave the {' and the '.join(sorted(idle))} of a {kind} no turn: take more steps, or other "
             "shares of them in [detector]"
         )
+
+
+def _told(found: tuple[Tables, list[str]], visible: bool) -> Tables:
+    """Return settings that a training has chosen, and tell the reasons."""
+    selected, reasons = found
+    for reason in reasons if visible else ():
+        print(f"training: {reason}", file=sys.stderr, flush=True)
+    return selected
 
 
 def _on_worker(task: Callable[[World], float], workers: int, cpus_per_worker: int | None) -> float:
