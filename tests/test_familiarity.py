@@ -28,7 +28,7 @@ from diffad_ray.familiarity.gaussians import (
     patch_gaussian,
     unexplained,
 )
-from diffad_ray.familiarity.judge import LEAST_DISTANCE, RARE, squared_distance
+from diffad_ray.familiarity.judge import LEAST_DISTANCE, RARE, compressed, squared_distance
 from diffad_ray.familiarity.learning import FOLDS
 from diffad_ray.familiarity.model import (
     LEAST_STRANGENESS_SPREAD,
@@ -134,7 +134,7 @@ def test_a_judge_that_finds_the_whole_image_unusual_counts_from_its_background()
     familiarity.judge.out.weight.normal_(generator=generator)
     usual, new = torch.randn((2, 20, RESIDUALS, channels(SIDE), GRID, GRID), generator=generator)
     unlimited = familiarity.opinions(new)
-    familiarity.learn_background(usual)
+    familiarity.learn_background(compressed(usual))
     limit = familiarity.background_limit
     assert torch.equal(familiarity.opinions(new), unlimited), "backgrounds as usual change nothing"
     familiarity.judge.out.bias += 100

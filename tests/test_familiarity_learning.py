@@ -21,7 +21,7 @@ from diffad_ray.bundles.bundle import Bundle
 from diffad_ray.detectors.diffusion_ad import DiffusionAD
 from diffad_ray.detectors.familiarity_alone import FamiliarityAlone, FamiliarityAloneSettings
 from diffad_ray.familiarity.features import GRID, Described, channels
-from diffad_ray.familiarity.judge import RARE, ResidualSegmenter
+from diffad_ray.familiarity.judge import RARE, ResidualSegmenter, compressed
 from diffad_ray.familiarity.learning import (
     FEWEST_TO_FIT,
     FEWEST_TO_TEACH,
@@ -33,8 +33,9 @@ from diffad_ray.familiarity.learning import (
 )
 from diffad_ray.familiarity.model import Familiarity
 from diffad_ray.familiarity.normality import RESIDUALS, Normality, normality, residuals
+from diffad_ray.familiarity.samples import Known, judge_samples
 from diffad_ray.inference.processor import has_bfloat16
-from diffad_ray.synthesis.pseudo_anomalies import pseudo_anomalies
+from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings, pseudo_anomalies
 from diffad_ray.tensors import NormalSquares, as_unit_tensor
 from diffad_ray.training.settle import WantedScoring, settle
 
@@ -82,7 +83,7 @@ def test_what_judges_learns_what_an_anomaly_leaves() -> None:
     torch.manual_seed(0)
     judge, lines = ResidualSegmenter(1, 5), list[str]()
     torch.testing.assert_close(judge(left), torch.full_like(masks, RARE))
-    teach(judge, left[::2].half(), masks[::2], 200, torch.Generator().manual_seed(0), lines.append)
+    teach(judge, compressed(left[::2]).half(), masks[::2], 200, torch.Generator().manual_seed(0), lines.append)
     found = judge(left[1::2])
     inside = masks[1::2] > 0
     assert found[inside].median() > found[~inside].quantile(0.99)
@@ -111,7 +112,7 @@ def test_a_detector_learns_at_its_end_what_anomalies_leave(monkeypatch: pytest.M
         given.append((x, textures, foregrounds))
         return pseudo_anomalies(x, textures, generator, made_by, foregrounds)
 
-    monkeypatch.setattr("diffad_ray.familiarity.learning.pseudo_anomalies", spied)
+    monkeypatch.setattr("diffad_ray.familiarity.samples.pseudo_anomalies", spied)
     inside = np.zeros((60, SIDE, SIDE, 1), np.uint8)
     inside[:, 4:-4, 4:-4] = 255
     squares = np.concatenate([as_pixels(parts(60, 0)), inside], axis=3)
@@ -157,8 +158,9 @@ def test_no_image_is_compared_with_statistics_that_have_seen_it(monkeypatch: pyt
     def numbers(seen: Described) -> set[int]:
         return set(torch.cdist(seen.miniature, miniatures).argmin(dim=1).tolist())
 
-    def unchanged(x: Tensor, *others: Any, **settings: Any) -> Any:
-        return pseudo_anomalies(x, *others, **settings)._replace(images=x)
+    def barely_changed(x: Tensor, *others: Any, **settings: Any) -> Any:
+        made = pseudo_anomalies(x, *others, **settings)
+        return made._replace(images=torch.where(made.is_normal[:, None, None, None], x, x + 1e-4))
 
     def learning(seen: Described, images: int, generator: torch.Generator) -> Normality:
         learnt_from.append((normality(seen, images, generator), numbers(seen)))
@@ -170,14 +172,43 @@ def test_no_image_is_compared_with_statistics_that_have_seen_it(monkeypatch: pyt
         compared.append(len(seen.miniature))
         return residuals(normal, seen)
 
-    for name, spy in (("pseudo_anomalies", unchanged), ("normality", learning), ("residuals", comparing)):
-        monkeypatch.setattr(f"diffad_ray.familiarity.learning.{name}", spy)
+    for name, spy in (
+        ("samples.pseudo_anomalies", barely_changed),
+        ("learning.normality", learning),
+        ("learning.residuals", comparing),
+        ("samples.residuals", comparing),
+    ):
+        monkeypatch.setattr(f"diffad_ray.familiarity.{name}", spy)
     assert familiar(tiny_detector(), images).familiarity.is_fitted
     # Five parts sorted by their looks, five drawn at random, and all together, which no image is compared with here.
     sizes = [len(known) for _, known in learnt_from]
     assert sum(sizes[:FOLDS]) == sum(sizes[FOLDS:-1]) == 4 * 40
     assert sizes[-1] == 40
-    assert sum(compared) > 40 + 20 * 16 // LOOKS
+    # Half of the samples, and each square once more as it is.
+    assert sum(compared) > 40 + 20 * 16 // LOOKS // 2
+
+
+def test_squares_without_an_anomaly_are_searched_once_and_have_the_residuals_of_their_own() -> None:
+    images = smooth_images(24, 0)
+    familiarity, generator = tiny_detector().familiarity, torch.Generator().manual_seed(0)
+    seen = familiarity.describe(as_unit_tensor(images))
+    others = [normality(seen.those(torch.arange(24) % FOLDS != part), 19, generator) for part in range(FOLDS)]
+    drawn: list[Tensor] = []
+
+    def squares(numbers: np.ndarray) -> Tensor:
+        drawn.append(torch.from_numpy(numbers))
+        return as_unit_tensor(images[numbers])
+
+    known = Known(seen, torch.arange(24) % FOLDS, others)
+    lent = (None, AnomalySettings())
+    samples, masks = judge_samples(familiarity, squares, lent, known, 120, generator, torch.float16, lambda doing: None)
+    numbers = torch.cat(drawn)
+    assert len(samples) == len(masks) == len(numbers) >= 120
+    is_normal = masks.flatten(1).amax(dim=1) == 0
+    assert 20 < is_normal.sum() < 100
+    for sample, number in zip(samples[is_normal], numbers[is_normal], strict=True):
+        expected = compressed(residuals(others[int(number) % FOLDS], seen.those(number[None])))[0]
+        torch.testing.assert_close(sample.float(), expected, atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.long

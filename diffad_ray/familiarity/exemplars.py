@@ -9,6 +9,7 @@ Letters in shapes: N images, C feature channels, G cells a side, M coreset size.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -45,21 +46,22 @@ class KnownPlaces(NamedTuple):
 
 def known_places(seen: Described, gaussian: PatchGaussian, generator: torch.Generator) -> KnownPlaces:
     """Return both coresets of normal images; `gaussian` is fitted to the same images."""
-    mean = seen.responses.mean(dim=(0, 2, 3))
-    spread = (seen.responses - mean[:, None, None]).square().mean(dim=(0, 2, 3)).sqrt().clamp(min=LEAST_CHANNEL_SPREAD)
+    mean, cells = seen.responses.mean(dim=(0, 2, 3)), seen.responses[0, 0].numel()
     covariance = torch.zeros((len(mean), len(mean)), device=mean.device)
     each = -(-CANDIDATES // len(seen.responses))
     shown: list[Tensor] = []
     left: list[Tensor] = []
     for rows in torch.arange(len(seen.responses), device=mean.device).split(IMAGES_AT_ONCE):
         images = seen.those(rows)
-        places = (images.responses - mean[:, None, None]).flatten(2)
-        covariance += torch.einsum("ncp,ndp->cd", places, places)
-        chosen = torch.rand((len(rows), places.shape[2]), generator=generator, device=mean.device).argsort(dim=1)
-        chosen = chosen[:, None, :each].expand(-1, len(mean), -1)
-        for found, values in ((shown, places), (left, unexplained(gaussian, images).flatten(2))):
-            found.append(values.gather(2, chosen).permute(0, 2, 1).flatten(0, 1))
-    covariance /= seen.responses[:, 0].numel() * spread[:, None] * spread
+        places = _rows(images.responses) - mean
+        covariance += places.T @ places
+        chosen = torch.rand((len(rows), cells), generator=generator, device=mean.device).argsort(dim=1)[:, :each]
+        chosen = (chosen + cells * (rows - rows[0])[:, None]).flatten()
+        shown.append(places.index_select(0, chosen))
+        left.append(_rows(unexplained(gaussian, images)).index_select(0, chosen))
+    covariance /= len(seen.responses) * cells
+    spread = covariance.diagonal().sqrt().clamp(min=LEAST_CHANNEL_SPREAD)
+    covariance /= spread[:, None] * spread
     whitening = inverse_root(covariance + COMMON_SHRINKAGE * torch.eye(len(mean), device=mean.device)) / spread
     kept = far_apart(torch.cat(shown) @ whitening.T, generator), far_apart(torch.cat(left), generator)
     return KnownPlaces(mean, whitening, *(places.half() for places in kept))
@@ -76,8 +78,10 @@ def far_apart(places: Tensor, generator: torch.Generator) -> Tensor:
     each = MOST_PLACES // ROUNDS
     chosen = [torch.randperm(len(places), generator=generator, device=places.device)[:each]]
     distance = torch.full((len(places),), torch.inf, device=places.device)
+    squares, with_one = places.square().sum(dim=1), _with_one(places)
     for _ in range(ROUNDS - 1):
-        distance = distance.minimum(_from_nearest(places, places[chosen[-1]]).square().sum(dim=1))
+        closest = [part.amax(dim=1) for part in _closenesses(with_one, places[chosen[-1]])]
+        distance = distance.minimum((squares - 2 * torch.cat(closest)).clamp(min=0))
         # 1e-6 keeps the probabilities positive where all features are equal.
         chance = distance / distance.mean().clamp(min=1e-12) + 1e-6
         chosen.append(torch.multinomial(chance, each, generator=generator))
@@ -97,8 +101,7 @@ def unlike_known(known: KnownPlaces, seen: Described, left: Tensor) -> tuple[Ten
     """
     found = []
     for places, those in ((whitened(known, seen), known.shown), (left, known.left)):
-        rows = places.flatten(2).permute(0, 2, 1).flatten(0, 1)
-        difference = _from_nearest(rows, those.float()).view(len(places), -1, places.shape[1])
+        difference = _from_nearest(_rows(places), those.float()).view(len(places), -1, places.shape[1])
         found.append(difference.permute(0, 2, 1).reshape(places.shape))
     return found[0], found[1]
 
@@ -114,20 +117,42 @@ def nearest(places: Tensor, known: Tensor) -> Tensor:
         [1, 0]
     """
     # Repeats of the last entry fill the last group.
-    filled = torch.cat([known, known[-1:].expand(-len(known) % GROUP, -1)])
-    # |p - k|^2 is smallest where p.k - |k|^2 / 2 is largest; an extra channel computes this in one matrix product.
-    filled_and_half = torch.cat([filled, -filled.square().sum(dim=1, keepdim=True) / 2], dim=1).T.contiguous()
-    places_and_one = torch.cat([places, torch.ones_like(places[:, :1])], dim=1)
-    # A graph would hold every part of the loop.
-    is_cut = places.device.type == "cpu" and not torch.compiler.is_compiling()
-    at_once = max(1, (ON_A_CPU if is_cut else DISTANCES_AT_ONCE) // len(filled))
-    row, found = torch.arange(at_once, device=places.device), []
-    for part in places_and_one.split(at_once):
-        closeness = (part @ filled_and_half).view(len(part), -1, GROUP)
-        # `amax` uses vector instructions; `argmax` does not, and over all entries it takes longer than the product.
-        group = closeness.amax(dim=2).argmax(dim=1)
-        found.append(group * GROUP + closeness[row[: len(part)], group].argmax(dim=1))
+    filled, found = torch.cat([known, known[-1:].expand(-len(known) % GROUP, -1)]), []
+    for closeness in _closenesses(_with_one(places), filled):
+        groups = closeness.view(len(closeness), -1, GROUP)
+        # `amax` uses vector instructions; a search for the index does not, and `max` is faster at it than `argmax`.
+        group = groups.amax(dim=2).max(dim=1).indices
+        row = torch.arange(len(closeness), device=places.device) * groups.shape[1]
+        members = groups.flatten(0, 1).index_select(0, row + group)
+        found.append(group * GROUP + members.max(dim=1).indices)
     return torch.cat(found).clamp(max=len(known) - 1)
+
+
+def _rows(places: Tensor) -> Tensor:
+    """Return feature maps [N,C,G,G] as the features [N x G x G,C] of all cells."""
+    return places.flatten(2).permute(0, 2, 1).flatten(0, 1)
+
+
+def _with_one(places: Tensor) -> Tensor:
+    """Return features [L,C] with a channel of ones [L,C+1], as `_closenesses` takes them."""
+    return torch.cat([places, torch.ones_like(places[:, :1])], dim=1)
+
+
+def _closenesses(places_and_one: Tensor, known: Tensor) -> Iterator[Tensor]:
+    """Yield p.k - |k|^2 / 2 [l,M], for a part of the features [L,C+1] at a time; |p - k|^2 is smallest where it is
+    largest.
+
+    Args:
+        known: [M,C], compared with each feature in one matrix product, to which the added channel lends |k|^2.
+    """
+    known_and_half = torch.cat([known, -known.square().sum(dim=1, keepdim=True) / 2], dim=1).T.contiguous()
+    # A graph would hold every part of the loop.
+    is_cut = places_and_one.device.type == "cpu" and not torch.compiler.is_compiling()
+    at_once = max(1, (ON_A_CPU if is_cut else DISTANCES_AT_ONCE) // len(known))
+    # Two results that alternate would not stay in the cache.
+    kept = known.new_empty((at_once, len(known))) if is_cut else None
+    for part in places_and_one.split(at_once):
+        yield part @ known_and_half if kept is None else torch.mm(part, known_and_half, out=kept[: len(part)])
 
 
 def _from_nearest(places: Tensor, known: Tensor) -> Tensor:

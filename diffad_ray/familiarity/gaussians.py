@@ -58,22 +58,23 @@ def patch_gaussian(seen: Described, images: int) -> PatchGaussian:
     basis = (directions[:count].T / values[:count] * math.sqrt(len(seen.miniature))).float()
     code = _code(seen.miniature, miniature_mean, basis)
 
-    mean = seen.responses.mean(dim=0)
-    left = seen.responses - mean
+    # Cells before channels: in this order, neither the regression nor the covariances copy anything.
+    left = seen.responses.flatten(2).permute(0, 2, 1).contiguous()
+    mean = left.mean(dim=0)
+    left -= mean
     # The ridge penalty N halves each coefficient, as code.T @ code is N times the identity: new lots differ from these.
     gram = code.T @ code + len(code) * torch.eye(count, device=code.device)
-    effect = torch.linalg.solve(gram, code.T @ left.flatten(1)).view(count, *mean.shape)
-    left -= (code @ effect.flatten(1)).view_as(left)
-    spread = left.square().mean(dim=(0, 2, 3)).sqrt().clamp(min=LEAST_CHANNEL_SPREAD)
-    left /= spread[:, None, None]
-    floor, whitening = SHRINKAGE * torch.eye(len(spread), device=left.device), []
-    for row in left.unbind(dim=2):
-        places = row.permute(2, 1, 0)
-        # The shrinkage precedes the decomposition: eigenvectors of variances near 0 are arbitrary.
-        whitening.append(inverse_root(places @ places.transpose(1, 2) / len(left) + floor))
+    effect = torch.linalg.solve(gram, code.T) @ left.flatten(1)
+    left.flatten(1).addmm_(code, effect, alpha=-1)
+    covariances = left.permute(1, 2, 0) @ left.transpose(0, 1) / len(left)
+    spread = covariances.diagonal(dim1=1, dim2=2).mean(dim=0).sqrt().clamp(min=LEAST_CHANNEL_SPREAD)
+    # The shrinkage precedes the decomposition: eigenvectors of variances near 0 are arbitrary.
+    floor = SHRINKAGE * torch.eye(len(spread), device=left.device)
+    whitening = inverse_root(covariances / (spread[:, None] * spread) + floor)
     exposures = seen.exposure.mean(dim=0), seen.exposure.std(dim=0).clamp(min=LEAST_EXPOSURES)
-    effect = effect.half().contiguous()
-    return PatchGaussian(miniature_mean, basis, mean, effect, spread, torch.cat(whitening), *exposures)
+    by_channel = effect.half().view(count, *mean.shape).permute(0, 2, 1).reshape(count, *seen.responses.shape[1:])
+    mean = mean.T.contiguous().view(seen.responses.shape[1:])
+    return PatchGaussian(miniature_mean, basis, mean, by_channel.contiguous(), spread, whitening, *exposures)
 
 
 def inverse_root(covariances: Tensor) -> Tensor:
@@ -87,8 +88,10 @@ def unexplained(gaussian: PatchGaussian, seen: Described) -> Tensor:
     code = _code(seen.miniature, gaussian.miniature_mean, gaussian.basis)
     expected = gaussian.mean + (code @ gaussian.effect.float().flatten(1)).view_as(seen.responses)
     left = (seen.responses - expected) / gaussian.spread[:, None, None]
-    whitened = gaussian.whitening @ left.flatten(2).permute(2, 1, 0)
-    return whitened.permute(2, 1, 0).reshape(left.shape)
+    # The product of small matrices is faster with the channels last.
+    places = left.flatten(2).permute(0, 2, 1).contiguous()
+    whitened = places.transpose(0, 1) @ gaussian.whitening.transpose(1, 2)
+    return whitened.permute(1, 2, 0).reshape(left.shape)
 
 
 def exposed_otherwise(gaussian: PatchGaussian, seen: Described) -> Tensor:

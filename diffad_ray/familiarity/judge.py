@@ -35,12 +35,21 @@ class ResidualSegmenter(nn.Module):
             nn.init.constant_(parameter, value)
 
     def forward(self, residuals: Tensor) -> Tensor:
-        seen = torch.cat([residuals.flatten(1, 2), squared_distance(residuals).log()], dim=1)
-        # The signed logarithm compresses the residuals of strong anomalies, which are a hundred times the usual ones.
-        h = self.into(seen.sign() * seen.abs().log1p())
+        return self.judged(compressed(residuals))
+
+    def judged(self, seen: Tensor) -> Tensor:
+        """Return the log odds of residuals that are `compressed` already, which those who learn do once."""
+        h = self.into(seen)
         for block in self.blocks:
             h = block(h)
         return self.out(F.silu(h)).squeeze(1)
+
+
+def compressed(residuals: Tensor) -> Tensor:
+    """Return the input [N,R x (C+1),G,G] of the judge's network: residuals [N,R,C,G,G] and their log distances."""
+    seen = torch.cat([residuals.flatten(1, 2), squared_distance(residuals).log()], dim=1)
+    # The signed logarithm compresses the residuals of strong anomalies, which are a hundred times the usual ones.
+    return seen.sign() * seen.abs().log1p()
 
 
 def squared_distance(residuals: Tensor) -> Tensor:

@@ -21,9 +21,9 @@ from diffad_ray.familiarity.features import GRID, Described
 from diffad_ray.familiarity.judge import ResidualSegmenter, untaught
 from diffad_ray.familiarity.model import Familiarity
 from diffad_ray.familiarity.normality import RESIDUALS, Normality, normality, residuals
+from diffad_ray.familiarity.samples import BATCH, Known, Squares, Tell, judge_samples
 from diffad_ray.networks.ema import Ema
-from diffad_ray.synthesis.foreground import with_foregrounds
-from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings, pseudo_anomalies
+from diffad_ray.synthesis.pseudo_anomalies import AnomalySettings
 from diffad_ray.tensors import NormalSquares, as_unit_tensor
 
 MOST_SQUARES = 1500
@@ -33,22 +33,16 @@ FEWEST_TO_TEACH = 20
 "With fewer images the judge would memorise them; only distances are fitted."
 FOLDS, IMAGES_A_GROUP, ROUNDS = 5, 10, 20
 "Number of folds, mean number of images in a k-means cluster, and rounds of k-means."
-MOST_STEPS, BATCH, LOOKS = 800, 16, 6
-"The judge's training: most steps, batch size, epochs."
+MOST_STEPS, LOOKS = 800, 6
+"The judge's training: most steps, epochs."
 LEARNING_RATE, WARMUP, EMA_DECAY = 2e-3, 50, 0.99
 ANOMALOUS, NORMAL = 0.2, 0.02
 "Shares of a cell that an anomaly covers: above the first the cell is anomalous, below the second normal, else ignored."
-MOST_LEFT = 6e4
-"Residuals are clipped here: where most good images are blank, any other picture exceeds float16."
 MOST_TO_PROJECT = 256
 "Squares to which the projection of a network's features is fitted."
 MOST_BACKGROUNDS = 400
 "Normal samples that tell which backgrounds are usual."
 REPORT_EVERY = 100
-Tell = Callable[[str], None]
-"Receives progress messages."
-Squares = Callable[[np.ndarray], Tensor]
-"Maps indices [N] to squares [N,C,S,S] in [0,1]; channel 3, if any, is the foreground."
 
 
 class CrossFitted(NamedTuple):
@@ -100,7 +94,9 @@ def learn_familiarity(
             fold = folds(seen.miniature, torch.from_numpy(sources).to(device), generator)
             others, wanted = _of_others(seen, sources, fold, generator), -(-steps * BATCH // LOOKS)
             lent = (normals.textures, anomalies)
-            samples, masks = _samples(familiarity, squares, lent, fold, others, wanted, generator, tell)
+            dtype = torch.bfloat16 if normals.bfloat16 else torch.float16
+            known = Known(seen, fold, others)
+            samples, masks = judge_samples(familiarity, squares, lent, known, wanted, generator, dtype, tell)
         teach(familiarity.judge, samples, masks, steps, generator, tell, normals.bfloat16)
         normal_rows = (masks.flatten(1).amax(dim=1) == 0).nonzero().squeeze(1)[:MOST_BACKGROUNDS]
         if len(normal_rows):
@@ -161,7 +157,7 @@ def teach(
     """Train the judge, and leave it with its exponentially averaged weights.
 
     Args:
-        samples: [M,R,C,G,G] residuals of M samples.
+        samples: [M,R x (C+1),G,G] `compressed` residuals of M samples, which in channels-last format are read faster.
         masks: [M,G,G] share of each cell that an anomaly covers.
         bfloat16: compute its convolutions in bfloat16.
     """
@@ -176,7 +172,7 @@ def teach(
         rows = torch.randint(len(samples), (BATCH,), generator=generator, device=samples.device)
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP)
         with torch.autocast(samples.device.type, torch.bfloat16, enabled=bfloat16):
-            judged = judge(samples[rows].float())
+            judged = judge.judged(samples[rows] if bfloat16 else samples[rows].float())
         losses = F.binary_cross_entropy_with_logits(judged.float(), anomalous[rows], reduction="none")
         loss = (losses * counts[rows]).mean()
         optimizer.zero_grad(set_to_none=True)
@@ -215,47 +211,6 @@ def _of_others(seen: Described, sources: np.ndarray, fold: Tensor, generator: to
     """Return, for each fold, the statistics of all other folds."""
     others = [fold != part for part in range(FOLDS)]
     return [normality(seen.those(rows), len(np.unique(sources[rows.cpu().numpy()])), generator) for rows in others]
-
-
-def _samples(
-    familiarity: Familiarity,
-    squares: Squares,
-    lent: tuple[Tensor | None, AnomalySettings],
-    fold: Tensor,
-    others: list[Normality],
-    count: int,
-    generator: torch.Generator,
-    tell: Tell,
-) -> tuple[Tensor, Tensor]:
-    """Make at least `count` samples, some with pseudo-anomalies; return their out-of-fold residuals and masks."""
-    most, device = count + BATCH, generator.device
-    # One preallocated tensor: joining a list of batches would need the memory twice.
-    found = torch.empty((most, RESIDUALS, familiarity.channels, GRID, GRID), dtype=torch.float16, device=device)
-    masks, made = torch.empty((most, GRID, GRID), device=device), 0
-    textures, anomalies = lent
-    for numbers in _passes(fold.cpu().numpy(), generator.initial_seed()):
-        images, foregrounds = with_foregrounds(squares(numbers))
-        samples = pseudo_anomalies(images, textures, generator, anomalies, foregrounds=foregrounds)
-        seen = familiarity.describe(samples.images)
-        rows = slice(made, made + len(numbers))
-        found[rows] = residuals(others[int(fold[numbers[0]])], seen).clamp(-MOST_LEFT, MOST_LEFT)
-        masks[rows] = F.adaptive_avg_pool2d(samples.masks, GRID).squeeze(1)
-        made += len(numbers)
-        tell(f"familiarity: {min(made, count)} of {count} samples made")
-        if made >= count:
-            break
-    return found[:made], masks[:made]
-
-
-def _passes(fold: np.ndarray, seed: int) -> Iterator[np.ndarray]:
-    """Yield batches of indices of squares without end; each batch is of one fold, each epoch covers all squares."""
-    rng = np.random.default_rng([seed, len(fold)])
-    while True:
-        batches = []
-        for part in np.unique(fold):
-            rows = rng.permutation(np.flatnonzero(fold == part))
-            batches += [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-        yield from (batches[k] for k in rng.permutation(len(batches)))
 
 
 def _k_means(points: Tensor, groups: int, generator: torch.Generator) -> Tensor:

@@ -151,12 +151,12 @@ class Familiarity(FittedModule):
         return torch.cat([judged - excess[:, None, None, None], distances], dim=1)
 
     @torch.no_grad()
-    def learn_background(self, residuals: Tensor) -> None:
-        """Fit `background_limit` to the residuals [N,R,C,G,G] of normal squares of lots that the statistics lack.
+    def learn_background(self, seen: Tensor) -> None:
+        """Fit `background_limit` to the `compressed` residuals [N,...] of normal squares of lots that statistics lack.
 
         It lies `UNUSUAL` spreads, 0.9 quantile less median, above the median of their backgrounds.
         """
-        parts = [background(smooth(self.judge(part.float())[:, None])) for part in residuals.split(IMAGES_AT_ONCE)]
+        parts = [background(smooth(self.judge.judged(part.float())[:, None])) for part in seen.split(IMAGES_AT_ONCE)]
         found = torch.cat(parts)
         spread = (found.quantile(0.9) - found.median()).clamp(min=LEAST_BACKGROUND_SPREAD)
         self.background_limit = (found.median() + UNUSUAL * spread)[None]

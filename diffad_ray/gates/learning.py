@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from diffad_ray.diffusion.noise import seeded_generator
-from diffad_ray.familiarity.learning import Tell
+from diffad_ray.familiarity.samples import Tell
 from diffad_ray.gates.samples import Scored
 from diffad_ray.gates.student import Student
 from diffad_ray.networks.learning_rate import cosine_fall

@@ -12,7 +12,7 @@ from diffad_ray import storage
 from diffad_ray.bundles.bundle import Bundle, load_bundle
 from diffad_ray.detectors.judged import JudgedDetector
 from diffad_ray.errors import UserError, percent
-from diffad_ray.familiarity.learning import Tell
+from diffad_ray.familiarity.samples import Tell
 from diffad_ray.gates.bound import fewest_flagged
 from diffad_ray.gates.bundle import LOOKS, Gate, look_by, save_gate
 from diffad_ray.gates.evidence import Opening, opening

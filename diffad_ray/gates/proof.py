@@ -9,7 +9,7 @@ import torch
 
 from diffad_ray.detectors.judged import JudgedDetector
 from diffad_ray.errors import UserError
-from diffad_ray.familiarity.learning import Tell
+from diffad_ray.familiarity.samples import Tell
 from diffad_ray.gates.bundle import LOOKS
 from diffad_ray.gates.evidence import GROUPS, MADE, Evidence
 from diffad_ray.gates.look import Gatekeeper, Look

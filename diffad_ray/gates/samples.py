@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffad_ray.diffusion.noise import seeded_generator
-from diffad_ray.familiarity.learning import Tell
+from diffad_ray.familiarity.samples import Tell
 from diffad_ray.gates.student import GRID, SIDE
 from diffad_ray.images import network_input
 from diffad_ray.inference.engine import Engine
