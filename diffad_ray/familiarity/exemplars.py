@@ -24,7 +24,7 @@ ROUNDS = 8
 "Rounds of k-means|| sampling."
 COMMON_SHRINKAGE = 0.1
 "Covariance shrinkage: this times the identity is added to the correlation matrix before whitening."
-IMAGES_AT_ONCE = 16
+IMAGES_AT_ONCE = 32
 DISTANCES_AT_ONCE, ON_A_CPU = 1 << 26, 1 << 18
 "Pairwise distances in one matrix product, on a GPU and on a CPU, whose second-level cache holds a quarter million."
 GROUP = 128

@@ -100,10 +100,11 @@ def described(images: Tensor, gabor: Tensor | None) -> Described:
 def _magnitudes(grey: Tensor, gabor: Tensor) -> Tensor:
     """Return the pooled Gabor magnitudes [N,C-COLOURS,G,G] of grey images [N,1,S,S], divided by the image's mean."""
     found = []
+    # A convolution of one channel takes half the time in this format.
+    gabor = gabor.to(memory_format=torch.channels_last)
     for level in range(len(octave_sides(grey.shape[-1]))):
         waves = F.conv2d(F.pad(F.avg_pool2d(grey, 2**level), (RADIUS,) * 4, mode="reflect"), gabor)
-        powers = waves.square()
-        strengths = (powers[:, 0::2] + powers[:, 1::2]).sqrt()
+        strengths = (waves[:, 0::2].square() + waves[:, 1::2].square()).sqrt()
         usual = strengths.mean(dim=(1, 2, 3), keepdim=True).clamp(min=LEAST_STRENGTH)
         # Division by a positive number may follow the pooling, which leaves fewer numbers to divide.
         if strengths.shape[-1] > GRID:

@@ -52,10 +52,10 @@ class PatchGaussian(NamedTuple):
 def patch_gaussian(seen: Described, images: int) -> PatchGaussian:
     """Fit the Gaussians to the features of squares; `images` is the number of different images they are cut from."""
     miniature_mean = seen.miniature.mean(dim=0)
-    _, values, directions = torch.linalg.svd((seen.miniature - miniature_mean).double(), full_matrices=False)
+    values, directions = _principal((seen.miniature - miniature_mean).double())
     # Components with a tiny singular value are rounding errors.
     count = min(MOST_COMPONENTS, images // IMAGES_A_COMPONENT, int((values > 1e-4 * values[0].clamp(min=1e-9)).sum()))
-    basis = (directions[:count].T / values[:count] * math.sqrt(len(seen.miniature))).float()
+    basis = (directions[:, :count] / values[:count] * math.sqrt(len(seen.miniature))).float()
     code = _code(seen.miniature, miniature_mean, basis)
 
     # Cells before channels: in this order, neither the regression nor the covariances copy anything.
@@ -98,6 +98,20 @@ def exposed_otherwise(gaussian: PatchGaussian, seen: Described) -> Tensor:
     """Return a factor [N] >= 1: 1 plus the standard deviations by which an exposure lies beyond `FARTHEST`."""
     beyond = ((seen.exposure - gaussian.exposure_mean) / gaussian.exposure_spread).abs().sub(FARTHEST).clamp(min=0)
     return 1 + beyond.sum(dim=1)
+
+
+def _principal(centred: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the singular values [K] of centred miniatures [N,D] in float64, the largest first, and directions [D,K].
+
+    The eigenvectors of the smaller product of the matrix with itself take a third of the time of its own decomposition.
+    Squares lose half of the digits, which leaves as many as float32 has.
+    """
+    if is_wide := len(centred) < centred.shape[1]:
+        squares, vectors = torch.linalg.eigh(centred @ centred.T)
+    else:
+        squares, vectors = torch.linalg.eigh(centred.T @ centred)
+    values, vectors = squares.flip(0).clamp(min=0).sqrt(), vectors.flip(1)
+    return values, centred.T @ vectors / values.clamp(min=1e-12) if is_wide else vectors
 
 
 def _code(miniature: Tensor, mean: Tensor, basis: Tensor) -> Tensor:

@@ -165,7 +165,7 @@ def teach(
     judge.train().requires_grad_(True)
     judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = Ema(judge, EMA_DECAY, {})
-    optimizer = torch.optim.AdamW(judge.parameters(), LEARNING_RATE, weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(judge.parameters(), LEARNING_RATE, weight_decay=1e-3, fused=True)
     anomalous, counts = (masks > ANOMALOUS).float(), ((masks > ANOMALOUS) | (masks < NORMAL)).float()
     total = torch.zeros((), device=samples.device)
     for step in range(steps):
