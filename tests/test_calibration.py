@@ -73,6 +73,24 @@ def test_few_held_back_images_are_joined_by_cross_fitted_ones_and_many_are_not()
         Calibration.from_scores(few, cross_fitted=[math.nan])
 
 
+def test_held_back_images_suffice_once_five_are_expected_above_the_threshold() -> None:
+    learnt = [50.0] * 20
+    assert Calibration.from_scores(np.arange(8.0), 0.5, learnt).images == 28
+    enough = Calibration.from_scores(np.arange(9.0), 0.5, learnt)
+    assert (enough.images, enough.cross_fitted) == (9, ())
+
+
+def test_cross_fitted_scores_are_moved_and_stretched_by_hand() -> None:
+    """They have the median 5 and 4 to the 0.9 quantile, held-back ones 30 and 8."""
+    learnt, held_back = np.linspace(0, 10, 51), np.linspace(20, 40, 101)
+    of_median, of_distance = 0.62 / 101**0.5, 2 / 101**0.5
+    expected = 30 - of_median * 8 + 8 / 4 * (1 - of_distance) * (learnt - 5)
+    np.testing.assert_allclose(aligned(learnt, held_back), expected, rtol=1e-9)
+    np.testing.assert_allclose(aligned(held_back, learnt), held_back, rtol=1e-9, err_msg="higher ones stay")
+    nearly_equal = aligned(learnt / 1000, held_back)
+    assert np.ptp(nearly_equal) == pytest.approx(3 * 0.01), "a spread that is next to none tells nothing"
+
+
 @pytest.mark.parametrize("rate", [0.001, 0.01, 0.09, 0.5])
 @pytest.mark.parametrize("images", [2, 20, 98, 99, 3000])
 def test_the_threshold_has_the_tail_probability_of_the_budget(images: int, rate: float) -> None:
@@ -112,6 +130,9 @@ def test_tail_probabilities_are_those_of_the_distribution() -> None:
     assert calibration.tail_probability(np.array([-1.0])) == 1
     assert len(calibration.scores) == len(calibration.ranks) <= 1000
     assert (calibration.scores[0], calibration.ranks[0]) == (scores.min(), 1)
+    assert calibration.scores[-500:] == tuple(np.sort(scores)[-500:]), "the highest are all kept"
+    assert calibration.ranks[-500:] == tuple(range(19_501, 20_001))
+    assert np.diff(calibration.ranks).max() < 50, "of the others an even selection is"
 
 
 def test_the_tail_by_hand() -> None:
@@ -128,6 +149,10 @@ def test_the_tail_by_hand() -> None:
     assert many.ranks == tuple(range(1, 101))
     # 1 % of 100 images is one, which may be anomalous: the threshold is the highest score itself.
     assert Calibration.from_scores(np.arange(99.0), 0.01).threshold == 98.0
+    # No more than half of the scores make the tail, and the lowest one is reached by every image.
+    fewest = Calibration.from_scores(np.arange(4.0), 0.3)
+    assert (fewest.tail_count, fewest.tail_scale) == (2, pytest.approx(np.mean([2, 3]) - 1.5))
+    assert fewest.tail_probability(np.array([-1.0, 0.0, 1.0])).tolist() == pytest.approx([1, 1, 3 / 5])
 
 
 @pytest.mark.parametrize("lowest", [-60.0, -20.0, 5.0])
@@ -143,7 +168,7 @@ def test_a_threshold_for_a_rate_is_the_smallest_one(lowest: float, rate: float) 
 @pytest.mark.parametrize("constant", [0.0, 0.5, -3.0, 1e6])
 def test_scores_all_alike_still_give_a_threshold_above_them(constant: float) -> None:
     calibration = Calibration.from_scores(np.full(20, constant))
-    assert calibration.threshold > constant
+    assert constant < calibration.threshold <= constant + 0.01 * max(abs(constant), 1e-3)
     probabilities = calibration.tail_probability(
         np.array([constant - 1, constant, calibration.threshold, constant + 1e5])
     )

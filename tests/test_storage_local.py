@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 import threading
@@ -86,6 +87,31 @@ def test_a_file_that_grows_or_shrinks_is_read_to_its_end(expected: int, tmp_path
         os.close(descriptor)
 
 
+def test_a_file_of_the_expected_size_is_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    read = os.read
+
+    def note(descriptor: int, most: int) -> bytes:
+        sizes.append(most)
+        return read(descriptor, most)
+
+    (tmp_path / "a").write_bytes(bytes(100))
+    monkeypatch.setattr(os, "read", note)
+    LocalStore().read(f"{tmp_path}/a", None)
+    assert len(sizes) == 1
+
+
+def test_reading_closes_its_file_whatever_becomes_of_it(tmp_path: Path) -> None:
+    LocalStore().write(f"{tmp_path}/a", b"x")
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208
+    LocalStore().read(f"{tmp_path}/a", None)
+    with pytest.raises(storage.Changed):
+        LocalStore().read(f"{tmp_path}/a", "another version")
+    with pytest.raises(FileNotFoundError):
+        LocalStore().read(str(tmp_path), None)
+    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
+
+
 def test_why_no_file_can_be_there(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").write_bytes(b"x")
@@ -158,6 +184,19 @@ def test_a_folder_that_takes_no_files_says_so(tmp_path: Path, monkeypatch: pytes
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "open", full)
+    with pytest.raises(OSError, match="No space left"):
+        LocalStore().create(f"{tmp_path}/a", b"x")
+
+
+def test_a_hidden_file_that_cannot_be_made_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    def full(*_: object, **__: object) -> io.FileIO:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(Path, "open", full)
     with pytest.raises(OSError, match="No space left"):
         LocalStore().create(f"{tmp_path}/a", b"x")
 

@@ -55,7 +55,7 @@ class LocalStore:
             if _linked(staged, path):
                 return
             # The name exists, so the file is linked under a temporary name, which then replaces it.
-            beside = path.with_name(f".{secrets.token_hex(8)}.part")
+            beside = _hidden_name(path.parent)
             _linked(staged, beside)
             beside.replace(path)
 
@@ -90,10 +90,7 @@ def read_all(descriptor: int, expected: int) -> bytes:
     data = os.read(descriptor, expected + 1)
     if len(data) == expected:
         return data
-    parts = [data]
-    while part := os.read(descriptor, 2**20):
-        parts.append(part)
-    return b"".join(parts)
+    return data + io.FileIO(descriptor, closefd=False).readall()
 
 
 @contextmanager
@@ -104,22 +101,22 @@ def _staged(folder: Path, data: bytes) -> Iterator[int | Path]:
     systems without O_TMPFILE, it has a hidden name.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    descriptor: int | None = None
     try:
         descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o644)
     except (AttributeError, IsADirectoryError, NotImplementedError):
-        descriptor = -1
+        pass
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             raise
-        descriptor = -1
-    if descriptor >= 0:
+    if descriptor is not None:
         with os.fdopen(descriptor, "wb", buffering=0) as file:
             _write_all(file, data)
             # Without fsync, a power cut could leave a name without data, which would count as a finished shard.
             os.fsync(descriptor)
             yield descriptor
         return
-    staged = folder / f".{secrets.token_hex(8)}.part"
+    staged = _hidden_name(folder)
     try:
         with staged.open("wb", buffering=0) as file:
             _write_all(file, data)
@@ -127,6 +124,10 @@ def _staged(folder: Path, data: bytes) -> Iterator[int | Path]:
         yield staged
     finally:
         staged.unlink(missing_ok=True)
+
+
+def _hidden_name(folder: Path) -> Path:
+    return folder / f".{secrets.token_hex(8)}.part"
 
 
 def _write_all(file: io.FileIO, data: bytes) -> None:
