@@ -230,8 +230,7 @@ def _misfits(connection: duckdb.DuckDBPyConnection, chosen: str, template: PathT
             f"{paths} of {entries} paths don't fit the template, such as {example}: each field stands for a part of "
             "the path without a slash, ** for folders of any depth, and the whole path below the archive must fit"
         )
-    for k, column in enumerate(texts):
-        count, example = found[2 + 2 * k : 4 + 2 * k]
+    for column, count, example in zip(texts, found[2::2], found[3::2], strict=True):
         said = f"{count} values of {column.name} do not fit {column.form}, such as {example}"
         if 2 * count > entries - paths:
             raise UserError(f"{said}: change the format in the template, or leave it out to keep the text")
