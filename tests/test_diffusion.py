@@ -15,7 +15,7 @@ from diffad_ray.diffusion.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule()
 EXACT = NoiseSchedule().double()
-SHAPE = (2, 3, 4, 4)
+SHAPE = (5, 3, 4, 4)
 seeds = st.integers(0, 2**31)
 steps = st.integers(0, 999)
 
@@ -66,14 +66,15 @@ def test_the_reverse_step_is_that_of_diffusers(oracle: DDPMScheduler, t: int) ->
     # The last step adds no noise, there or here; the variance stays defined for losses.
     expected = variance.sqrt() * drawn if t > 0 else torch.zeros(SHAPE)
     torch.testing.assert_close(sample - mean, expected, atol=1e-5, rtol=1e-5)
-    assert variance.shape == (2, 1, 1, 1)
+    assert variance.shape == (5, 1, 1, 1)
     assert variance.min() > 0
 
 
-def test_the_reverse_step_clamps_what_the_network_imagines() -> None:
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_reverse_step_clamps_what_the_network_imagines(sign: int) -> None:
     x_t = noise(0)
-    mean, _ = reverse_step(EXACT, Denoises(torch.full(SHAPE, 3.0)), x_t, at(100))
-    torch.testing.assert_close(mean, EXACT.posterior(torch.ones(SHAPE), x_t, at(100))[0].double())
+    mean, _ = reverse_step(EXACT, Denoises(torch.full(SHAPE, sign * 3.0)), x_t, at(100))
+    torch.testing.assert_close(mean, EXACT.posterior(sign * torch.ones(SHAPE), x_t, at(100))[0].double())
 
 
 @given(seed=seeds, t=steps)
@@ -99,14 +100,17 @@ def test_guidance_blends_two_one_step_reconstructions(seed: int, ordered: list[i
     assert network.calls == [2 * len(x0)], "both scales go through the network in one call"
 
 
-def test_the_guide_is_clamped_before_it_guides_and_the_result_after() -> None:
-    small, big = torch.full(SHAPE, 1.5, dtype=torch.float64), torch.full(SHAPE, -7.0, dtype=torch.float64)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_guide_is_clamped_before_it_guides_and_the_result_after(sign: int) -> None:
+    small, big = torch.full(SHAPE, sign * 1.5).double(), torch.full(SHAPE, sign * -7.0).double()
     found = norm_guided(EXACT, Denoises(small, big), noise(0), at(200), at(400), noise(1), noise(2), 1.0)
     share = 1 - float(EXACT.alphas_cumprod[200])
-    assert found.x0_big.unique() == -1
-    torch.testing.assert_close(found.x0, torch.full_like(small, (1 - share) * 1.5 - share), atol=1e-5, rtol=0)
+    assert found.x0_big.unique() == -sign
+    torch.testing.assert_close(found.x0, sign * torch.full_like(small, (1 - share) * 1.5 - share), atol=1e-5, rtol=0)
     unguided = norm_guided(EXACT, Denoises(small, big), noise(0), at(200), at(400), noise(1), noise(2), 0.0)
-    assert unguided.x0.max() == 1
+    assert unguided.x0.unique() == sign
+    plain = one_step(EXACT, Denoises(small), noise(0), at(200), noise(1))
+    assert plain.unique() == sign
 
 
 def test_no_guidance_is_the_plain_one_step() -> None:
@@ -168,7 +172,10 @@ def test_all_steps_back_end_at_the_image_if_the_noise_is_known() -> None:
 
 
 def test_each_step_back_adds_the_noise_of_its_variance_but_the_last() -> None:
-    x0, network, asked = noise(1), Denoises(3 * noise(5)), []
+    x0, asked = 0.3 * noise(1), []
+
+    def network(x_t: Tensor, _: Tensor) -> Tensor:
+        return x_t / 2  # so that what a step adds is still seen in the end
 
     def step_noise(step: int) -> Tensor:
         asked.append(step)
