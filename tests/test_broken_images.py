@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_files import HEIGHT, SMOOTH, WIDTH, chunk, grey_tiff, png, saved, saved_cv2, tiff
+from PIL import Image
 from test_images import DRAWN, EXACT, FLOATS, GREY16, PALETTE, PGM12, RGB, RGB16, jpeg_cases
 
 from diffad_ray.images import DecodedImage, ImageError, decode_image
@@ -93,6 +94,36 @@ def test_a_side_that_is_too_long_for_a_mask_is_too_large() -> None:
     with pytest.raises(ImageError, match="1000001 x 16 pixels, a side of more than 1,000,000") as caught:
         decode_image(wide(1_000_001))
     assert caught.value.status == "too_large"
+
+
+def of_cv2(code: int) -> cv2.error:
+    error = cv2.error("as OpenCV says it")
+    error.code = code
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (MemoryError(), "too_large", "not enough memory"),
+        (RuntimeError("libjxl: out of memory"), "too_large", "not enough memory"),
+        (of_cv2(cv2.Error.StsNoMem), "too_large", "not enough memory"),
+        (of_cv2(cv2.Error.StsBadArg), "unreadable", "damaged image file (error: as OpenCV says it)"),
+        (Image.DecompressionBombError("a bomb"), "too_large", "a bomb"),
+        (IndexError("at 7"), "unreadable", "damaged image file (IndexError: at 7)"),
+    ],
+)
+def test_errors_of_libraries_become_reasons(
+    error: Exception, status: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("diffad_ray.images.decode.reader_of", lambda _: fail)
+    with pytest.raises(ImageError) as caught:
+        decode_image(PNG)
+    assert caught.value.status == status
+    assert said in str(caught.value)
 
 
 def test_limit_is_inclusive() -> None:

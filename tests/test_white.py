@@ -31,16 +31,24 @@ def test_white_is_the_largest_value_of_the_camera(bits: int, container: str) -> 
 
 
 def test_white_says_nothing_of_8_bits_and_of_floats_up_to_1() -> None:
-    for data in (saved(SMOOTH, "PNG"), grey_tiff(32, UNIT.astype("<f4").tobytes(), 3)):
-        np.testing.assert_array_equal(decode_image(data, white=4095).pixels, decode_image(data).pixels)
+    up_to_1 = (UNIT / UNIT.max()).astype("<f4")
+    for data in (saved(SMOOTH, "PNG"), grey_tiff(32, up_to_1.tobytes(), 3)):
+        for white in (99, 4095):
+            np.testing.assert_array_equal(decode_image(data, white=white).pixels, decode_image(data).pixels)
         assert usual_white([read_stored(data)]) is None
-    counted = grey_tiff(32, (UNIT * 4095).astype("<f4").tobytes(), 3)
-    assert np.abs(decode_image(counted, white=4095).pixels[..., 0] / 65535 - UNIT).max() < 0.001
+    for highest in (4095, 1.5):
+        counted = grey_tiff(32, (UNIT * highest).astype("<f4").tobytes(), 3)
+        found = decode_image(counted, white=4095).pixels[..., 0] / 65535
+        assert np.abs(found - UNIT * highest / 4095).max() < 0.001
 
 
 def test_images_beyond_white_are_refused() -> None:
     with pytest.raises(ImageError, match=r"up to 3\d{3}, and white is 1023"):
         decode_image(camera(12), white=1023)
+    highest = int(np.round(UNIT * 4095).max())
+    assert decode_image(camera(12), white=highest).pixels.max() == 65535
+    with pytest.raises(ImageError, match=f"up to {highest}, and white is {highest - 1} for this detector"):
+        decode_image(camera(12), white=highest - 1)
     with pytest.raises(ImageError, match="nothing says which value is white"):
         decode_image(camera(12, "<u4"))
 
