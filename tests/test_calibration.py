@@ -153,6 +153,7 @@ def test_the_tail_by_hand() -> None:
     fewest = Calibration.from_scores(np.arange(4.0), 0.3)
     assert (fewest.tail_count, fewest.tail_scale) == (2, pytest.approx(np.mean([2, 3]) - 1.5))
     assert fewest.tail_probability(np.array([-1.0, 0.0, 1.0])).tolist() == pytest.approx([1, 1, 3 / 5])
+    assert Calibration.from_scores(np.array([0.0, 0.0, 0.0, 1.0])).tail_count == 1
 
 
 @pytest.mark.parametrize("lowest", [-60.0, -20.0, 5.0])

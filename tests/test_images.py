@@ -108,6 +108,11 @@ EXACT = {
     "ppm": (saved(RGB, "PPM"), RGB, "8-bit RGB"),
     "pgm 12-bit": (PGM12 + TWELVE.astype(">u2").tobytes(), grey3(scaled(TWELVE, 4095)), "12-bit grey"),
     "ppm 16-bit": (b"P6 40 24 65535\n" + RGB16.astype(">u2").tobytes(), RGB16, "16-bit RGB"),
+    "ppm 16-bit as text": (
+        b"P3\n2 1\n65535\n0 65535 0 65535 0 65535\n",
+        np.array([[[0, 255, 0], [255, 0, 255]]], np.uint8),
+        "16-bit RGB",
+    ),
     "pgm as text": (b"P2\n2 1\n255\n3 200\n", grey3(np.array([[3, 200]], np.uint8)), "8-bit grey"),
     "pbm": (saved(BITS, "PPM"), grey3(BITS * np.uint8(255)), "1-bit grey"),
     "jpeg 2000": (saved(RGB, "JPEG2000"), RGB, "8-bit RGB"),
@@ -205,8 +210,10 @@ def test_orientation_is_applied_on_every_path(kind: str, orientation: int) -> No
         data = saved(SMOOTH, "TIFF", tiffinfo={274: orientation}, compression="tiff_lzw" if "LZW" in kind else None)
     else:
         data = saved(SMOOTH, kind, exif=tag, quality=98)
-    pixels = decode_image(data).pixels
+    decoded = decode_image(data)
+    pixels = decoded.pixels
     assert pixels.shape == turned.shape
+    assert (decoded.height, decoded.width) == pixels.shape[:2]
     assert np.abs(pixels // (257 if pixels.dtype == np.uint16 else 1) - turned.astype(int)).mean() < 5
 
 

@@ -42,15 +42,26 @@ def test_white_says_nothing_of_8_bits_and_of_floats_up_to_1() -> None:
         assert np.abs(found - UNIT * highest / 4095).max() < 0.001
 
 
+def test_white_is_heeded_from_9_bits_on() -> None:
+    of_9_bits = b"P5 2 1 511 " + np.array([0, 400], ">u2").tobytes()
+    assert decode_image(of_9_bits, white=400).pixels[0, :, 0].tolist() == [0, 65535]
+
+
 def test_images_beyond_white_are_refused() -> None:
-    with pytest.raises(ImageError, match=r"up to 3\d{3}, and white is 1023"):
+    with pytest.raises(ImageError, match=r"up to 3\d{3}, and white is 1023") as beyond:
         decode_image(camera(12), white=1023)
+    assert beyond.value.status == "unreadable"
     highest = int(np.round(UNIT * 4095).max())
     assert decode_image(camera(12), white=highest).pixels.max() == 65535
-    with pytest.raises(ImageError, match=f"up to {highest}, and white is {highest - 1} for this detector"):
+    with pytest.raises(
+        ImageError, match=f"^holds values up to {highest}, and white is {highest - 1} for this detector"
+    ):
         decode_image(camera(12), white=highest - 1)
-    with pytest.raises(ImageError, match="nothing says which value is white"):
+    lowest, highest = (int(np.round(end(UNIT) * 4095)) for end in (np.min, np.max))
+    reason = f"^holds 32-bit integers from {lowest} to {highest}, and nothing says which value is white"
+    with pytest.raises(ImageError, match=reason) as unknown:
         decode_image(camera(12, "<u4"))
+    assert unknown.value.status == "unreadable"
 
 
 def test_the_fewest_bits_that_hold_all_normal_images(tmp_path: Path) -> None:
