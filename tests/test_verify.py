@@ -22,6 +22,7 @@ from diffad_ray.table import verify as verify_module
 from diffad_ray.table.compact import compact
 from diffad_ray.table.layout import parquet_bytes
 from diffad_ray.table.lease import Lease
+from diffad_ray.table.retention import Rule, write_rule
 from diffad_ray.table.runs import read_runs, write_record
 from diffad_ray.table.verify import verify
 
@@ -264,6 +265,27 @@ def test_a_table_that_changes_while_it_is_read(table: Path, monkeypatch: pytest.
     monkeypatch.setitem(verify_module.CHECKS, "wrong", ("", "SELECT nothing AS example FROM scores"))
     with pytest.raises(duckdb.BinderException):
         verify(table)
+
+
+def test_what_a_rule_does_not_keep_is_not_missed_and_what_it_keeps_is(table: Path) -> None:
+    """The first run is of the day before the second one, and neither manifests nor masks of it are left."""
+    first = read_runs(str(table))[0].plan
+    shutil.rmtree(table / "manifests" / first.run_id)
+    gone = masks(table)
+    for path in gone:
+        path.unlink()
+    kept = {"mask missing": len(gone), "plan": 1, "unplanned row": 22}
+    assert kinds(table) == kept
+    write_rule(str(table), Rule(masks_before="2026-01-01", manifests_before="2026-01-01"))
+    assert kinds(table) == kept
+    write_rule(str(table), Rule(masks_before="2026-01-03", manifests_before="2026-01-02"))
+    found = verify(table)
+    assert found.problems == []
+    assert [note.message for note in found.notes] == [
+        "masks of runs before 2026-01-03 are not kept",
+        "manifests of runs before 2026-01-02 are not kept",
+    ]
+    assert {(note.kind, note.count) for note in found.notes} == {("pruned", 1)}
 
 
 def test_the_words_of_problems(table: Path) -> None:

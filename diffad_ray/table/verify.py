@@ -53,10 +53,10 @@ class Verification:
     """
 
     table: str
-    runs: int = 0
+    runs: int = field(init=False)
+    rows: int = field(init=False)
+    masks: int = field(init=False)
     files: int = 0
-    rows: int = 0
-    masks: int = 0
     masks_opened: int = 0
     problems: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
