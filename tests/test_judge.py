@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diffad_ray.familiarity.judge import LEAST_DISTANCE, RARE, ResidualSegmenter, squared_distance, untaught
+from diffad_ray.familiarity.judge import RARE, ResidualSegmenter, squared_distance, untaught
 
 KINDS, CHANNELS, GRID = 2, 3, 32
 
@@ -27,9 +27,17 @@ def test_an_untaught_judge_finds_an_anomaly_as_rare_everywhere() -> None:
     torch.testing.assert_close(untaught(KINDS, CHANNELS, 0)(residuals()), torch.full((2, GRID, GRID), RARE))
 
 
+def test_weights_have_the_shapes_of_those_in_bundles() -> None:
+    shapes = {name: tuple(value.shape) for name, value in untaught(KINDS, CHANNELS, 0).state_dict().items()}
+    blocks = {f"blocks.{k}.{name}.weight": (48, 48, 3, 3) for k in (0, 1) for name in ("first", "second")}
+    expected = {"into.weight": (48, KINDS * (CHANNELS + 1), 1, 1), "out.weight": (1, 48, 1, 1), **blocks}
+    assert {name: shape for name, shape in shapes.items() if name.endswith("weight")} == expected
+
+
 def test_squared_distances_are_means_over_channels_with_a_floor() -> None:
     found = torch.tensor([1.0, 2.0, 3.0, 0.01, 0.0, 0.0]).view(1, 2, 3, 1, 1)
-    assert squared_distance(found).flatten().tolist() == pytest.approx([14 / 3, LEAST_DISTANCE])
+    # The floor is one that judges in bundles were taught with.
+    assert squared_distance(found).flatten().tolist() == pytest.approx([14 / 3, 1e-3])
 
 
 def test_it_sees_residuals_with_their_sign_and_distances_each_compressed() -> None:

@@ -137,7 +137,9 @@ def test_new_columns_of_ours_begin_with_a_reserved_prefix() -> None:
     assert set(OF_VERSION_0_1.split()) <= TAKEN, "a name that was taken is free"
 
 
-@pytest.mark.parametrize("name", ["score_2", "threshold_high", "verdict", "anomaly", "detector_kind", "diffad_x"])
+@pytest.mark.parametrize(
+    "name", ["score_2", "decision_2", "threshold_high", "verdict", "anomaly", "detector_kind", "diffad_x"]
+)
 def test_reserved_names(name: str) -> None:
     with pytest.raises(UserError, match=f"the manifest gives a column '{name}', and names that begin with .* reserved"):
         check_column(name, "the manifest")
