@@ -22,12 +22,13 @@ import tempfile
 import threading
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 from mutations import mutants
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,10 @@ class Verdict(NamedTuple):
 
 
 class Reach:
-    """A pytest plugin: which tests reach which lines of a module, how long they take, and which fail."""
+    """A pytest plugin: which tests reach which lines of a module, how long they take, and which fail.
+
+    What a fixture reaches counts for all tests that use it, also if it is made once for several.
+    """
 
     def __init__(self, module: Path):
         self.module = str(module)
@@ -53,6 +57,7 @@ class Reach:
         self.seconds: dict[str, float] = {}
         self.failed: list[str] = []
         self.now: set[int] = set()
+        self.of_fixtures: dict[object, set[int]] = {}
 
     def _trace(self, frame: Any, event: str, _: object) -> Any:
         if frame.f_code.co_filename != self.module:
@@ -64,6 +69,18 @@ class Reach:
         self.now = self.lines.setdefault(nodeid, set())
         threading.settrace(self._trace)
         sys.settrace(self._trace)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: object) -> Iterator[None]:
+        around, self.now = self.now, self.of_fixtures.setdefault(fixturedef, set())
+        try:
+            return (yield)
+        finally:
+            self.now = around
+
+    def pytest_runtest_teardown(self, item: Any) -> None:
+        for used in item._fixtureinfo.name2fixturedefs.values():
+            self.now.update(*(self.of_fixtures.get(fixture, ()) for fixture in used))
 
     def pytest_runtest_logfinish(self) -> None:
         sys.settrace(None)
@@ -108,8 +125,6 @@ def in_child(copied: Path, work: Callable[[], int], limit: float) -> int | None:
 
 
 def _pytest(arguments: list[str], *plugins: object) -> int:
-    import pytest
-
     options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--color=no"]
     return int(pytest.main([*options, *arguments], plugins=list(plugins)))
 
