@@ -112,6 +112,18 @@ def test_verify_finds_images_that_are_double_or_lost(tmp_path: Path) -> None:
     assert found["superseded without successor"] == found["missing row"] == 2
 
 
+def test_rows_that_an_abandoned_run_replaced_need_a_successor_too(tmp_path: Path) -> None:
+    table = str(tmp_path)
+    write_run(table, 1, NAMES)
+    write_run(table, 2, NAMES, done=1, state="abandoned")
+    compact(table)
+    assert verify(table).problems == []
+    for path in (tmp_path / "scores" / "run_date=2026-01-02").iterdir():
+        path.unlink()
+    found = {problem.kind: problem.count for problem in verify(table).problems}
+    assert found["superseded without successor"] == 5
+
+
 @pytest.mark.parametrize("columns", [{"serial": "7"}, {}])
 def test_a_table_without_its_list_of_columns(tmp_path: Path, columns: dict[str, str]) -> None:
     """It is made again from the files by the next writer."""
