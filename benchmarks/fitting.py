@@ -14,7 +14,7 @@ left out.
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -91,8 +91,10 @@ class Parts:
             self.running.pop()
 
     def watch(self, path: str) -> None:
-        """Replace a function by one that takes the time; a commit may lack it."""
+        """Replace a function by one that takes the time, unless the commit lacks it."""
         module, *names = path.split(".")
+        if importlib.util.find_spec(f"diffad_ray.familiarity.{module}") is None:
+            return
         owner: Any = importlib.import_module(f"diffad_ray.familiarity.{module}")
         for name in names[:-1]:
             owner = getattr(owner, name)
