@@ -48,7 +48,7 @@ class Lease:
     def __init__(self, table: str, work: Work, dead_after: float = DEAD_AFTER):
         self.table, self.dead_after = table, dead_after
         self._holder = Holder.here(work)
-        self._generation = 0
+        self._generation: int  # from `_take` on
         self._lost = ""
         self._renewed = _now()
         self._busy = threading.Lock()
