@@ -7,7 +7,7 @@ from pathlib import Path
 from hand_made_table import write_run
 
 from diffad_ray import query
-from diffad_ray.table.compact import compact
+from diffad_ray.table.compact import compact, mergeable_files
 from diffad_ray.table.upkeep import reasons_to_compact
 
 NAMES = [f"{k:02d}.png" for k in range(10)]
@@ -23,6 +23,16 @@ def test_reasons_to_compact(tmp_path: Path) -> None:
     assert [reason.split()[0] for reason in reasons_to_compact(table, 5)] == ["5", "rows", "files"]
     compact(table)
     assert reasons_to_compact(table, 2) == []
+
+
+def test_files_that_have_no_other_beside_them_are_not_counted_as_mergeable(tmp_path: Path) -> None:
+    table = str(tmp_path)
+    write_run(table, 1, NAMES[:2], shard_rows=2)
+    assert mergeable_files(table) == 0
+    write_run(table, 2, NAMES[2:8], shard_rows=2)
+    assert mergeable_files(table) == 3 * 3, "scores, regions and manifests of the second day"
+    compact(table)
+    assert mergeable_files(table) == 0
 
 
 def test_a_join_of_regions_and_scores_has_one_run_date(tmp_path: Path) -> None:
