@@ -21,10 +21,13 @@ COUNT = channels(SIDE)
 
 
 class Says(nn.Module):
-    """A judge whose log odds are the first channel of the first kind of residuals."""
+    """A judge whose log odds are the first channel of what it gets."""
 
     def forward(self, residuals: Tensor) -> Tensor:
-        return residuals[:, 0, 0]
+        return self.judged(residuals.flatten(1, 2))
+
+    def judged(self, seen: Tensor) -> Tensor:
+        return seen[:, 0]
 
 
 def judged_by_hand() -> Familiarity:
@@ -108,10 +111,11 @@ def test_opinions_are_log_odds_less_twice_the_excess_of_the_background_and_log_d
 def test_a_background_is_unusual_two_spreads_above_the_median_of_normal_ones() -> None:
     familiarity = judged_by_hand()
     levels = torch.arange(41.0)[torch.randperm(41, generator=torch.Generator().manual_seed(0))]
-    residuals = levels.view(-1, 1, 1, 1, 1).expand(-1, RESIDUALS, COUNT, GRID, GRID)
-    familiarity.learn_background(residuals.half())
+    # Those who learn have the judge's input, `compressed` residuals.
+    seen = levels.view(-1, 1, 1, 1).expand(-1, RESIDUALS * (COUNT + 1), GRID, GRID)
+    familiarity.learn_background(seen.half())
     assert familiarity.background_limit.tolist() == [20 + 2 * 16]
-    familiarity.learn_background(residuals[:1].expand(30, -1, -1, -1, -1))
+    familiarity.learn_background(seen[:1].expand(30, -1, -1, -1))
     assert familiarity.background_limit.tolist() == pytest.approx([float(levels[0]) + 2 * 0.2])
 
 
