@@ -34,10 +34,10 @@ class SizeOptions:
     """The settings that most trainings choose; `--set` reaches all others."""
 
     minutes: Annotated[
-        float | None, typer.Option(help="About how long it may take: chooses what is not given of the next four.")
+        float | None, typer.Option(help="About how long it may take: chooses preset, side and steps if not given.")
     ] = None
     smallest_defect: Annotated[
-        float | None, typer.Option(help="Pixels of the smallest defect that matters: chooses side, whole or tiles.")
+        float | None, typer.Option(help="Size of the smallest defect that matters, in pixels: chooses side and tiles.")
     ] = None
     preset: Annotated[str | None, typer.Option(help=f"Network sizes: {', '.join(PRESETS)}. [default: small]")] = None
     image_size: Annotated[int | None, typer.Option(help="Side in pixels that networks see. [default: 128]")] = None
