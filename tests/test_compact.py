@@ -11,7 +11,7 @@ import pytest
 from hand_made_table import write_run
 
 from diffad_ray import UserError, query, storage
-from diffad_ray.table.compact import compact
+from diffad_ray.table.compact import compact, mergeable_files
 from diffad_ray.table.lease import Lease
 from diffad_ray.table.snapshot import pending_mergers
 from diffad_ray.table.verify import verify
@@ -86,6 +86,24 @@ def test_full_files_stay_and_so_does_one_that_has_no_other_beside_it(tmp_path: P
     assert summary.files_before - summary.files_after == 5 - len(parquet(str(tmp_path), "regions"))
     with pytest.raises(UserError, match="rows_per_file must be 1 or more, not 0"):
         compact(tmp_path, rows_per_file=0)
+
+
+def test_one_superseded_row_is_reason_enough_to_write_a_file_again(tmp_path: Path) -> None:
+    table = str(tmp_path)
+    write_run(table, 1, NAMES[:5])
+    assert mergeable_files(table) == 0
+    write_run(table, 2, [NAMES[1]])  # without regions
+    assert compact(table).dropped == 1
+    found = query(table, f"SELECT count(*) AS n FROM read_parquet('{table}/scores/**/*.parquet')").to_pylist()
+    assert found == [{"n": 5}]
+
+
+def test_two_files_of_a_folder_can_be_merged(tmp_path: Path) -> None:
+    table = str(tmp_path)
+    write_run(table, 1, NAMES[:10])
+    assert mergeable_files(table) == 6
+    compact(table)
+    assert mergeable_files(table) == 0
 
 
 def test_what_is_no_file_of_an_ended_run_stays(tmp_path: Path) -> None:
