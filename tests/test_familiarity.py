@@ -229,7 +229,8 @@ def test_a_detector_gives_strange_images_higher_scores(familiar_weights: dict[st
     assert lifted[1] > lifted[0] + detector.settings.familiarity
     found, before = detector.detect(strange), plain.detect(strange)
     assert torch.equal(found.reconstruction, before.reconstruction)
-    torch.testing.assert_close(detector.image_score(found.anomaly_map[:, None]), found.score)
+    scored = detector.look(strange, detector.evidence(strange)).anomaly_map
+    torch.testing.assert_close(detector.image_score(scored), found.score)
     without = with_weights(familiar_weights, familiarity=0.0)
     assert torch.equal(without.score(strange), plain.score(strange))
 

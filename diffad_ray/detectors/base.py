@@ -41,7 +41,7 @@ class Detection(NamedTuple):
     score: Tensor
     "[N] anomaly scores, in log odds where the kind does not say otherwise; higher is more anomalous"
     anomaly_map: Tensor
-    "[N,H,W] anomaly scores of the pixels, in the same unit as `score`"
+    "[N,H,W] anomaly scores of the pixels, in the unit of `score`; where familiarity judges, sharper than what scores"
     reconstruction: Tensor | None
     "[N,3,H,W] in [0, 1]: the image reconstructed without its anomaly; None for a kind that reconstructs nothing"
 

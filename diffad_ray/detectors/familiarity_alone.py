@@ -54,10 +54,11 @@ class FamiliarityAlone(JudgedDetector):
         raise AssertionError("no part of familiarity learns by training steps")
 
     def evidence(self, images: Tensor) -> Examination:
-        return Examination(self.joined(images, self.familiarity.log_odds(images, self.settings.familiarity)), None)
+        scored, shown = self.familiarity.scored_and_shown(images, self.settings.familiarity)
+        return Examination(self.joined(images, scored), None, self.joined(images, shown))
 
     def joined(self, own: Tensor, unfamiliar: Tensor) -> Tensor:
-        """Return the log odds of familiarity [N,G,G] at the size of `own`, which says nothing else here."""
+        """Return the log odds of familiarity [N,G,G] or [N,H,W] at the size of `own`, which says nothing else here."""
         return F.interpolate(unfamiliar[:, None], own.shape[-2:], mode="bilinear")
 
     def look(self, images: Tensor, found: Examination) -> Examination:

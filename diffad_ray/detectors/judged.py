@@ -78,6 +78,13 @@ class Examination(NamedTuple):
     "[N,1,H,W]"
     reconstruction: Tensor | None
     "[N,3,H,W], or None for a kind that reconstructs nothing"
+    sharpened: Tensor | None = None
+    "[N,1,H,W]: anomaly maps in which regions are found; None where those that give the scores show them, too"
+
+    @property
+    def shown(self) -> Tensor:
+        """The anomaly maps [N,1,H,W] in which regions are found."""
+        return self.anomaly_map if self.sharpened is None else self.sharpened
 
 
 class JudgedDetector(Trainable):
@@ -115,12 +122,12 @@ class JudgedDetector(Trainable):
         found = self.own_log_odds(found)
         if not (self.settings.familiarity and self.familiarity.is_fitted):
             return found
-        return found._replace(
-            anomaly_map=self.joined(found.anomaly_map, self.familiarity.log_odds(images, self.settings.familiarity))
-        )
+        own = found.anomaly_map
+        scored, shown = self.familiarity.scored_and_shown(images, self.settings.familiarity)
+        return found._replace(anomaly_map=self.joined(own, scored), sharpened=self.joined(own, shown))
 
     def joined(self, own: Tensor, unfamiliar: Tensor) -> Tensor:
-        """Return the log odds [N,1,H,W] of an anomaly from the kind's own [N,1,H,W] and familiarity's [N,G,G]."""
+        """Return the log odds [N,1,H,W] of an anomaly from the kind's own, and familiarity's [N,G,G] or [N,H,W]."""
         return either(own - self.familiarity.discount, unfamiliar)
 
     def image_score(self, anomaly_map: Tensor) -> Tensor:
@@ -138,7 +145,7 @@ class JudgedDetector(Trainable):
     def judged(self, images: Tensor, found: Examination) -> Detection:
         """Return the detection of images [N,3,H,W] in [0, 1] from their evidence, whoever computed it."""
         found = self.look(images, found)
-        return Detection(self.image_score(found.anomaly_map), found.anomaly_map.squeeze(1), found.reconstruction)
+        return Detection(self.image_score(found.anomaly_map), found.shown.squeeze(1), found.reconstruction)
 
     def require_network(self) -> None:
         if self.familiarity.backbone is not None:

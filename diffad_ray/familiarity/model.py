@@ -24,6 +24,7 @@ from diffad_ray.familiarity.fitted import FittedModule
 from diffad_ray.familiarity.gaussians import PatchGaussian
 from diffad_ray.familiarity.judge import squared_distance, untaught
 from diffad_ray.familiarity.normality import RESIDUALS, Normality, residuals
+from diffad_ray.familiarity.sharpening import along_edges
 
 NEIGHBOURHOOD = 3
 "Side in cells of the window over which odds and distances are averaged."
@@ -145,10 +146,15 @@ class Familiarity(FittedModule):
         Channel 0 is the judge's log odds, less `TERMS` times the excess of the image's background over
         `background_limit`. The others are log distances to the nearest entry of each coreset.
         """
-        judged = smooth(self.judge(residuals)[:, None])
-        excess = TERMS * (background(judged) - self.background_limit).clamp(min=0)
-        distances = smooth(squared_distance(residuals[:, 1:])).log()
-        return torch.cat([judged - excess[:, None, None, None], distances], dim=1)
+        return self.both_opinions(residuals)[0]
+
+    def both_opinions(self, residuals: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `opinions` [N,R,G,G], and the same of each cell alone, without smoothing."""
+        alone = torch.cat([self.judge(residuals)[:, None], squared_distance(residuals[:, 1:])], dim=1)
+        smoothed = smooth(alone)
+        excess = TERMS * (background(smoothed[:, :1]) - self.background_limit).clamp(min=0)[:, None, None, None]
+        first, second = (torch.cat([o[:, :1] - excess, o[:, 1:].log()], dim=1) for o in (smoothed, alone))
+        return first, second
 
     @torch.no_grad()
     def learn_background(self, seen: Tensor) -> None:
@@ -194,6 +200,15 @@ class Familiarity(FittedModule):
     def log_odds(self, images: Tensor, weight: float) -> Tensor:
         """Return log odds [N,G,G] of an anomaly in each cell of images [N,3,S,S] in [0,1]; see `as_log_odds`."""
         return self.as_log_odds(self.opinions(residuals(self.normality, self.describe(images))), weight)
+
+    def scored_and_shown(self, images: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        """Return `log_odds` [N,G,G], by which images are scored, and those of pixels [N,S,S], which show regions.
+
+        Smoothing makes scores steady, and regions wide. So the log odds of pixels are of each cell alone, smoothed by
+        `along_edges`.
+        """
+        smoothed, alone = self.both_opinions(residuals(self.normality, self.describe(images)))
+        return self.as_log_odds(smoothed, weight), along_edges(self.as_log_odds(alone, weight), images)
 
     def as_log_odds(self, opinions: Tensor, weight: float) -> Tensor:
         """Return log odds [N,G,G] of an anomaly in each cell from `opinions` [N,R,G,G].
