@@ -145,7 +145,18 @@ class JudgedDetector(Trainable):
     def judged(self, images: Tensor, found: Examination) -> Detection:
         """Return the detection of images [N,3,H,W] in [0, 1] from their evidence, whoever computed it."""
         found = self.look(images, found)
-        return Detection(self.image_score(found.anomaly_map), found.shown.squeeze(1), found.reconstruction)
+        score, shown = self.scored(found)
+        return Detection(score, shown.squeeze(1), found.reconstruction)
+
+    def scored(self, found: Examination) -> tuple[Tensor, Tensor]:
+        """Return the scores [N] of images, and the maps [N,1,H,W] in which their regions are found.
+
+        A sharpened map whose largest value is below the score is raised to it as a whole: in an image that reaches the
+        threshold, there are pixels that reach it.
+        """
+        score = self.image_score(found.anomaly_map)
+        below = score - found.shown.flatten(1).amax(dim=1)
+        return score, found.shown + below.clamp(min=0)[:, None, None, None]
 
     def require_network(self) -> None:
         if self.familiarity.backbone is not None:

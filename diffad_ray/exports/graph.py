@@ -38,9 +38,10 @@ class PixelsToScore(nn.Module):
         with WindowedPooling():
             found = self.detector.look(images, self.detector.evidence(images))
         # The maps of scoring travel in half precision, and regions are found in what arrives.
-        arrived = found.shown.half().float()
+        score, shown = self.detector.scored(found)
+        arrived = shown.half().float()
         image_map = F.interpolate(arrived, (pixels.shape[0], pixels.shape[1]), mode="bilinear")
-        return self.detector.image_score(found.anomaly_map)[0], found.shown[0, 0], image_map[0, 0]
+        return score[0], shown[0, 0], image_map[0, 0]
 
 
 class WindowedPooling(TorchFunctionMode):
