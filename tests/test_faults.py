@@ -20,10 +20,10 @@ DEADLY = """
 import os, signal
 import diffad_ray.images.decode as decode
 whole = decode.read_stored
-def deadly(data, max_pixels):
+def deadly(data, *limits):
     if data.startswith(b"POISON"):
         os.kill(os.getpid(), signal.SIGSEGV)
-    return whole(data, max_pixels)
+    return whole(data, *limits)
 decode.read_stored = deadly
 """
 
