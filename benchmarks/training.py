@@ -28,6 +28,7 @@ from diffad_ray.demo.surfaces import normal
 from diffad_ray.detectors.base import Mode, TrainingBatch
 from diffad_ray.detectors.diffusion_ad import DiffusionAD, DiffusionADSettings, TrainingDraw
 from diffad_ray.diffusion.noise import seeded_generator
+from diffad_ray.inference.acceleration import wait_for
 from diffad_ray.inference.engine import default_device
 from diffad_ray.inference.processor import has_bfloat16, processor_name
 from diffad_ray.training.batches import Images, Source, World
@@ -135,8 +136,7 @@ def fewest(
         for key, run in runs.items():
             before = clock()
             run()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            wait_for(device)
             found[key] = min(found[key], clock() - before)
         rounds += 1
     print(f"\n{rounds} rounds in {time.monotonic() - started:.0f} s")

@@ -13,6 +13,7 @@ from tiny_detector import tiny_training
 
 from diffad_ray import UserError, train
 from diffad_ray.detectors.kinds import KINDS, find_detector
+from diffad_ray.images import IN_FULL
 from diffad_ray.settings import merged
 from diffad_ray.training import budget as budgets
 from diffad_ray.training.batches import ALONE
@@ -92,7 +93,7 @@ def test_every_kind_can_choose(kind: str, normals: Path) -> None:
     tables = merged(tiny_training(), {"training": {"minutes": 0.01}})
     del tables["training"]["steps"], tables["detector"]["preset"]
     files = [str(file) for file in sorted(normals.iterdir())]
-    found, reasons = choices(kind, tables, files, 0, lambda task: task(ALONE))
+    found, reasons = choices(kind, tables, files, IN_FULL, 0, lambda task: task(ALONE))
     assert found["detector"]["image_size"] == 32
     has_networks = bool(find_detector(kind).settings_class.part_names)
     assert len(reasons) == (2 if has_networks else 1)

@@ -42,14 +42,18 @@ def least_seconds(runs: Mapping[K, Callable[[], object]], device: torch.device) 
         if number >= FEWEST_ROUNDS and time.perf_counter() - started > TRIAL_SECONDS:
             break
         for key, run in runs.items():
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            wait_for(device)
             start = time.perf_counter()
             run()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            wait_for(device)
             seconds[key] = min(seconds[key], time.perf_counter() - start)
     return seconds
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has computed what it was given; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def preferred(seconds: Mapping[K, float], clearly: float = CLEARLY) -> K:

@@ -9,18 +9,18 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from diffad_ray.detectors.base import DetectorSettings
 from diffad_ray.detectors.kinds import find_detector
-from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.errors import counted
+from diffad_ray.inference.acceleration import wait_for
+from diffad_ray.networks.presets import PRESETS
 from diffad_ray.settings import build, merged
-from diffad_ray.training.batches import Images, Source, World
-from diffad_ray.training.learner import Learner, choose_mode
+from diffad_ray.training.batches import Images, World
+from diffad_ray.training.learner import prepared
 from diffad_ray.training.settings import TrainingSettings
 
-PRESETS = ("tiny", "small", "base")
+TRIED_PRESETS = PRESETS[:-1]
 "Presets that are tried, the smallest first; who wants the published sizes asks for them."
 NETWORKS_SHARE = 0.75
 "Share of the time for the steps of the networks; the rest is for familiarity, the threshold, and reading the images."
@@ -56,7 +56,7 @@ def budget(
     seconds = 60 * training.minutes * NETWORKS_SHARE
     has_preset = any(field.name == "preset" for field in fields(find_detector(kind).settings_class))
     given = tables.get("detector", {}).get("preset")
-    presets: tuple[str | None, ...] = (given,) if given or not has_preset else PRESETS
+    presets: tuple[str | None, ...] = (given,) if given or not has_preset else TRIED_PRESETS
     share = replace(training, batch_size=max(2, training.batch_size // max(1, workers)))
     taken, pace = presets[0], 0.0
     for preset in presets:
@@ -80,7 +80,8 @@ def _reason(preset: str | None, steps: int, pace: float, training: TrainingSetti
     """Return what was chosen, and how it fits."""
     minutes = steps * pace / 60 / NETWORKS_SHARE
     networks = f"networks of preset {preset} learn" if preset else "networks learn"
-    reason = f"{networks} for {counted(steps, 'step')} of {pace:.2g} s each: about {max(minutes, 1):.0f} minutes in all"
+    about = counted(max(1, round(minutes)), "minute")
+    reason = f"{networks} for {counted(steps, 'step')} of {pace:.2g} s each: about {about} in all"
     assert training.minutes is not None
     if minutes > 1.1 * training.minutes:
         reason += f", more than {training.minutes:g}, which are too few"
@@ -106,24 +107,15 @@ def seconds_a_step(
         training: with the batch of one rank.
         squares: normal squares [N,S,S,3]; they stand for defective ones, too, if a kind learns from some.
     """
-    torch.manual_seed(training.seed)
-    detector = find_detector(kind)(settings).to(world.device).train()
-    images = Images(squares, None, squares if "defective" in detector.learns_from else None)
-    source = Source(images, settings.training_scales, training, world)
-    first = source.at(0, detector.mode, seeded_generator(world.device, training.seed))
-    mode = choose_mode(detector, first, settings.turn(0, training.steps), training.precision, world)
-    learner = Learner(detector.run_in(mode), mode, training, world)
+    kind_of = find_detector(kind)
+    images = Images(squares, None, squares if "defective" in kind_of.learns_from else None)
+    learner, source = prepared(kind_of(settings), images, training, world)
     tried = np.linspace(0, training.steps - 1, TRIED).astype(int).tolist()
     for step in tried:  # Kernels are chosen and memory is taken in the first steps.
         learner.step(step, source)
-    _finish(world)
+    wait_for(world.device)
     started = time.perf_counter()
     for step in tried * ROUNDS:
         learner.step(step, source)
-    _finish(world)
+    wait_for(world.device)
     return (time.perf_counter() - started) / len(tried * ROUNDS)
-
-
-def _finish(world: World) -> None:
-    if world.device.type == "cuda":
-        torch.cuda.synchronize(world.device)

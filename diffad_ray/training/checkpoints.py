@@ -38,7 +38,7 @@ class TrainingFolder:
         try:
             if storage.create(f"{self.location}/settings.json", text.encode()):
                 return
-            found = json.loads(storage.read(f"{self.location}/settings.json"))
+            found = self._stored()
         except OSError as error:
             raise UserError(f"the detector can't be written to {self.location}: {error}") from error
         wanted = _known(json.loads(text), found)
@@ -57,9 +57,12 @@ class TrainingFolder:
     def settings(self) -> dict[str, Any] | None:
         """Return the settings of the training that this folder is reserved for, or None."""
         try:
-            found: dict[str, Any] = json.loads(storage.read(f"{self.location}/settings.json"))
+            return self._stored()
         except FileNotFoundError:
             return None
+
+    def _stored(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(storage.read(f"{self.location}/settings.json"))
         return found
 
     def clear(self) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from diffad_ray.detectors.kinds import find_detector
 from diffad_ray.errors import UserError, first_reasons
-from diffad_ray.images import same_depth
-from diffad_ray.inference.views import decoding_of, pieces
+from diffad_ray.images import Decoding, same_depth
+from diffad_ray.inference.views import pieces
 from diffad_ray.settings import build, merged
 from diffad_ray.training.budget import OnWorker, budget
 from diffad_ray.training.normals import read_images
@@ -24,13 +24,14 @@ Tables = Mapping[str, Mapping[str, Any]]
 
 
 def choices(
-    kind: str, tables: Tables, normals: list[str], workers: int, on_worker: OnWorker
+    kind: str, tables: Tables, normals: list[str], decoding: Decoding, workers: int, on_worker: OnWorker
 ) -> tuple[Tables, list[str]]:
     """Return settings by section for what a training chooses itself, and the reasons.
 
     Args:
         tables: values of the settings by section, as far as they are given; these are not chosen.
         normals: locations of normal images in a random order.
+        decoding: how the training decodes them.
         workers: number of ranks that share a batch.
         on_worker: runs trial steps where the training will run.
 
@@ -41,7 +42,6 @@ def choices(
     training = build(TrainingSettings, tables.get("training", {}), "training")
     given = tables.get("detector", {})
     problems: dict[str, str] = {}
-    decoding = decoding_of(build(kind_of.settings_class, given, "detector"))
     images = list(islice(read_images(normals, problems, decoding), MEASURED))
     if not images:
         raise UserError(f"none of {len(normals)} images can be used: {first_reasons(problems)}")

@@ -19,7 +19,7 @@ from diffad_ray.inference.acceleration import fastest_mode
 from diffad_ray.inference.processor import has_bfloat16
 from diffad_ray.networks.ema import Ema
 from diffad_ray.networks.learning_rate import rise_and_fall
-from diffad_ray.training.batches import Source, World
+from diffad_ray.training.batches import Images, Source, World
 from diffad_ray.training.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ LOWEST_RATE = 0.01
 State = dict[str, Any]
 
 
-def choose_mode(detector: Trainable, batch: TrainingBatch, turn: str, wanted: str, world: World) -> Mode:
+def _choose_mode(detector: Trainable, batch: TrainingBatch, turn: str, wanted: str, world: World) -> Mode:
     """Return the fastest mode for a training step, tried on a copy of the detector. All ranks take that of rank 0."""
     trial = copy.deepcopy(detector).train()
 
@@ -51,6 +51,16 @@ def choose_mode(detector: Trainable, batch: TrainingBatch, turn: str, wanted: st
     if world.size > 1:
         dist.broadcast_object_list(choice, src=0)
     return Mode(*choice[0])
+
+
+def prepared(detector: Trainable, images: Images, settings: TrainingSettings, world: World) -> tuple[Learner, Source]:
+    """Return a detector ready for its first step, on its device and in the mode that was chosen, and its batches."""
+    torch.manual_seed(settings.seed)
+    detector = detector.to(world.device).train()
+    source = Source(images, detector.settings.training_scales, settings, world)
+    first = source.at(0, detector.mode, seeded_generator(world.device, settings.seed))
+    mode = _choose_mode(detector, first, detector.settings.turn(0, settings.steps), settings.precision, world)
+    return Learner(detector.run_in(mode), mode, settings, world), source
 
 
 class Learner:

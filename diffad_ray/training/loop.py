@@ -11,10 +11,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from diffad_ray.detectors.base import Trainable
-from diffad_ray.diffusion.noise import seeded_generator
 from diffad_ray.errors import UserError
-from diffad_ray.training.batches import ALONE, Images, Source, World
-from diffad_ray.training.learner import Learner, State, choose_mode
+from diffad_ray.training.batches import ALONE, Images, World
+from diffad_ray.training.learner import State, prepared
 from diffad_ray.training.settings import TrainingSettings
 
 
@@ -80,12 +79,8 @@ def train_loop(
         UserError: the batch can't be shared among the ranks, or a loss is not finite.
     """
     _check_shares(settings, world)
-    torch.manual_seed(settings.seed)
-    detector = detector.to(world.device).train()
-    source = Source(images, detector.settings.training_scales, settings, world)
-    first = source.at(0, detector.mode, seeded_generator(world.device, settings.seed))
-    mode = choose_mode(detector, first, detector.settings.turn(0, settings.steps), settings.precision, world)
-    learner, losses = Learner(detector.run_in(mode), mode, settings, world), _Losses(world)
+    learner, source = prepared(detector, images, settings, world)
+    losses = _Losses(world)
     first_step = learner.resume(resume) if resume is not None else 0
     learner.distribute()
 
@@ -102,7 +97,7 @@ def train_loop(
             now = time.monotonic()
             if world.rank == 0:
                 rate = (done - reported_step) * settings.batch_size / (now - reported_at)
-                on_report(Report(done, means, learner.learning_rate(turn), rate, str(mode)))
+                on_report(Report(done, means, learner.learning_rate(turn), rate, str(learner.mode)))
             reported_step, reported_at = done, now
         if world.rank == 0 and (time.monotonic() - saved_at >= settings.checkpoint_seconds or done == settings.steps):
             on_checkpoint(learner.state(done))

@@ -47,8 +47,7 @@ class Noticeboard:
 def _worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size(), get_device())
-    if world.device.type == "cpu":
-        torch.set_num_threads(config["cpus"] or max(1, cores() // context.get_local_world_size()))
+    _take_cores(world.device, config["cpus"], context.get_local_world_size())
     board = config["board"]
     try:
         run_job(TrainingJob(**config["job"]), world, board.put.remote)
@@ -60,16 +59,27 @@ def _worker(config: dict[str, Any]) -> None:
 def on_worker(task: Callable[[World], float], workers: int, cpus: int | None) -> float:
     """Run a function on the cluster with the device and the threads that one of `workers` workers would have."""
     connect()
-    use_gpu = ray.cluster_resources().get("GPU", 0) >= workers
-    beside = -(-workers // len(ray.nodes()))
+    use_gpu = _has_gpus(workers)
+    on_a_node = -(-workers // len(ray.nodes()))
 
     def run() -> float:
-        if not use_gpu:
-            torch.set_num_threads(cpus or max(1, cores() // beside))
-        return task(World(device=torch.device("cuda" if use_gpu else "cpu")))
+        device = torch.device("cuda" if use_gpu else "cpu")
+        _take_cores(device, cpus, on_a_node)
+        return task(World(device=device))
 
     found: float = ray.get(ray.remote(num_cpus=cpus or 1, num_gpus=int(use_gpu))(run).remote())
     return found
+
+
+def _has_gpus(workers: int) -> bool:
+    """Return whether the cluster has a GPU for each worker."""
+    return bool(ray.cluster_resources().get("GPU", 0) >= workers)
+
+
+def _take_cores(device: torch.device, cpus: int | None, on_a_node: int) -> None:
+    """Set the threads of a worker on a CPU: `cpus`, or its share of the cores where several work on its node."""
+    if device.type == "cpu":
+        torch.set_num_threads(cpus or max(1, cores() // on_a_node))
 
 
 def run_on_ray(job: TrainingJob, workers: int, cpus: int | None, on_report: Callable[[Report], None]) -> None:
@@ -82,9 +92,8 @@ def run_on_ray(job: TrainingJob, workers: int, cpus: int | None, on_report: Call
         UserError: the training failed for a reason that the user can correct, or failed in every restart.
     """
     connect()
-    resources = ray.cluster_resources()
-    use_gpu = resources.get("GPU", 0) >= workers
-    needed, found = workers * (cpus or 1), resources.get("CPU", 0)
+    use_gpu = _has_gpus(workers)
+    needed, found = workers * (cpus or 1), ray.cluster_resources().get("CPU", 0)
     if found < needed:
         raise UserError(f"{workers} workers need {needed} CPUs, the cluster has {found:.0f}: take fewer")
     board = Noticeboard.remote()  # type: ignore[attr-defined]

@@ -84,10 +84,11 @@ def train(
     sources.require_suitable(kind, chosen)
     found = find_normals(sources.normals, training.held_back, training.max_images, training.seed, sources.calibrate_on)
     if training.minutes or training.smallest_defect:
-        # Started again, a training goes on with what it has chosen.
         before = None if fresh else earlier(TrainingFolder(location).settings(), training)
         runner = partial(_on_worker, workers=workers, cpus_per_worker=cpus_per_worker)
-        selected = before or _told(choices(kind, tables, found.learnt, workers, runner), show_progress)
+        selected = before or _told(
+            choices(kind, tables, found.learnt, decoding_of(chosen), workers, runner), show_progress
+        )
         chosen, training = _built(kind, merged(selected, tables))
     _require_a_turn_for_each_part(kind, chosen, training.steps)
     job = _job(sources, found, location, kind, chosen, training)
